@@ -1,0 +1,99 @@
+"""The settings of a process: one frozen object, units in the names.
+
+A setting comes from a flag, else from the file named by ``--config`` (TOML), else from the environment variable
+``SNAPHOLD_<NAME>``, else it has the default below. Unknown ones are refused. docs/settings.md and
+docs/snaphold.example.toml are made from this module.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from snaphold.errors import SetupError
+
+PREFIX = "SNAPHOLD_"
+
+
+class Settings(BaseModel):
+    """Everything that an operator can set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state_dir: Path | None = Field(None, description="directory of everything that the service keeps")
+    region: list[str] = Field([], description="regions to serve, each NAME=ADDRESS:PORT")
+    public_url: str | None = Field(None, description="the endpoint that clients use, when it is not http://ADDRESS:PORT")
+    engine_dir: Path | None = Field(None, description="an unpacked MariaDB (its root directory); default: found")
+    instance_networks: list[str] = Field(
+        ["127.77.0.0/16"], description="networks of which each instance gets an address of its own"
+    )
+    instance_port: int = Field(3306, ge=1, le=65535, description="the port of every instance")
+    shared_system_user: Literal["warn", "refuse"] | None = Field(
+        None, description="without root, when a second account asks: warn (serve's default) or refuse (agent's default)"
+    )
+    first_instance_uid: int = Field(
+        310_000, ge=1000, description="with root, the first of the 100,000 system user ids that instances get"
+    )
+    compression_level: int = Field(1, ge=0, le=3, description="gzip level of backups (isal: 0 to 3)")
+    compression_threads: int = Field(0, ge=0, description="threads that compress and decompress; 0: one a core")
+    lease_s: float = Field(30, gt=0, description="seconds of silence after which a host's task is given up")
+    renew_s: float = Field(10, gt=0, description="seconds between two renewals of a lease")
+    question_timeout_s: float = Field(15, gt=0, description="seconds that a caller waits for a host's answer")
+    lock_wait_timeout_s: float = Field(
+        60, gt=0, description="seconds that a backup waits for a table lock that a client holds"
+    )
+    start_timeout_s: float = Field(120, gt=0, description="seconds that a database server may take to accept queries")
+    max_running_backups_per_account: int = Field(1, ge=0, description="running backups of one account; 0: no limit")
+    max_body_bytes: int = Field(1 << 20, ge=1024, description="bytes of the largest request body")
+    token_lifetime_s: int = Field(86_400, ge=60, description="seconds that a token is good for")
+    sweep_interval_s: float = Field(300, gt=0, description="seconds between two sweeps of ended attempts")
+    sweep_grace_s: float = Field(60, ge=0, description="seconds after its end before an attempt is swept again")
+    agent_tasks: int = Field(4, ge=1, description="tasks that one agent works on at the same time")
+    log_format: Literal["text", "json"] = Field("text", description="text (key=value) or json (a line each)")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least level that is logged")
+
+
+def load_settings(flags: Mapping[str, Any], config: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Put the settings together: flags first, then the file, then the environment.
+
+    ``flags`` holds those that were given (None: not given).
+
+    Raises:
+        SetupError: an unknown setting, a value that does not fit, or a file that cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    merged: dict[str, Any] = {}
+    for key, text in environ.items():
+        if key.startswith(PREFIX):
+            merged[key.removeprefix(PREFIX).lower()] = _from_environment(key.removeprefix(PREFIX).lower(), text)
+    if config is not None:
+        merged.update(_from_file(config))
+    merged.update({key: value for key, value in flags.items() if value is not None})
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SetupError("; ".join(_complaint(part) for part in error.errors())) from error
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SetupError(f"the settings file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"the settings file {path} is no TOML: {error}") from error
+
+
+def _from_environment(name: str, text: str) -> Any:
+    field = Settings.model_fields.get(name)
+    return text.split(",") if field is not None and field.annotation == list[str] else text
+
+
+def _complaint(part: Any) -> str:
+    name = ".".join(str(step) for step in part["loc"])
+    if part["type"] == "extra_forbidden":
+        return f"there is no setting {name}"
+    return f"the setting {name} does not fit: {part['msg']}"

@@ -1,0 +1,66 @@
+"""The engine as the rest of the project sees it."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerAccess:
+    """How a tool reaches a running server on this host. The password stands only in ``defaults_file`` (0600)."""
+
+    data_directory: Path
+    socket: Path
+    defaults_file: Path  # a [client] section: user, password, socket of the backup account
+    uid: int | None  # the system user that the tool runs as; None: ours
+    gid: int | None
+    scratch: Path  # an empty directory that this user may write to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What was found out while a backup was taken. LSNs are InnoDB's log sequence numbers, in bytes."""
+
+    from_lsn: int | None  # None: a full backup
+    checkpoint_lsn: int | None  # the checkpoint at the start: where an increment may be taken from
+    to_lsn: int  # the checkpoint at the end
+    last_lsn: int  # the last position whose changes are in the backup
+    server_version: str  # "10.11.19"
+    tool_version: str
+    gtid: str | None  # the position in the binary log, when there is one
+    binlog_file: str | None
+    binlog_position: int | None
+
+
+class BackupStream(Protocol):
+    """A running backup tool, read like a file. A stream read to its end is a good one."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer's start; 0 at the end.
+
+        Raises ``Permanent`` when the tool failed, was killed, printed no ``completed OK!``, or waited for a lock
+        longer than it may: at the latest instead of returning 0.
+        """
+
+    def taken(self) -> Taken:
+        """The facts, once ``readinto`` has returned 0."""
+
+
+class Engine(Protocol):
+    """One kind of database. Every implementation passes tests/contracts/test_engine.py."""
+
+    name: str  # the datastore type: "mariadb"
+
+    def take(
+        self, server: ServerAccess, *, parent_lsn: int | None, lock_wait_timeout_s: float
+    ) -> AbstractContextManager[BackupStream]:
+        """Start the backup tool; leaving the context kills whatever is left of it.
+
+        Raises ``Permanent`` when the versions of tool and server do not fit, or the server cannot be reached.
+        """
+
+    def prepare(self, directory: Path, *, uid: int | None, gid: int | None, memory_bytes: int) -> None:
+        """Make an extracted full backup a data directory that a server can start on. Raises ``Permanent``."""
+
+

@@ -1,0 +1,234 @@
+"""The nouns of the service, the states they move through, and decisions that need nothing but their arguments.
+
+Times are microseconds since the epoch (``_us``), by the database's clock.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
+GIB: Final = 1 << 30  # bytes; what the contract calls a GB
+KNOWN_DATASTORES: Final = ("mariadb", "mysql", "percona")  # names that a filter always understands
+
+
+class BackupStatus(StrEnum):
+    """The chapter's table of backup statuses."""
+
+    NEW = "NEW"
+    BUILDING = "BUILDING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    DELETE_FAILED = "DELETE_FAILED"
+
+
+RUNNING: Final = (BackupStatus.NEW, BackupStatus.BUILDING)
+
+BACKUP_MOVES: Final[Mapping[BackupStatus, frozenset[BackupStatus]]] = {
+    BackupStatus.NEW: frozenset({BackupStatus.BUILDING, BackupStatus.FAILED}),
+    BackupStatus.BUILDING: frozenset({BackupStatus.COMPLETED, BackupStatus.FAILED}),
+    BackupStatus.COMPLETED: frozenset({BackupStatus.DELETE_FAILED}),
+    BackupStatus.FAILED: frozenset({BackupStatus.DELETE_FAILED}),
+    BackupStatus.DELETE_FAILED: frozenset(),
+}
+
+
+class InstanceStatus(StrEnum):
+    """The contract's instance statuses that this release reaches (section 4)."""
+
+    BUILD = "BUILD"
+    ACTIVE = "ACTIVE"
+    BACKUP = "BACKUP"
+    REBOOT = "REBOOT"
+    SHUTDOWN = "SHUTDOWN"  # being deleted
+    ERROR = "ERROR"
+
+
+INSTANCE_MOVES: Final[Mapping[InstanceStatus, frozenset[InstanceStatus]]] = {
+    InstanceStatus.BUILD: frozenset({InstanceStatus.ACTIVE, InstanceStatus.ERROR}),
+    InstanceStatus.ACTIVE: frozenset({InstanceStatus.BACKUP, InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN}),
+    InstanceStatus.BACKUP: frozenset({InstanceStatus.ACTIVE}),
+    InstanceStatus.REBOOT: frozenset({InstanceStatus.ACTIVE, InstanceStatus.ERROR}),
+    InstanceStatus.ERROR: frozenset({InstanceStatus.SHUTDOWN}),
+    InstanceStatus.SHUTDOWN: frozenset(),
+}
+
+
+class TaskState(StrEnum):
+    """A host's task: waiting for its host, claimed with a lease, or ended."""
+
+    WAITING = "waiting"
+    CLAIMED = "claimed"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flavor:
+    """A size of server. The buffer pool gets half of the memory."""
+
+    id: int
+    ram_mb: int
+
+    @property
+    def name(self) -> str:
+        """As Cloud Databases called them."""
+        return f"{self.ram_mb // 1024}GB Instance" if self.ram_mb >= 1024 else f"{self.ram_mb}MB Instance"
+
+
+FLAVORS: Final[Mapping[int, Flavor]] = {n: Flavor(id=n, ram_mb=256 << n) for n in range(1, 9)}
+
+
+def datastore_id(datastore: str) -> str:
+    """The same UUID for the same type of datastore in every deployment."""
+    return str(uuid.uuid5(NAMESPACE, datastore))
+
+
+def version_id(datastore: str, version: str) -> str:
+    """The same UUID for the same version in every deployment."""
+    return str(uuid.uuid5(NAMESPACE, f"{datastore}/{version}"))
+
+
+def rfc3339(time_us: int) -> str:
+    """``YYYY-MM-DDTHH:MM:SSZ``: UTC, no fractions (contract, section 1)."""
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def rfc3339_exact(time_us: int) -> str:
+    """The same, to the microsecond: what a manifest keeps of ``created``."""
+    return f"{rfc3339(time_us)[:-1]}.{time_us % 1_000_000:06d}Z"
+
+
+def gigabytes(size_bytes: int) -> float:
+    """GB as the chapter shows them (``0.18``): two decimals, more where two would show nothing."""
+    exact = size_bytes / GIB
+    return round(exact, 2) if exact >= 0.1 else round(exact, 6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """A machine with database servers, and what its agent last said of itself."""
+
+    id: str
+    name: str
+    datastores: list[dict[str, str]]  # protocol.Datastore
+    shared_system_user: bool
+    accepts_shared: bool
+    session: str | None
+    seen_us: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """A database server that the service keeps."""
+
+    id: str
+    account: str
+    name: str
+    status: InstanceStatus
+    host_id: str
+    datastore: str
+    version: str
+    flavor_id: int
+    volume_gb: int
+    address: str | None
+    port: int | None
+    used_bytes: int | None
+    running: bool
+    reason: str | None
+    restored_from: str | None
+    created_us: int
+    updated_us: int
+    deleted_us: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backup:
+    """A backup: what was asked for, and what has become of it."""
+
+    id: str
+    account: str
+    name: str
+    description: str | None
+    status: BackupStatus
+    deleting: bool
+    instance_id: str | None
+    source_type: str
+    source_id: str
+    parent_id: str | None
+    datastore: str
+    version: str
+    flavor_ram_mb: int
+    volume_gb: int
+    is_automated: bool
+    size_bytes: int | None
+    object_bytes: int | None
+    object_name: str | None
+    manifest_sha256: str | None
+    incarnation: str | None
+    checkpoint_lsn: int | None
+    to_lsn: int | None
+    done_bytes: int | None
+    expected_bytes: int | None
+    step: str | None
+    reason: str | None
+    created_us: int
+    updated_us: int
+    deleted_us: int | None
+
+    @property
+    def running(self) -> bool:
+        """NEW or BUILDING."""
+        return self.status in RUNNING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attempt at a host's task; its number marks every byte that it writes."""
+
+    task_id: str
+    kind: str
+    number: int
+    state: TaskState
+    host_id: str
+    instance_id: str
+    backup_id: str | None
+    account: str
+    session: str | None
+    lease_until_us: int | None
+    created_us: int
+
+
+def segment_prefix(deployment: str, backup_id: str, attempt: int) -> str:
+    """Where an attempt's segments lie in the container; the first parts say whose they are."""
+    return f"snaphold/{deployment}/{backup_id}/{attempt}/"
+
+
+def backup_prefix(deployment: str, backup_id: str) -> str:
+    """Where the segments of every attempt at a backup lie."""
+    return f"snaphold/{deployment}/{backup_id}/"
+
+
+def flavor_from_reference(reference: object) -> Flavor | None:
+    """The flavor that an int, a numeric string, or an href ending in the id names; None when there is none."""
+    if isinstance(reference, bool) or not isinstance(reference, (int, str)):
+        return None
+    tail = str(reference).rstrip("/").rsplit("/", 1)[-1]
+    return FLAVORS.get(int(tail)) if tail.isascii() and tail.isdigit() and len(tail) < 4 else None
+
+
+def choose_host(hosts: list[Host], load: Mapping[str, int], others: Mapping[str, set[str]], account: str) -> Host | None:
+    """Pick the host of a new instance, or None.
+
+    1. A host that already keeps instances of another account is left out, when its servers share a system user and
+       it does not accept that.
+    2. Of the rest, the one with the fewest instances; then by name.
+    """
+    fit = [
+        host
+        for host in hosts
+        if not (host.shared_system_user and not host.accepts_shared and others.get(host.id, set()) - {account})
+    ]
+    return min(fit, key=lambda host: (load.get(host.id, 0), host.name), default=None)

@@ -1,0 +1,252 @@
+"""What an agent and the API say to each other (``/agent/v1``), as JSON over HTTP with the host's own bearer token.
+
+    POST /agent/v1/hello                    Hello    → Welcome      once an agent process starts: a new session
+    POST /agent/v1/heartbeat                Heartbeat→ Desired      every ``heartbeat_s``
+    POST /agent/v1/claim                    Claim    → Work         long poll: a task, a question, or nothing
+    POST /agent/v1/tasks/{id}/progress      Progress → {}           renews the lease
+    POST /agent/v1/tasks/{id}/report        Report   → {}           ends the task; compare-and-set by attempt
+    POST /agent/v1/questions/{id}/answer    Answer   → {}
+
+Every message carries the agent's ``session``: what an earlier process of the same host had claimed is ended at
+``hello``. 409 to ``progress`` or ``report`` means *overtaken*: the attempt must stop and remove what it wrote.
+401 means that the token is not (or no longer) good. Only ids, names, numbers and password hashes travel; never a
+password, never a caller's token.
+"""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VERSION = 1
+
+
+class Message(BaseModel):
+    """A message: immutable, and deaf to keys that a newer peer may add."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TaskKind(StrEnum):
+    """What a host can be given to do. The comment says what a silence of the host means."""
+
+    CREATE = "create"  # ERROR
+    RESTORE = "restore"  # ERROR
+    BACKUP = "backup"  # FAILED, its bytes swept
+    RESTART = "restart"  # taken up again when the host is back
+    DELETE = "delete"  # taken up again when the host is back
+
+
+class QuestionKind(StrEnum):
+    """What a host is asked while a caller waits."""
+
+    LIST_DATABASES = "list_databases"  # {} → {"databases": [{"name", "character_set", "collate"}]}
+    CREATE_DATABASES = "create_databases"  # {"databases": [DatabaseSpec]} → {}
+    DELETE_DATABASE = "delete_database"  # {"name"} → {}
+    LIST_USERS = "list_users"  # {} → {"users": [{"name", "host", "databases": [{"name"}]}]}
+    CREATE_USERS = "create_users"  # {"users": [UserSpec]} → {}
+    DELETE_USER = "delete_user"  # {"name", "host"} → {}
+
+
+class Datastore(Message):
+    """A database engine and version that a host can really run."""
+
+    type: str  # "mariadb"
+    version: str  # "10.11"
+    full_version: str  # "10.11.19"
+
+
+class InstanceState(Message):
+    """One instance as its host sees it."""
+
+    id: str
+    running: bool
+    used_bytes: int | None = None
+    max_lsn: int | None = None
+    fault: str | None = None  # why it does not run, in plain words
+
+
+class Hello(Message):
+    """An agent process has started."""
+
+    protocol: int = VERSION
+    session: str
+    datastores: list[Datastore]
+    instances: list[InstanceState]
+    shared_system_user: bool  # True: not root, every server runs as the same system user
+    accepts_shared: bool  # whether a second account's instance may be put on such a host
+
+
+class Heartbeat(Message):
+    """The host is there, and this is how its instances are."""
+
+    session: str
+    instances: list[InstanceState]
+
+
+class Desired(Message):
+    """What the record wants of each instance that the agent named (unknown ones are left out, and left alone)."""
+
+    instances: dict[str, Literal["running", "stopped", "absent"]]
+
+
+class Welcome(Desired):
+    """The answer to Hello."""
+
+    host_id: str
+    region: str
+    lease_s: float
+    renew_s: float
+
+
+class Claim(Message):
+    """Give me something to do; wait up to ``wait_s`` for it."""
+
+    session: str
+    wait_s: float = Field(ge=0, le=60)
+    accept_tasks: bool = True  # False: questions only, every task slot is taken
+
+
+class DatabaseSpec(Message):
+    """A database to create."""
+
+    name: str
+    character_set: str | None = None
+    collate: str | None = None
+
+
+class UserSpec(Message):
+    """A database user to create; ``password_hash`` is MariaDB's ``*`` + 40 hexadecimal digits."""
+
+    name: str
+    host: str = "%"
+    password_hash: str
+    databases: list[str] = []
+
+
+class InstanceSpec(Message):
+    """Everything a host must know of an instance to build its server."""
+
+    id: str
+    account: str
+    name: str
+    datastore: str  # type
+    version: str
+    ram_mb: int
+    volume_gb: int
+    databases: list[DatabaseSpec] = []
+    users: list[UserSpec] = []
+
+
+class ChainLink(Message):
+    """One backup to lay down, the full first. The manifest is trusted by its hash only."""
+
+    backup_id: str
+    account: str
+    manifest_sha256: str
+
+
+class BackupSpec(Message):
+    """Everything a host must know to take a backup; most of it goes into the manifest unread."""
+
+    id: str
+    account: str
+    instance_id: str
+    deployment: str  # marks the prefix of the segments: whose they are
+    name: str
+    description: str | None
+    source_type: Literal["instance", "ha"] = "instance"
+    source_id: str
+    parent_id: str | None = None
+    created: str  # RFC 3339 with microseconds
+    is_automated: bool = False
+    volume_gb: int
+    flavor_ram_mb: int
+    datastore: str
+    version: str
+    version_id: str
+
+
+class Task(Message):
+    """A claimed piece of work. Exactly the fields of its kind are set."""
+
+    id: str
+    kind: TaskKind
+    attempt: int
+    instance_id: str
+    lease_s: float
+    instance: InstanceSpec | None = None  # CREATE, RESTORE
+    chain: list[ChainLink] = []  # RESTORE
+    backup: BackupSpec | None = None  # BACKUP
+
+
+class Question(Message):
+    """Something a caller waits for; an answer after ``deadline_s`` is not read any more."""
+
+    id: str
+    kind: QuestionKind
+    instance_id: str
+    deadline_s: float
+    payload: dict[str, Any]
+
+
+class Work(Message):
+    """The answer to Claim; both None when the wait was in vain."""
+
+    task: Task | None = None
+    question: Question | None = None
+
+
+class Progress(Message):
+    """The attempt goes on. Every field but the first two is optional, and kept when it is None."""
+
+    session: str
+    attempt: int
+    step: str | None = None  # the step's name, for people
+    size_bytes: int | None = None  # what the source's data used when it was measured (backup)
+    done_bytes: int | None = None
+    expected_bytes: int | None = None
+
+
+class BackupResult(Message):
+    """What the record keeps of a completed backup."""
+
+    manifest_sha256: str
+    size_bytes: int
+    object_bytes: int
+    object_name: str  # "<id>.xbstream.gz"
+    incarnation: str
+    from_lsn: int | None
+    checkpoint_lsn: int | None  # the start checkpoint, on which an increment may be taken
+    to_lsn: int
+    updated: str  # the manifest's own time, RFC 3339 with seconds
+
+
+class InstanceResult(Message):
+    """Where a created or restored instance can be reached."""
+
+    address: str
+    port: int
+    used_bytes: int
+    full_version: str
+
+
+class Report(Message):
+    """The attempt has ended. ``reason`` is for people and set exactly when ``ok`` is False."""
+
+    session: str
+    attempt: int
+    ok: bool
+    reason: str | None = None
+    backup: BackupResult | None = None
+    instance: InstanceResult | None = None
+
+
+class Answer(Message):
+    """The answer to a question. ``error`` is a class name of snaphold.errors.Refused's children, or "Unavailable"."""
+
+    session: str
+    ok: bool
+    payload: dict[str, Any] = {}
+    error: str | None = None
+    message: str | None = None

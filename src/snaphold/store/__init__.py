@@ -1,0 +1,1 @@
+"""Where the bytes of backups are kept: objects in one container an account (contract, section 9)."""

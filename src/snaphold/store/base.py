@@ -1,0 +1,63 @@
+"""The object store as the rest of the project sees it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+CONTAINER = "z_CLOUDDB_BACKUPS"
+SEGMENT_SIZE = 64 << 20  # bytes; every segment of an object but the last has exactly this size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """One object of a container. ``modified_s``: seconds since the epoch, by the store's clock."""
+
+    name: str
+    size_bytes: int
+    modified_s: float
+
+
+class ObjectStore(Protocol):
+    """One account's container ``z_CLOUDDB_BACKUPS``. Every implementation passes tests/contracts/test_object_store.py.
+
+    Names are relative, ``/``-separated, of ``[A-Za-z0-9._-]`` parts, none of them ``.`` or ``..``.
+    The container is made by the first write. Every method may raise ``Transient`` (silent, overloaded, full for now)
+    and ``Permanent`` (refused); nothing is half done when it does.
+    """
+
+    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+        """Keep segment ``number`` (from 0) under ``prefix``; durable when this returns. Putting it again replaces it.
+
+        All segments but the last have SEGMENT_SIZE bytes. Called from several threads, for different numbers.
+        """
+
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+        """Make the first ``count`` segments under ``prefix`` appear as the object ``name``, atomically and durably.
+
+        Raises ``ObjectExists`` when the name is taken; ``Damaged`` when the segments do not add up to ``size_bytes``.
+        """
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep a small object, atomically and durably. Raises ``ObjectExists`` when the name is taken."""
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes of an object (or of a range of it), in pieces of at most 4 MiB.
+
+        Raises ``ObjectMissing`` before the first piece; ``Transient`` when fewer bytes come than are there.
+        """
+
+    def size(self, name: str) -> int:
+        """The object's length in bytes. Raises ``ObjectMissing``."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object (segments too) whose name starts with ``prefix``, by name; none where there is no container."""
+
+    def delete(self, name: str) -> None:
+        """Remove an object durably; one that is already gone is no failure."""
+
+
+class Stores(Protocol):
+    """Hands out each account's store."""
+
+    def of(self, account: str) -> ObjectStore:
+        """The container of this account."""

@@ -1,0 +1,1 @@
+"""Streams: a tool's output on its way to the store, and back."""

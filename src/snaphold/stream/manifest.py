@@ -1,0 +1,119 @@
+"""The manifest of a backup: the small object that makes its segments a backup (docs/format.md).
+
+It is written last and deleted first: nothing without a valid manifest is a backup. A reader trusts it only when the
+SHA-256 of its bytes is the one that was recorded with COMPLETED.
+"""
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from snaphold.errors import Damaged
+
+FORMAT = "snaphold-backup"
+VERSION = 1
+
+
+class Frozen(BaseModel):
+    """A part of the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Segment(Frozen):
+    """One segment of the data object, in order."""
+
+    size_bytes: int
+    sha256: str
+
+
+class ObjectFacts(Frozen):
+    """An object that the manifest vouches for, as a whole."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Datastore(Frozen):
+    """What server the data came from."""
+
+    type: str
+    version: str
+    version_id: str
+    server_version: str
+    tool_version: str
+
+
+class Lineage(Frozen):
+    """Where the backup stands in the life of its data directory."""
+
+    incarnation: str
+    from_lsn: int | None
+    checkpoint_lsn: int | None
+    to_lsn: int
+    last_lsn: int
+    gtid: str | None = None
+
+
+class Source(Frozen):
+    """What was backed up."""
+
+    type: Literal["instance", "ha"]
+    id: str
+
+
+class Manifest(Frozen):
+    """All that the answers about a COMPLETED backup need, and all that a restore needs. Times: RFC 3339, UTC."""
+
+    format: Literal["snaphold-backup"] = FORMAT
+    version: Literal[1] = VERSION
+    id: str
+    account: str
+    deployment: str
+    attempt: int
+    name: str
+    description: str | None
+    source: Source
+    instance_id: str
+    parent_id: str | None
+    created: str
+    updated: str
+    is_automated: bool
+    volume_gb: int
+    flavor_ram_mb: int
+    size_bytes: int  # what the source's data used
+    stream_bytes: int  # the xbstream, decompressed
+    codec: Literal["gzip", "zstd"]
+    level: int
+    datastore: Datastore
+    lineage: Lineage
+    data: ObjectFacts
+    index: ObjectFacts
+    segment_size_bytes: int
+    segments: list[Segment]
+
+    def dump(self) -> bytes:
+        """The bytes that are stored: sorted, readable JSON, the same for the same content."""
+        return json.dumps(self.model_dump(), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def sha256_of(data: bytes) -> str:
+    """The hash by which a manifest is trusted, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def load(data: bytes, *, name: str, sha256: str) -> Manifest:
+    """Read a manifest that must be the very one recorded.
+
+    Raises:
+        Damaged: its hash is another, or it is no manifest that this release understands.
+    """
+    if sha256_of(data) != sha256:
+        raise Damaged(f"the manifest {name} is not the one that was recorded when the backup completed")
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise Damaged(f"the manifest {name} cannot be understood: {error.error_count()} fields do not fit") from error
