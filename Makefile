@@ -1,0 +1,47 @@
+# snaphold: what one types. Every target sets up first what it needs; the second time that takes no time.
+.PHONY: help setup demo test check torture bench lock data clean
+.DEFAULT_GOAL := help
+
+# Another interpreter: make setup PYTHON=/usr/bin/python3.12
+export PYTHON
+
+BIN := .venv/bin
+# Where Python code of the project is; parts that are not built yet are left out.
+CODE := src tests $(wildcard demo bench)
+JOBS ?= 2
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: ## fetch MariaDB and the locked Python packages into this directory (no root needed)
+	@setup/run
+
+data: setup
+	@setup/data
+
+demo: setup data ## back up and restore a real data set, from start to finish
+	@$(BIN)/python demo/main.py
+
+test: setup data ## all tests but the long ones, on real MariaDB servers
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup
+
+torture: setup data ## the long fault tests: every victim at every step
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -m torture
+
+check: setup ## format, lint, types, imports, spelling and the tests that start no database
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy $(CODE)
+	@$(BIN)/lint-imports
+	@$(BIN)/codespell
+	@$(BIN)/pytest -m "not engine and not torture"
+
+bench: setup data ## time backup and restore beside the plain tools
+	@$(BIN)/python -m bench
+
+lock: ## resolve the dependencies anew (needs uv)
+	@setup/lock
+
+clean: ## remove all that make setup and the tools made
+	rm -rf .venv .engine .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
+	find src tests $(wildcard demo bench) -name __pycache__ -type d -prune -exec rm -rf {} +
