@@ -32,7 +32,7 @@ check: setup ## format, lint, types, imports, spelling and the tests that start 
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy $(CODE)
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/codespell
 	@$(BIN)/pytest -m "not engine and not torture"
 

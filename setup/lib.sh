@@ -69,4 +69,9 @@ apt_unpack() {
     stop "could not fetch $*: $(tail -n 1 "$APT_HOME/log")"
   for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$into"; done
   rm -rf "$debs"
+  if [[ -d $into/lib ]]; then # some libraries still come as /lib/…, which is a link to /usr/lib on every machine
+    mkdir -p "$into/usr/lib"
+    cp -a "$into/lib/." "$into/usr/lib/"
+    rm -rf "$into/lib"
+  fi
 }
