@@ -25,7 +25,9 @@ class Settings(BaseModel):
 
     state_dir: Path | None = Field(None, description="directory of everything that the service keeps")
     region: list[str] = Field([], description="regions to serve, each NAME=ADDRESS:PORT")
-    public_url: str | None = Field(None, description="the endpoint that clients use, when it is not http://ADDRESS:PORT")
+    public_url: str | None = Field(
+        None, description="the endpoint that clients use, when it is not http://ADDRESS:PORT"
+    )
     engine_dir: Path | None = Field(None, description="an unpacked MariaDB (its root directory); default: found")
     instance_networks: list[str] = Field(
         ["127.77.0.0/16"], description="networks of which each instance gets an address of its own"
@@ -53,7 +55,9 @@ class Settings(BaseModel):
     sweep_grace_s: float = Field(60, ge=0, description="seconds after its end before an attempt is swept again")
     agent_tasks: int = Field(4, ge=1, description="tasks that one agent works on at the same time")
     log_format: Literal["text", "json"] = Field("text", description="text (key=value) or json (a line each)")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least level that is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least level that is logged"
+    )
 
 
 def load_settings(flags: Mapping[str, Any], config: Path | None, environ: Mapping[str, str] | None = None) -> Settings:

@@ -53,7 +53,7 @@ INSTANCE_MOVES: Final[Mapping[InstanceStatus, frozenset[InstanceStatus]]] = {
     InstanceStatus.BACKUP: frozenset({InstanceStatus.ACTIVE}),
     InstanceStatus.REBOOT: frozenset({InstanceStatus.ACTIVE, InstanceStatus.ERROR}),
     InstanceStatus.ERROR: frozenset({InstanceStatus.SHUTDOWN}),
-    InstanceStatus.SHUTDOWN: frozenset(),
+    InstanceStatus.SHUTDOWN: frozenset({InstanceStatus.ERROR}),
 }
 
 
@@ -99,6 +99,12 @@ def rfc3339(time_us: int) -> str:
 def rfc3339_exact(time_us: int) -> str:
     """The same, to the microsecond: what a manifest keeps of ``created``."""
     return f"{rfc3339(time_us)[:-1]}.{time_us % 1_000_000:06d}Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """The time that ``rfc3339`` or ``rfc3339_exact`` wrote, in microseconds. Raises ``ValueError``."""
+    time = datetime.fromisoformat(text)
+    return int(time.replace(microsecond=0).timestamp()) * 1_000_000 + time.microsecond
 
 
 def gigabytes(size_bytes: int) -> float:
@@ -219,7 +225,9 @@ def flavor_from_reference(reference: object) -> Flavor | None:
     return FLAVORS.get(int(tail)) if tail.isascii() and tail.isdigit() and len(tail) < 4 else None
 
 
-def choose_host(hosts: list[Host], load: Mapping[str, int], others: Mapping[str, set[str]], account: str) -> Host | None:
+def choose_host(
+    hosts: list[Host], load: Mapping[str, int], others: Mapping[str, set[str]], account: str
+) -> Host | None:
     """Pick the host of a new instance, or None.
 
     1. A host that already keeps instances of another account is left out, when its servers share a system user and

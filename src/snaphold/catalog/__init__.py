@@ -1,0 +1,1 @@
+"""The record: every statement of SQL, and the migrations of its tables."""

@@ -1,0 +1,139 @@
+"""The rows of backups."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from snaphold.catalog.database import Transaction
+from snaphold.catalog.paging import page_of, position_of
+from snaphold.catalog.schema import backups, tasks
+from snaphold.model import BACKUP_MOVES, RUNNING, Backup, BackupStatus, TaskState
+
+
+def insert(tx: Transaction, backup: Backup) -> bool:
+    """Add a new backup; False when its source has a running one already."""
+    values = {column.name: getattr(backup, column.name) for column in backups.columns}
+    savepoint = tx.connection.begin_nested()
+    try:
+        tx.connection.execute(backups.insert().values(values))
+    except sa.exc.IntegrityError:
+        savepoint.rollback()
+        return False
+    savepoint.commit()
+    return True
+
+
+def find(tx: Transaction, account: str, backup_id: str) -> Backup | None:
+    """This account's backup, unless it is deleted."""
+    found = get(tx, backup_id)
+    return found if found is not None and found.account == account and found.deleted_us is None else None
+
+
+def get(tx: Transaction, backup_id: str) -> Backup | None:
+    """The backup of any account, deleted ones too."""
+    row = tx.connection.execute(backups.select().where(backups.c.id == backup_id)).mappings().one_or_none()
+    return None if row is None else _backup(row)
+
+
+def move(tx: Transaction, backup_id: str, origins: Iterable[BackupStatus], to: BackupStatus, **values: Any) -> bool:
+    """Compare-and-set along the table of moves; False when the backup is in none of ``origins``."""
+    allowed = [origin for origin in origins if to in BACKUP_MOVES[origin]]
+    statement = backups.update().where(backups.c.id == backup_id, backups.c.status.in_(allowed))
+    values.setdefault("updated_us", tx.now_us)
+    return tx.connection.execute(statement.values(status=to, **values)).rowcount == 1
+
+
+def note_progress(tx: Transaction, backup_id: str, **values: Any) -> None:
+    """Keep what a running attempt has measured."""
+    statement = backups.update().where(backups.c.id == backup_id, backups.c.status == BackupStatus.BUILDING)
+    if values:
+        tx.connection.execute(statement.values(updated_us=tx.now_us, **values))
+
+
+def mark_deleting(tx: Transaction, backup_ids: Sequence[str], *, deleting: bool) -> None:
+    """From now on these are being deleted (or no longer are)."""
+    tx.connection.execute(backups.update().where(backups.c.id.in_(backup_ids)).values(deleting=deleting))
+
+
+def mark_deleted(tx: Transaction, backup_id: str) -> None:
+    """Its objects are gone: nobody sees it any more, but lists keep its place for markers."""
+    statement = backups.update().where(backups.c.id == backup_id, backups.c.deleted_us.is_(None))
+    tx.connection.execute(statement.values(deleted_us=tx.now_us, deleting=False))
+
+
+def mark_delete_failed(tx: Transaction, backup_ids: Sequence[str], reason: str) -> None:
+    """The store refused: they stay visible, and DELETE may be sent again."""
+    statement = backups.update().where(backups.c.id.in_(backup_ids), backups.c.deleted_us.is_(None))
+    tx.connection.execute(
+        statement.values(status=BackupStatus.DELETE_FAILED, deleting=False, reason=reason, updated_us=tx.now_us)
+    )
+
+
+def family(tx: Transaction, backup_id: str) -> list[Backup]:
+    """The backup and every increment made from it, children before their parents."""
+    generations = [[backup_id]]
+    while generations[-1]:
+        children = sa.select(backups.c.id).where(
+            backups.c.parent_id.in_(generations[-1]), backups.c.deleted_us.is_(None)
+        )
+        generations.append(list(tx.connection.execute(children).scalars()))
+    found = (get(tx, member) for generation in reversed(generations) for member in generation)
+    return [member for member in found if member is not None]
+
+
+def running_of_account(tx: Transaction, account: str) -> int:
+    """How many backups of this account are being taken."""
+    statement = sa.select(sa.func.count()).where(backups.c.account == account, backups.c.status.in_(RUNNING))
+    return int(tx.connection.execute(statement).scalar_one())
+
+
+def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
+    """One of these that is being restored now, or None."""
+    statement = sa.select(tasks.c.backup_id).where(
+        tasks.c.backup_id.in_(backup_ids), tasks.c.kind == "restore", tasks.c.state != TaskState.ENDED
+    )
+    return tx.connection.execute(statement.limit(1)).scalar_one_or_none()
+
+
+def page(
+    tx: Transaction,
+    account: str,
+    *,
+    limit: int,
+    marker: str | None,
+    datastore: str | None = None,
+    instance_id: str | None = None,
+) -> tuple[list[Backup], bool] | None:
+    """Up to ``limit`` backups, newest first, and whether there are more; None when the marker was never a backup."""
+    start = position_of(tx, backups, account, marker)
+    if start is None:
+        return None
+    statement = backups.select().where(backups.c.account == account, backups.c.deleted_us.is_(None))
+    if datastore is not None:
+        statement = statement.where(backups.c.datastore == datastore)
+    if instance_id is not None:
+        statement = statement.where(backups.c.instance_id == instance_id)
+    rows, more = page_of(tx, statement, backups, start, limit)
+    return [_backup(row) for row in rows], more
+
+
+def failed_since(tx: Transaction, since_us: int, until_us: int) -> list[Backup]:
+    """Failed backups whose end lies in this time: what they wrote may be swept."""
+    statement = backups.select().where(
+        backups.c.status == BackupStatus.FAILED,
+        backups.c.deleted_us.is_(None),
+        backups.c.updated_us.between(since_us, until_us),
+    )
+    return [_backup(row) for row in tx.connection.execute(statement).mappings()]
+
+
+def to_delete(tx: Transaction) -> list[str]:
+    """Ids of all that are being deleted."""
+    statement = sa.select(backups.c.id).where(backups.c.deleting, backups.c.deleted_us.is_(None))
+    return list(tx.connection.execute(statement).scalars())
+
+
+def _backup(row: sa.RowMapping) -> Backup:
+    values = dict(row)
+    return Backup(**(values | {"status": BackupStatus(values["status"])}))

@@ -1,0 +1,118 @@
+"""The catalog as a database: opening it, and transactions that know the database's time."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event, exc
+
+from snaphold.errors import SetupError, Unavailable
+
+_BUSY_TIMEOUT_MS = 30_000
+
+
+def _sqlite_clock() -> int:
+    return time.time_ns() // 1000  # a SQLite database has the clock of the machine that it lies on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """An open transaction and its one time: every row that it writes is of the same moment."""
+
+    connection: sa.Connection
+    now_us: int
+
+
+class Catalog:
+    """One region's record. Share one object among the threads of a process.
+
+    ``clock`` replaces the database's clock (microseconds since the epoch) in tests of time.
+    """
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], int] | None = None) -> None:
+        self._readers = engine
+        self._writers = engine.execution_options(snaphold_writes=True)
+        self._clock = clock or _sqlite_clock
+
+    @property
+    def engine(self) -> sa.Engine:
+        """For the queue, whose tables stand in the same database."""
+        return self._readers
+
+    @contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        """A transaction that may write: committed at the end, rolled back by any exception.
+
+        Raises:
+            Unavailable: the database is locked for too long, or its disk is full; nothing was written.
+        """
+        with _mapped(), self._writers.begin() as connection:
+            yield Transaction(connection=connection, now_us=self._clock())
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """A transaction that only reads, from one consistent moment."""
+        with _mapped(), self._readers.connect() as connection:
+            yield Transaction(connection=connection, now_us=self._clock())
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._readers.dispose()
+
+
+def open_database(path: Path, migrations: str) -> sa.Engine:
+    """Open (and make, and bring up to date) the SQLite database at ``path``.
+
+    ``migrations`` names the folder of its migrations beside this module.
+
+    Raises:
+        SetupError: the file cannot be opened, is no database, or was written by a newer release.
+    """
+    engine = sa.create_engine(
+        f"sqlite:///{path}", connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+    )
+    event.listen(engine, "connect", _prepare_connection)
+    event.listen(engine, "begin", _begin)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / migrations))
+    config.attributes["engine"] = engine
+    try:
+        command.upgrade(config, "head")
+    except exc.DBAPIError as error:
+        raise SetupError(f"the catalog {path} cannot be opened: {error.orig}") from error
+    except Exception as error:
+        if "Can't locate revision" in str(error):
+            raise SetupError(f"the catalog {path} was written by a newer release") from error
+        raise
+    return engine
+
+
+def open_catalog(path: Path, clock: Callable[[], int] | None = None) -> Catalog:
+    """Open a region's catalog. Raises ``SetupError`` as ``open_database`` does."""
+    return Catalog(open_database(path, "migrations"), clock)
+
+
+def _prepare_connection(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, so that writers can say IMMEDIATE
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # a 202 survives a power cut
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("snaphold_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except exc.OperationalError as error:
+        raise Unavailable(f"the catalog does not answer: {error.orig}") from error

@@ -1,0 +1,79 @@
+"""The rows of hosts, and of this deployment itself."""
+
+import uuid
+from typing import Any
+
+import sqlalchemy as sa
+
+from snaphold.catalog.database import Transaction
+from snaphold.catalog.schema import deployment, hosts
+from snaphold.model import Host
+
+
+def deployment_id(tx: Transaction, region: str) -> str:
+    """The id that marks this catalog's objects in a shared container; made the first time."""
+    row = tx.connection.execute(sa.select(deployment.c.id)).scalar_one_or_none()
+    if row is not None:
+        return str(row)
+    fresh = str(uuid.uuid4())
+    tx.connection.execute(deployment.insert().values(id=fresh, region=region, created_us=tx.now_us))
+    return fresh
+
+
+def put(tx: Transaction, name: str, token_sha256: str) -> None:
+    """Add a host, or give a known one another token."""
+    known = hosts.update().where(hosts.c.name == name).values(token_sha256=token_sha256)
+    if tx.connection.execute(known).rowcount:
+        return
+    tx.connection.execute(
+        hosts.insert().values(
+            id=str(uuid.uuid4()),
+            name=name,
+            token_sha256=token_sha256,
+            datastores=[],
+            shared_system_user=True,
+            accepts_shared=False,
+            created_us=tx.now_us,
+        )
+    )
+
+
+def by_token(tx: Transaction, token_sha256: str) -> str | None:
+    """The id of the host whose token this is."""
+    statement = sa.select(hosts.c.id).where(hosts.c.token_sha256 == token_sha256)
+    return tx.connection.execute(statement).scalar_one_or_none()
+
+
+def get(tx: Transaction, host_id: str) -> Host | None:
+    """A host, or None."""
+    row = tx.connection.execute(hosts.select().where(hosts.c.id == host_id)).one_or_none()
+    return None if row is None else _host(row)
+
+
+def begin_session(tx: Transaction, host_id: str, session: str, **values: Any) -> None:
+    """A new agent process speaks for the host."""
+    statement = hosts.update().where(hosts.c.id == host_id)
+    tx.connection.execute(statement.values(session=session, seen_us=tx.now_us, **values))
+
+
+def seen(tx: Transaction, host_id: str, session: str) -> bool:
+    """Note that the host is there; False when another process speaks for it by now."""
+    statement = hosts.update().where(hosts.c.id == host_id, hosts.c.session == session)
+    return tx.connection.execute(statement.values(seen_us=tx.now_us)).rowcount == 1
+
+
+def seen_since(tx: Transaction, since_us: int) -> list[Host]:
+    """The hosts that are there."""
+    return [_host(row) for row in tx.connection.execute(hosts.select().where(hosts.c.seen_us >= since_us))]
+
+
+def _host(row: sa.Row[Any]) -> Host:
+    return Host(
+        id=row.id,
+        name=row.name,
+        datastores=row.datastores,
+        shared_system_user=row.shared_system_user,
+        accepts_shared=row.accepts_shared,
+        session=row.session,
+        seen_us=row.seen_us,
+    )

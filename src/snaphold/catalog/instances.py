@@ -1,0 +1,94 @@
+"""The rows of instances."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from snaphold.catalog.database import Transaction
+from snaphold.catalog.paging import page_of, position_of
+from snaphold.catalog.schema import instances
+from snaphold.model import INSTANCE_MOVES, Instance, InstanceStatus
+
+
+def insert(tx: Transaction, instance: Instance) -> None:
+    """Add a new instance."""
+    values = {column.name: getattr(instance, column.name) for column in instances.columns}
+    tx.connection.execute(instances.insert().values(values))
+
+
+def find(tx: Transaction, account: str, instance_id: str) -> Instance | None:
+    """This account's instance, unless it is deleted."""
+    found = get(tx, instance_id)
+    return found if found is not None and found.account == account and found.deleted_us is None else None
+
+
+def was_known(tx: Transaction, account: str, instance_id: str) -> bool:
+    """Whether the account has, or ever had, this instance."""
+    found = get(tx, instance_id)
+    return found is not None and found.account == account
+
+
+def get(tx: Transaction, instance_id: str) -> Instance | None:
+    """The instance of any account, deleted ones too."""
+    row = tx.connection.execute(instances.select().where(instances.c.id == instance_id)).mappings().one_or_none()
+    return None if row is None else _instance(row)
+
+
+def move(
+    tx: Transaction, instance_id: str, origins: Iterable[InstanceStatus], to: InstanceStatus, **values: Any
+) -> bool:
+    """Compare-and-set along the table of moves; False when the instance is in none of ``origins``."""
+    allowed = [origin for origin in origins if to in INSTANCE_MOVES[origin]]
+    statement = instances.update().where(
+        instances.c.id == instance_id, instances.c.status.in_(allowed), instances.c.deleted_us.is_(None)
+    )
+    return tx.connection.execute(statement.values(status=to, updated_us=tx.now_us, **values)).rowcount == 1
+
+
+def rename(tx: Transaction, instance_id: str, name: str) -> None:
+    """Give it another name."""
+    statement = instances.update().where(instances.c.id == instance_id)
+    tx.connection.execute(statement.values(name=name, updated_us=tx.now_us))
+
+
+def note_state(tx: Transaction, host_id: str, instance_id: str, *, running: bool, used_bytes: int | None) -> None:
+    """Keep what its host measured (a None measure leaves the last one)."""
+    values: dict[str, Any] = {"running": running}
+    if used_bytes is not None:
+        values["used_bytes"] = used_bytes
+    statement = instances.update().where(instances.c.id == instance_id, instances.c.host_id == host_id)
+    tx.connection.execute(statement.values(values))
+
+
+def mark_deleted(tx: Transaction, instance_id: str) -> None:
+    """Its server is gone; the row stays for the lists of its backups."""
+    statement = instances.update().where(instances.c.id == instance_id)
+    tx.connection.execute(statement.values(deleted_us=tx.now_us, updated_us=tx.now_us, running=False))
+
+
+def page(tx: Transaction, account: str, *, limit: int, marker: str | None) -> tuple[list[Instance], bool] | None:
+    """Up to ``limit`` instances, newest first, and whether there are more; None when the marker never was one."""
+    start = position_of(tx, instances, account, marker)
+    if start is None:
+        return None
+    statement = instances.select().where(instances.c.account == account, instances.c.deleted_us.is_(None))
+    rows, more = page_of(tx, statement, instances, start, limit)
+    return [_instance(row) for row in rows], more
+
+
+def tenants(tx: Transaction) -> tuple[dict[str, int], dict[str, set[str]]]:
+    """For each host: how many instances it keeps, and of which accounts."""
+    load: dict[str, int] = {}
+    accounts: dict[str, set[str]] = {}
+    statement = sa.select(instances.c.host_id, instances.c.account, sa.func.count())
+    live = statement.where(instances.c.deleted_us.is_(None)).group_by(instances.c.host_id, instances.c.account)
+    for host_id, account, count in tx.connection.execute(live):
+        load[host_id] = load.get(host_id, 0) + count
+        accounts.setdefault(host_id, set()).add(account)
+    return load, accounts
+
+
+def _instance(row: sa.RowMapping) -> Instance:
+    values = dict(row)
+    return Instance(**(values | {"status": InstanceStatus(values["status"])}))

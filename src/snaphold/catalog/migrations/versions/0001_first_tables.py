@@ -1,0 +1,156 @@
+"""The first tables of a region's catalog."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the tables."""
+    op.create_table(
+        "backups",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("deleting", sa.Boolean(), nullable=False),
+        sa.Column("instance_id", sa.String(length=36), nullable=True),
+        sa.Column("source_type", sa.String(length=8), nullable=False),
+        sa.Column("source_id", sa.String(length=36), nullable=False),
+        sa.Column("parent_id", sa.String(length=36), nullable=True),
+        sa.Column("datastore", sa.String(length=32), nullable=False),
+        sa.Column("version", sa.String(length=32), nullable=False),
+        sa.Column("flavor_ram_mb", sa.Integer(), nullable=False),
+        sa.Column("volume_gb", sa.Integer(), nullable=False),
+        sa.Column("is_automated", sa.Boolean(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("object_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("object_name", sa.String(length=255), nullable=True),
+        sa.Column("manifest_sha256", sa.String(length=64), nullable=True),
+        sa.Column("incarnation", sa.String(length=64), nullable=True),
+        sa.Column("checkpoint_lsn", sa.BigInteger(), nullable=True),
+        sa.Column("to_lsn", sa.BigInteger(), nullable=True),
+        sa.Column("done_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("expected_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("step", sa.String(length=64), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("updated_us", sa.BigInteger(), nullable=False),
+        sa.Column("deleted_us", sa.BigInteger(), nullable=True),
+        sa.CheckConstraint(
+            "status <> 'COMPLETED' OR manifest_sha256 IS NOT NULL", name=op.f("ck_backups_completed_has_manifest")
+        ),
+        sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name=op.f("ck_backups_failed_has_reason")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_backups")),
+    )
+    op.create_index("ix_backups_account_created_us_id", "backups", ["account", "created_us", "id"], unique=False)
+    op.create_index(op.f("ix_backups_parent_id"), "backups", ["parent_id"], unique=False)
+    op.create_index("ix_backups_source_id_created_us_id", "backups", ["source_id", "created_us", "id"], unique=False)
+    op.create_index(
+        "uq_backups_running_source",
+        "backups",
+        ["source_id"],
+        unique=True,
+        sqlite_where=sa.text("status IN ('NEW', 'BUILDING')"),
+        postgresql_where=sa.text("status IN ('NEW', 'BUILDING')"),
+    )
+    op.create_table(
+        "deployment",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("region", sa.String(length=64), nullable=False),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deployment")),
+    )
+    op.create_table(
+        "hosts",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("token_sha256", sa.String(length=64), nullable=False),
+        sa.Column("datastores", sa.JSON(), nullable=False),
+        sa.Column("shared_system_user", sa.Boolean(), nullable=False),
+        sa.Column("accepts_shared", sa.Boolean(), nullable=False),
+        sa.Column("session", sa.String(length=36), nullable=True),
+        sa.Column("seen_us", sa.BigInteger(), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_hosts")),
+        sa.UniqueConstraint("name", name=op.f("uq_hosts_name")),
+        sa.UniqueConstraint("token_sha256", name=op.f("uq_hosts_token_sha256")),
+    )
+    op.create_table(
+        "instances",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("host_id", sa.String(length=36), nullable=False),
+        sa.Column("datastore", sa.String(length=32), nullable=False),
+        sa.Column("version", sa.String(length=32), nullable=False),
+        sa.Column("flavor_id", sa.Integer(), nullable=False),
+        sa.Column("volume_gb", sa.Integer(), nullable=False),
+        sa.Column("address", sa.String(length=255), nullable=True),
+        sa.Column("port", sa.Integer(), nullable=True),
+        sa.Column("used_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("running", sa.Boolean(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("restored_from", sa.String(length=36), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("updated_us", sa.BigInteger(), nullable=False),
+        sa.Column("deleted_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_instances")),
+    )
+    op.create_index("ix_instances_account_created_us_id", "instances", ["account", "created_us", "id"], unique=False)
+    op.create_index(op.f("ix_instances_host_id"), "instances", ["host_id"], unique=False)
+    op.create_table(
+        "questions",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("host_id", sa.String(length=36), nullable=False),
+        sa.Column("instance_id", sa.String(length=36), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("payload", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("deadline_us", sa.BigInteger(), nullable=False),
+        sa.Column("ok", sa.Boolean(), nullable=True),
+        sa.Column("answer", sa.JSON(), nullable=True),
+        sa.Column("error", sa.String(length=32), nullable=True),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_questions")),
+    )
+    op.create_index("ix_questions_host_id_state", "questions", ["host_id", "state"], unique=False)
+    op.create_table(
+        "tasks",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("host_id", sa.String(length=36), nullable=False),
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.Column("instance_id", sa.String(length=36), nullable=False),
+        sa.Column("backup_id", sa.String(length=36), nullable=True),
+        sa.Column("payload", sa.JSON(), nullable=False),
+        sa.Column("session", sa.String(length=36), nullable=True),
+        sa.Column("lease_until_us", sa.BigInteger(), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("ended_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
+    )
+    op.create_index(op.f("ix_tasks_backup_id"), "tasks", ["backup_id"], unique=False)
+    op.create_index("ix_tasks_host_id_state_created_us", "tasks", ["host_id", "state", "created_us"], unique=False)
+    op.create_index(
+        "uq_tasks_open_instance",
+        "tasks",
+        ["instance_id"],
+        unique=True,
+        sqlite_where=sa.text("state <> 'ended'"),
+        postgresql_where=sa.text("state <> 'ended'"),
+    )
+
+
+def downgrade() -> None:
+    """Drop them."""
+    for table in ("deployment", "hosts", "instances", "backups", "tasks", "questions"):
+        op.drop_table(table)

@@ -1,0 +1,149 @@
+"""The tables of one region's catalog. What can be a constraint is one."""
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+Time = sa.BigInteger  # microseconds since the epoch, by the database's clock
+
+deployment = sa.Table(
+    "deployment",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("region", sa.String(64), nullable=False),
+    sa.Column("created_us", Time, nullable=False),
+)
+
+hosts = sa.Table(
+    "hosts",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("token_sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("datastores", sa.JSON, nullable=False),
+    sa.Column("shared_system_user", sa.Boolean, nullable=False),
+    sa.Column("accepts_shared", sa.Boolean, nullable=False),
+    sa.Column("session", sa.String(36)),
+    sa.Column("seen_us", Time),
+    sa.Column("created_us", Time, nullable=False),
+)
+
+instances = sa.Table(
+    "instances",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("host_id", sa.String(36), nullable=False, index=True),
+    sa.Column("datastore", sa.String(32), nullable=False),
+    sa.Column("version", sa.String(32), nullable=False),
+    sa.Column("flavor_id", sa.Integer, nullable=False),
+    sa.Column("volume_gb", sa.Integer, nullable=False),
+    sa.Column("address", sa.String(255)),
+    sa.Column("port", sa.Integer),
+    sa.Column("used_bytes", sa.BigInteger),
+    sa.Column("running", sa.Boolean, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("restored_from", sa.String(36)),
+    sa.Column("created_us", Time, nullable=False),
+    sa.Column("updated_us", Time, nullable=False),
+    sa.Column("deleted_us", Time),
+    sa.Index("ix_instances_account_created_us_id", "account", "created_us", "id"),
+)
+
+backups = sa.Table(
+    "backups",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("description", sa.Text),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("deleting", sa.Boolean, nullable=False),
+    sa.Column("instance_id", sa.String(36)),
+    sa.Column("source_type", sa.String(8), nullable=False),
+    sa.Column("source_id", sa.String(36), nullable=False),
+    sa.Column("parent_id", sa.String(36), index=True),
+    sa.Column("datastore", sa.String(32), nullable=False),
+    sa.Column("version", sa.String(32), nullable=False),
+    sa.Column("flavor_ram_mb", sa.Integer, nullable=False),
+    sa.Column("volume_gb", sa.Integer, nullable=False),
+    sa.Column("is_automated", sa.Boolean, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger),
+    sa.Column("object_bytes", sa.BigInteger),
+    sa.Column("object_name", sa.String(255)),
+    sa.Column("manifest_sha256", sa.String(64)),
+    sa.Column("incarnation", sa.String(64)),
+    sa.Column("checkpoint_lsn", sa.BigInteger),
+    sa.Column("to_lsn", sa.BigInteger),
+    sa.Column("done_bytes", sa.BigInteger),
+    sa.Column("expected_bytes", sa.BigInteger),
+    sa.Column("step", sa.String(64)),
+    sa.Column("reason", sa.Text),
+    sa.Column("created_us", Time, nullable=False),
+    sa.Column("updated_us", Time, nullable=False),
+    sa.Column("deleted_us", Time),
+    sa.Index("ix_backups_account_created_us_id", "account", "created_us", "id"),
+    sa.Index("ix_backups_source_id_created_us_id", "source_id", "created_us", "id"),
+    # One running backup of a source, whoever asks and however often at once (contract, section 1).
+    sa.Index(
+        "uq_backups_running_source",
+        "source_id",
+        unique=True,
+        sqlite_where=sa.text("status IN ('NEW', 'BUILDING')"),
+        postgresql_where=sa.text("status IN ('NEW', 'BUILDING')"),
+    ),
+    sa.CheckConstraint("status <> 'COMPLETED' OR manifest_sha256 IS NOT NULL", name="completed_has_manifest"),
+    sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name="failed_has_reason"),
+)
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("host_id", sa.String(36), nullable=False),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("instance_id", sa.String(36), nullable=False),
+    sa.Column("backup_id", sa.String(36), index=True),
+    sa.Column("payload", sa.JSON, nullable=False),
+    sa.Column("session", sa.String(36)),
+    sa.Column("lease_until_us", Time),
+    sa.Column("created_us", Time, nullable=False),
+    sa.Column("ended_us", Time),
+    sa.Index("ix_tasks_host_id_state_created_us", "host_id", "state", "created_us"),
+    # A host works on one task of an instance at a time.
+    sa.Index(
+        "uq_tasks_open_instance",
+        "instance_id",
+        unique=True,
+        sqlite_where=sa.text("state <> 'ended'"),
+        postgresql_where=sa.text("state <> 'ended'"),
+    ),
+)
+
+questions = sa.Table(
+    "questions",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("host_id", sa.String(36), nullable=False),
+    sa.Column("instance_id", sa.String(36), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("payload", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # asked, taken, answered
+    sa.Column("deadline_us", Time, nullable=False),
+    sa.Column("ok", sa.Boolean),
+    sa.Column("answer", sa.JSON),
+    sa.Column("error", sa.String(32)),
+    sa.Column("message", sa.Text),
+    sa.Index("ix_questions_host_id_state", "host_id", "state"),
+)

@@ -1,0 +1,141 @@
+"""The rows of tasks: what hosts are given to do, with attempt and lease."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from snaphold.catalog.database import Transaction
+from snaphold.catalog.schema import hosts, tasks
+from snaphold.model import Attempt, TaskState
+
+
+def insert(
+    tx: Transaction,
+    *,
+    task_id: str,
+    kind: str,
+    host_id: str,
+    account: str,
+    instance_id: str,
+    backup_id: str | None,
+    payload: dict[str, Any],
+) -> None:
+    """Give a host something to do."""
+    tx.connection.execute(
+        tasks.insert().values(
+            id=task_id,
+            kind=kind,
+            state=TaskState.WAITING,
+            attempt=0,
+            host_id=host_id,
+            account=account,
+            instance_id=instance_id,
+            backup_id=backup_id,
+            payload=payload,
+            created_us=tx.now_us,
+        )
+    )
+
+
+def claim(tx: Transaction, host_id: str, session: str, lease_until_us: int) -> tuple[Attempt, dict[str, Any]] | None:
+    """Take the host's oldest waiting task: its next attempt, and the payload."""
+    waiting = tasks.select().where(tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING)
+    oldest = waiting.order_by(tasks.c.created_us, tasks.c.id).limit(1)
+    row = tx.connection.execute(oldest).mappings().one_or_none()
+    if row is None:
+        return None
+    claimed = {
+        "state": TaskState.CLAIMED,
+        "attempt": row["attempt"] + 1,
+        "session": session,
+        "lease_until_us": lease_until_us,
+    }
+    mine = tasks.update().where(tasks.c.id == row["id"], tasks.c.state == TaskState.WAITING)
+    if tx.connection.execute(mine.values(claimed)).rowcount == 0:
+        return None
+    return _attempt(dict(row) | claimed), row["payload"]
+
+
+def current(tx: Transaction, host_id: str, task_id: str, session: str, number: int) -> Attempt | None:
+    """The attempt, if it is still the one that may report."""
+    row = (
+        tx.connection.execute(
+            tasks.select().where(
+                tasks.c.id == task_id,
+                tasks.c.host_id == host_id,
+                tasks.c.session == session,
+                tasks.c.attempt == number,
+                tasks.c.state == TaskState.CLAIMED,
+            )
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return None if row is None else _attempt(dict(row))
+
+
+def renew(tx: Transaction, attempt: Attempt, lease_until_us: int) -> None:
+    """Prolong the lease."""
+    tx.connection.execute(tasks.update().where(tasks.c.id == attempt.task_id).values(lease_until_us=lease_until_us))
+
+
+def end(tx: Transaction, attempt: Attempt) -> None:
+    """The task is over, however it went. What it was about stays readable, without its payload."""
+    statement = tasks.update().where(tasks.c.id == attempt.task_id)
+    tx.connection.execute(statement.values(state=TaskState.ENDED, ended_us=tx.now_us, lease_until_us=None, payload={}))
+
+
+def put_back(tx: Transaction, attempt: Attempt) -> None:
+    """Let the task be claimed again, as its next attempt."""
+    statement = tasks.update().where(tasks.c.id == attempt.task_id)
+    tx.connection.execute(statement.values(state=TaskState.WAITING, session=None, lease_until_us=None))
+
+
+def of_other_sessions(tx: Transaction, host_id: str, session: str) -> list[Attempt]:
+    """What earlier processes of this host had claimed."""
+    statement = tasks.select().where(
+        tasks.c.host_id == host_id, tasks.c.state == TaskState.CLAIMED, tasks.c.session != session
+    )
+    return [_attempt(dict(row)) for row in tx.connection.execute(statement).mappings()]
+
+
+def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
+    """Attempts whose lease has run out, and tasks that wait for a host which has been away for a lease's time."""
+    expired = sa.and_(tasks.c.state == TaskState.CLAIMED, tasks.c.lease_until_us < tx.now_us)
+    unheard = sa.and_(
+        tasks.c.state == TaskState.WAITING,
+        tasks.c.created_us < tx.now_us - lease_us,
+        sa.or_(hosts.c.seen_us.is_(None), hosts.c.seen_us < tx.now_us - lease_us),
+    )
+    statement = sa.select(tasks).outerjoin(hosts, hosts.c.id == tasks.c.host_id).where(sa.or_(expired, unheard))
+    return [_attempt(dict(row)) for row in tx.connection.execute(statement).mappings()]
+
+
+def open_of_instance(tx: Transaction, instance_id: str) -> Attempt | None:
+    """The task of an instance that has not ended, or None."""
+    statement = tasks.select().where(tasks.c.instance_id == instance_id, tasks.c.state != TaskState.ENDED)
+    row = tx.connection.execute(statement).mappings().one_or_none()
+    return None if row is None else _attempt(dict(row))
+
+
+def _attempt(values: Mapping[str, Any]) -> Attempt:
+    return Attempt(
+        task_id=values["id"],
+        kind=values["kind"],
+        number=values["attempt"],
+        state=TaskState(values["state"]),
+        host_id=values["host_id"],
+        instance_id=values["instance_id"],
+        backup_id=values["backup_id"],
+        account=values["account"],
+        session=values["session"],
+        lease_until_us=values["lease_until_us"],
+        created_us=values["created_us"],
+    )
+
+
+def has_waiting(tx: Transaction, host_id: str) -> bool:
+    """Whether a task waits for this host."""
+    statement = sa.select(tasks.c.id).where(tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING)
+    return tx.connection.execute(statement.limit(1)).first() is not None

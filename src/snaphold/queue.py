@@ -1,0 +1,102 @@
+"""Durable work of the control plane: what was enqueued runs to its end, however often the worker is killed.
+
+The only module that knows DBOS. Its tables stand in the catalog's own database, so that a row and the work that it
+needs are one transaction. Arguments are ids only: they stand in a table in clear.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+from dbos import DBOS, DBOSClient
+from dbos._serialization import DBOSPortableJSONSerializer
+
+from snaphold.catalog.database import Catalog, Transaction
+from snaphold.errors import SetupError
+
+log = structlog.get_logger()
+
+_APPLICATION = "snaphold"
+_VERSION = "1"  # of all workflows: a changed sequence of steps gets a new workflow name, never a new version
+_QUEUE = "work"
+_EXECUTOR = "worker"
+_CONCURRENCY = 4  # workflows at a time
+_POLL_S = 0.25
+
+
+class Queue:
+    """The sending side: any process that writes to the catalog. Implements ``service.deployment.Enqueuer``."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        DBOS.migrate(str(catalog.engine.url))
+        self._client = DBOSClient(system_database_engine=catalog.engine, serializer=DBOSPortableJSONSerializer())
+
+    def enqueue(self, tx: Transaction, workflow: str, *ids: str) -> None:
+        """Have ``workflow`` run with these ids, if and only if ``tx`` commits."""
+        self._client.enqueue_in_transaction(
+            tx.connection, {"workflow_name": workflow, "queue_name": _QUEUE, "app_version": _VERSION}, *ids
+        )
+
+
+class QueueRunner:
+    """The running side: one a process, and one a catalog, which ``lock`` sees to. A context manager.
+
+    A handler gets the ids of one piece of work. It may be run again after a crash, so every handler may run twice.
+
+    Raises:
+        SetupError: another process works on this catalog's queue.
+    """
+
+    def __init__(self, catalog: Catalog, handlers: Mapping[str, Callable[..., None]], lock: Path) -> None:
+        self._url = str(catalog.engine.url)
+        self._handlers = handlers
+        self._lock_path = lock
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        self._lock = _take_lock(self._lock_path)
+        DBOS(
+            config={
+                "name": _APPLICATION,
+                "system_database_url": self._url,
+                "serializer": DBOSPortableJSONSerializer(),
+                "executor_id": _EXECUTOR,
+                "application_version": _VERSION,
+                "log_level": "WARNING",
+            }
+        )
+        for name, handler in self._handlers.items():
+            DBOS.workflow(name=name)(_named(name, handler))
+        DBOS.launch()
+        DBOS.register_queue(_QUEUE, worker_concurrency=_CONCURRENCY, polling_interval_sec=_POLL_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=1)
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def _named(name: str, handler: Callable[..., None]) -> Callable[..., None]:
+    def workflow(*ids: str) -> None:
+        handler(*ids)
+
+    workflow.__qualname__ = f"workflow_{name}"
+    return workflow
+
+
+def _take_lock(path: Path) -> int:
+    """Two runners with one executor id would run a step twice."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise SetupError(f"another worker is at work on this catalog ({path})") from error
+    return handle

@@ -1,0 +1,255 @@
+"""Backups: asked for, listed, shown, deleted (chapter "On demand backups"; contract, section 2)."""
+
+import uuid
+from collections.abc import Collection
+
+import structlog
+
+from snaphold.catalog import backups, instances, tasks
+from snaphold.catalog.database import Transaction
+from snaphold.errors import BadRequest, NotFound, NotOffered, Unprocessable
+from snaphold.model import (
+    FLAVORS,
+    KNOWN_DATASTORES,
+    Backup,
+    BackupStatus,
+    Instance,
+    InstanceStatus,
+    datastore_id,
+    rfc3339_exact,
+    version_id,
+)
+from snaphold.protocol import BackupSpec, TaskKind
+from snaphold.service.deployment import Deployment
+from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
+
+log = structlog.get_logger()
+
+REGIONS = ("DFW", "IAD", "ORD", "HKG", "SYD")  # the chapter's; an operator's peers come on top
+
+
+def request_backup(deployment: Deployment, account: str, request: BackupRequest) -> Backup:
+    """Ask for a backup: row NEW, instance BACKUP and the host's task, in one transaction.
+
+    Raises:
+        Refused: by the checks of contract section 2, "Create checks", in its order.
+        Forbidden, Unavailable: the account's store refuses, or is silent.
+    """
+    deployment.store_gate.check(account)
+    with deployment.catalog.writing() as tx:
+        instance = _source(tx, account, request)
+        _check_not_busy(tx, deployment, account, instance)
+        _check_parent(tx, account, instance, request.parent_id)
+        _check_copies(deployment.region, request.copy_to)
+        if request.parent_id is not None:
+            raise NotOffered("Incremental backups are not offered by this release.")
+        if request.copy_to:
+            raise NotOffered("Copying to other regions is not offered by this release.")
+        backup = _new_backup(tx, account, instance, request)
+        if not backups.insert(tx, backup) or not instances.move(
+            tx, instance.id, [InstanceStatus.ACTIVE], InstanceStatus.BACKUP
+        ):
+            raise unavailable_for_action(instance.id, InstanceStatus.BACKUP)
+        _give_to_host(tx, deployment, instance, backup)
+    deployment.wakeups.notify(instance.host_id)
+    log.info("backup.requested", backup=backup.id, instance=instance.id, account=account, name=backup.name)
+    return backup
+
+
+def list_backups(
+    deployment: Deployment,
+    account: str,
+    page: PageRequest,
+    *,
+    datastore: str | None = None,
+    instance_id: str | None = None,
+) -> BackupPage:
+    """The account's backups, newest first.
+
+    Raises:
+        NotFound: a datastore that nobody knows.
+        BadRequest: a marker that never was a backup of this account.
+    """
+    wanted = None if datastore is None else _known_datastore(datastore)
+    with deployment.catalog.reading() as tx:
+        return _page(tx, account, page, datastore=wanted, instance_id=instance_id)
+
+
+def list_instance_backups(deployment: Deployment, account: str, instance_id: str, page: PageRequest) -> BackupPage:
+    """The backups of one instance, a deleted one too. Raises ``NotFound`` for one that never was."""
+    with deployment.catalog.reading() as tx:
+        if not instances.was_known(tx, account, instance_id):
+            raise NotFound("Resource could not be found.")
+        return _page(tx, account, page, instance_id=instance_id)
+
+
+def list_group_backups(deployment: Deployment, account: str, group_id: str, page: PageRequest) -> BackupPage:
+    """The backups of one HA group: this release keeps none, so every id is unknown."""
+    del deployment, account, group_id, page
+    raise NotFound("Resource could not be found.")
+
+
+def show_backup(deployment: Deployment, account: str, backup_id: str) -> Backup:
+    """One backup. Raises ``NotFound``, the same for unknown, foreign and deleted ones."""
+    with deployment.catalog.reading() as tx:
+        return _find(tx, account, backup_id)
+
+
+def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
+    """Have the backup and every increment made from it removed: marked now, their objects later.
+
+    Raises:
+        NotFound: no such backup.
+        Unprocessable: it, or an increment of it, is running or is being restored.
+    """
+    with deployment.catalog.writing() as tx:
+        backup = _find(tx, account, backup_id)
+        if backup.deleting:
+            return
+        family = backups.family(tx, backup_id)
+        for member in family:
+            if member.running:
+                raise Unprocessable(f"Backup {member.id} cannot be deleted because it is running.")
+        used = backups.in_use(tx, [member.id for member in family])
+        if used is not None:
+            raise Unprocessable(f"Backup {used} is in use.")
+        backups.mark_deleting(tx, [member.id for member in family], deleting=True)
+        deployment.queue.enqueue(tx, "delete_backup", backup_id)
+    log.info("backup.delete_requested", backup=backup_id, account=account, members=len(family))
+
+
+def act_on_backup(deployment: Deployment, account: str, backup_id: str, action: str) -> None:
+    """An action on a backup: all of them come with later releases."""
+    show_backup(deployment, account, backup_id)
+    raise NotOffered(f"The action {action} is not offered by this release.")
+
+
+def unavailable_for_action(instance_id: str, status: InstanceStatus) -> Unprocessable:
+    """The refusal of whatever needs an instance that is free (contract, section 2, "Busy")."""
+    return Unprocessable(
+        f"Instance {instance_id} is not currently available for an action to be performed "
+        f"(instance status was {status})."
+    )
+
+
+def _source(tx: Transaction, account: str, request: BackupRequest) -> Instance:
+    instance = instances.find(tx, account, request.source_id) if request.source_type == "instance" else None
+    if instance is None:
+        raise NotFound("Resource could not be found.")
+    return instance
+
+
+def _check_not_busy(tx: Transaction, deployment: Deployment, account: str, instance: Instance) -> None:
+    if instance.status is not InstanceStatus.ACTIVE:
+        raise unavailable_for_action(instance.id, instance.status)
+    limit = deployment.settings.max_running_backups_per_account
+    if limit and backups.running_of_account(tx, account) >= limit:
+        raise Unprocessable(f"The account has {limit} running backup(s) already, which is its limit.")
+
+
+def _check_parent(tx: Transaction, account: str, instance: Instance, parent_id: str | None) -> None:
+    if parent_id is None:
+        return
+    parent = _find(tx, account, parent_id)
+    if parent.source_id != instance.id:
+        raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
+    if parent.status is not BackupStatus.COMPLETED or parent.deleting:
+        raise Unprocessable(f"Backup {parent_id} is not COMPLETED and cannot be a parent.")
+
+
+def _check_copies(here: str, copy_to: Collection[str] | None) -> None:
+    for region in copy_to or ():
+        if region not in REGIONS:
+            raise BadRequest(f"Backups cannot be copied to region {region}.")
+        if region == here:
+            raise BadRequest(f"The backup is in region {region} already.")
+
+
+def _new_backup(tx: Transaction, account: str, instance: Instance, request: BackupRequest) -> Backup:
+    return Backup(
+        id=str(uuid.uuid4()),
+        account=account,
+        name=request.name,
+        description=request.description,
+        status=BackupStatus.NEW,
+        deleting=False,
+        instance_id=instance.id,
+        source_type="instance",
+        source_id=instance.id,
+        parent_id=None,
+        datastore=instance.datastore,
+        version=instance.version,
+        flavor_ram_mb=FLAVORS[instance.flavor_id].ram_mb,
+        volume_gb=instance.volume_gb,
+        is_automated=False,
+        size_bytes=None,
+        object_bytes=None,
+        object_name=None,
+        manifest_sha256=None,
+        incarnation=None,
+        checkpoint_lsn=None,
+        to_lsn=None,
+        done_bytes=None,
+        expected_bytes=None,
+        step=None,
+        reason=None,
+        created_us=tx.now_us,
+        updated_us=tx.now_us,
+        deleted_us=None,
+    )
+
+
+def _give_to_host(tx: Transaction, deployment: Deployment, instance: Instance, backup: Backup) -> None:
+    spec = BackupSpec(
+        id=backup.id,
+        account=backup.account,
+        instance_id=instance.id,
+        deployment=deployment.deployment_id,
+        name=backup.name,
+        description=backup.description,
+        source_id=backup.source_id,
+        parent_id=backup.parent_id,
+        created=rfc3339_exact(backup.created_us),
+        is_automated=backup.is_automated,
+        volume_gb=backup.volume_gb,
+        flavor_ram_mb=backup.flavor_ram_mb,
+        datastore=backup.datastore,
+        version=backup.version,
+        version_id=version_id(backup.datastore, backup.version),
+    )
+    tasks.insert(
+        tx,
+        task_id=str(uuid.uuid4()),
+        kind=TaskKind.BACKUP,
+        host_id=instance.host_id,
+        account=backup.account,
+        instance_id=instance.id,
+        backup_id=backup.id,
+        payload={"backup": spec.model_dump(mode="json")},
+    )
+
+
+def _find(tx: Transaction, account: str, backup_id: str) -> Backup:
+    backup = backups.find(tx, account, backup_id)
+    if backup is None:
+        raise NotFound(f"Backup {backup_id} cannot be found.")
+    return backup
+
+
+def _page(
+    tx: Transaction, account: str, page: PageRequest, *, datastore: str | None = None, instance_id: str | None = None
+) -> BackupPage:
+    found = backups.page(
+        tx, account, limit=page.limit, marker=page.marker, datastore=datastore, instance_id=instance_id
+    )
+    if found is None:
+        raise BadRequest(f"There is no marker {page.marker}.")
+    rows, more = found
+    return BackupPage(backups=rows, next_marker=rows[-1].id if more else None)
+
+
+def _known_datastore(wanted: str) -> str:
+    for name in KNOWN_DATASTORES:
+        if wanted.lower() in {name, datastore_id(name)}:
+            return name
+    raise NotFound(f"Datastore '{wanted}' cannot be found.")

@@ -1,0 +1,121 @@
+"""Databases and users of an instance: done by its host while the caller waits (contract, section 4)."""
+
+import threading
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from snaphold import errors
+from snaphold.catalog import questions
+from snaphold.catalog.questions import Answered
+from snaphold.errors import Unavailable
+from snaphold.model import InstanceStatus
+from snaphold.protocol import DatabaseSpec, QuestionKind, UserSpec
+from snaphold.service.backups import unavailable_for_action
+from snaphold.service.deployment import Deployment
+from snaphold.service.instances import find_instance, require_host
+
+_READS = frozenset({QuestionKind.LIST_DATABASES, QuestionKind.LIST_USERS})  # allowed while a backup is taken
+_LOOK_AGAIN_S = 0.2  # where another API process took the answer
+
+# Every function below raises NotFound for an unknown instance, Unprocessable for one that is not free for it,
+# Unavailable when its host is silent, and what the host itself refused (BadRequest, NotFound).
+
+
+def list_databases(deployment: Deployment, account: str, instance_id: str) -> list[dict[str, Any]]:
+    """The databases that clients made: ``name``, ``character_set``, ``collate``."""
+    answer = _ask(deployment, account, instance_id, QuestionKind.LIST_DATABASES, {})
+    return list(answer["databases"])
+
+
+def create_databases(deployment: Deployment, account: str, instance_id: str, databases: Sequence[DatabaseSpec]) -> None:
+    """Make databases; all or none of them when one exists already (``BadRequest``)."""
+    payload = {"databases": [database.model_dump(mode="json") for database in databases]}
+    _ask(deployment, account, instance_id, QuestionKind.CREATE_DATABASES, payload)
+
+
+def delete_database(deployment: Deployment, account: str, instance_id: str, name: str) -> None:
+    """Drop a database and what is in it."""
+    _ask(deployment, account, instance_id, QuestionKind.DELETE_DATABASE, {"name": name})
+
+
+def list_users(deployment: Deployment, account: str, instance_id: str) -> list[dict[str, Any]]:
+    """The users that clients made: ``name``, ``host``, ``databases``."""
+    answer = _ask(deployment, account, instance_id, QuestionKind.LIST_USERS, {})
+    return list(answer["users"])
+
+
+def create_users(deployment: Deployment, account: str, instance_id: str, users: Sequence[UserSpec]) -> None:
+    """Make users, with all rights on their databases."""
+    payload = {"users": [user.model_dump(mode="json") for user in users]}
+    _ask(deployment, account, instance_id, QuestionKind.CREATE_USERS, payload)
+
+
+def delete_user(deployment: Deployment, account: str, instance_id: str, name: str, host: str = "%") -> None:
+    """Drop a user."""
+    _ask(deployment, account, instance_id, QuestionKind.DELETE_USER, {"name": name, "host": host})
+
+
+def _ask(
+    deployment: Deployment,
+    account: str,
+    instance_id: str,
+    kind: QuestionKind,
+    payload: dict[str, Any],
+) -> dict[str, Any]:
+    question_id = str(uuid.uuid4())
+    with deployment.catalog.writing() as tx:
+        instance = find_instance(tx, account, instance_id)
+        if not (
+            instance.status is InstanceStatus.ACTIVE or (instance.status is InstanceStatus.BACKUP and kind in _READS)
+        ):
+            raise unavailable_for_action(instance_id, instance.status)
+        require_host(tx, deployment, instance)
+        timeout_us = int(deployment.settings.question_timeout_s * 1_000_000)
+        questions.ask(
+            tx,
+            question_id=question_id,
+            host_id=instance.host_id,
+            instance_id=instance_id,
+            kind=kind,
+            payload=payload,
+            deadline_us=tx.now_us + timeout_us,
+        )
+    answered = _wait_for_answer(deployment, instance.host_id, question_id)
+    if answered is None:
+        raise Unavailable(f"The host of instance {instance_id} does not answer.")
+    if not answered.ok:
+        raise _refusal(answered)
+    return answered.payload
+
+
+def _wait_for_answer(deployment: Deployment, host_id: str, question_id: str) -> Answered | None:
+    event = threading.Event()
+    deployment.wakeups.subscribe(question_id, event.set)
+    deployment.wakeups.notify(host_id)
+    try:
+        rounds = max(1, round(deployment.settings.question_timeout_s / _LOOK_AGAIN_S))
+        for _ in range(rounds):
+            event.wait(_LOOK_AGAIN_S)
+            with deployment.catalog.reading() as tx:
+                answered = questions.read_answer(tx, question_id)
+            if answered is not None:
+                return answered
+        return None
+    finally:
+        deployment.wakeups.unsubscribe(question_id, event.set)
+        with deployment.catalog.writing() as tx:
+            questions.forget(tx, question_id)
+
+
+def _refusal(answered: Answered) -> errors.SnapholdError:
+    message = answered.message or "The host refused."
+    match answered.error:
+        case "BadRequest":
+            return errors.BadRequest(message)
+        case "NotFound":
+            return errors.NotFound(message)
+        case "Unprocessable":
+            return errors.Unprocessable(message)
+        case _:
+            return Unavailable(message)

@@ -1,0 +1,69 @@
+"""What every request needs at hand: the record, the queue, the settings, and who is waiting for what."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from snaphold.catalog.database import Catalog, Transaction
+from snaphold.config import Settings
+
+
+class StoreGate(Protocol):
+    """Whether an account's object store can be used now, asked before a transaction begins."""
+
+    def check(self, account: str) -> None:
+        """Raises ``Forbidden`` when the store refuses the account, ``Unavailable`` when it does not answer."""
+
+
+class Enqueuer(Protocol):
+    """The queue, as far as a request needs it."""
+
+    def enqueue(self, tx: Transaction, workflow: str, *ids: str) -> None:
+        """Have the worker run ``workflow`` with these ids, if and only if ``tx`` commits."""
+
+
+class Wakeups:
+    """Tells threads of this process that something may have happened; who misses it looks again in a while."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: dict[str, set[Callable[[], None]]] = {}
+
+    def subscribe(self, key: str, callback: Callable[[], None]) -> None:
+        """Call ``callback`` (from any thread, quickly) whenever ``key`` is notified."""
+        with self._lock:
+            self._callbacks.setdefault(key, set()).add(callback)
+
+    def unsubscribe(self, key: str, callback: Callable[[], None]) -> None:
+        """No longer."""
+        with self._lock:
+            left = self._callbacks.get(key, set())
+            left.discard(callback)
+            if not left:
+                self._callbacks.pop(key, None)
+
+    def notify(self, key: str) -> None:
+        """Something may have happened to ``key`` (a host's or a question's id)."""
+        with self._lock:
+            callbacks = tuple(self._callbacks.get(key, ()))
+        for callback in callbacks:
+            callback()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """One region of the service, as its requests see it."""
+
+    catalog: Catalog
+    queue: Enqueuer
+    settings: Settings
+    region: str
+    deployment_id: str
+    store_gate: StoreGate
+    wakeups: Wakeups = field(default_factory=Wakeups)
+
+    @property
+    def lease_us(self) -> int:
+        """The time of silence after which a host counts as gone."""
+        return int(self.settings.lease_s * 1_000_000)

@@ -1,0 +1,310 @@
+"""Hosts: what their agents say, and what becomes of the record by it (snaphold.protocol).
+
+A report is one transaction that moves every row that it is about and enqueues what comes next. What a silence means
+stands in ``give_up``.
+"""
+
+import hashlib
+import secrets
+
+import structlog
+
+from snaphold.catalog import backups, hosts, instances, questions, tasks
+from snaphold.catalog.database import Transaction
+from snaphold.errors import Overtaken, Unauthorized
+from snaphold.model import Attempt, BackupStatus, Instance, InstanceStatus, parse_rfc3339
+from snaphold.protocol import (
+    Answer,
+    BackupResult,
+    Claim,
+    Desired,
+    Heartbeat,
+    Hello,
+    InstanceResult,
+    InstanceState,
+    Progress,
+    Question,
+    QuestionKind,
+    Report,
+    Task,
+    TaskKind,
+    Welcome,
+    Work,
+)
+from snaphold.service.deployment import Deployment
+
+log = structlog.get_logger()
+
+_KEEP_RUNNING = frozenset({InstanceStatus.ACTIVE, InstanceStatus.BACKUP, InstanceStatus.REBOOT})
+_TOKEN_BYTES = 32
+
+
+def add_host(deployment: Deployment, name: str) -> str:
+    """Make a token for the host of this name (a known one loses its old token). The token is never shown again."""
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    with deployment.catalog.writing() as tx:
+        hosts.put(tx, name, _sha256(token))
+    return token
+
+
+def authenticate_host(deployment: Deployment, token: str) -> str:
+    """The id of the host that this token belongs to. Raises ``Unauthorized``."""
+    with deployment.catalog.reading() as tx:
+        host_id = hosts.by_token(tx, _sha256(token))
+    if host_id is None:
+        raise Unauthorized("The host's token is not known.")
+    return host_id
+
+
+def hello(deployment: Deployment, host_id: str, message: Hello) -> Welcome:
+    """A new agent process speaks for the host: what an earlier one had claimed is given up."""
+    with deployment.catalog.writing() as tx:
+        for attempt in tasks.of_other_sessions(tx, host_id, message.session):
+            give_up(tx, deployment, attempt, "The agent of its host was restarted.")
+        hosts.begin_session(
+            tx,
+            host_id,
+            message.session,
+            datastores=[entry.model_dump(mode="json") for entry in message.datastores],
+            shared_system_user=message.shared_system_user,
+            accepts_shared=message.accepts_shared,
+        )
+        desired = _note_instances(tx, host_id, message.instances)
+    log.info("host.hello", host=host_id, instances=len(message.instances))
+    return Welcome(
+        host_id=host_id,
+        region=deployment.region,
+        lease_s=deployment.settings.lease_s,
+        renew_s=deployment.settings.renew_s,
+        instances=desired.instances,
+    )
+
+
+def heartbeat(deployment: Deployment, host_id: str, message: Heartbeat) -> Desired:
+    """The host is there. Raises ``Overtaken`` when another process speaks for it: it must say hello again."""
+    with deployment.catalog.writing() as tx:
+        if not hosts.seen(tx, host_id, message.session):
+            raise Overtaken("Another agent process speaks for this host.")
+        return _note_instances(tx, host_id, message.instances)
+
+
+def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
+    """What the host is to do now: a question before a task; empty when there is nothing. Never waits.
+
+    Raises:
+        Overtaken: another process speaks for this host.
+    """
+    with deployment.catalog.reading() as tx:
+        host = hosts.get(tx, host_id)
+        if host is None or host.session != message.session:
+            raise Overtaken("Another agent process speaks for this host.")
+        if not questions.has_asked(tx, host_id) and not (message.accept_tasks and tasks.has_waiting(tx, host_id)):
+            return Work()
+    with deployment.catalog.writing() as tx:
+        asked = questions.take(tx, host_id)
+        if asked is not None:
+            question = Question(
+                id=asked.id,
+                kind=QuestionKind(asked.kind),
+                instance_id=asked.instance_id,
+                deadline_s=(asked.deadline_us - tx.now_us) / 1e6,
+                payload=asked.payload,
+            )
+            return Work(question=question)
+        return Work(task=_claim_task(tx, deployment, host_id, message) if message.accept_tasks else None)
+
+
+def progress(deployment: Deployment, host_id: str, task_id: str, message: Progress) -> None:
+    """The attempt goes on: its lease is renewed. Raises ``Overtaken`` when it is no longer the current one."""
+    with deployment.catalog.writing() as tx:
+        attempt = _current(tx, host_id, task_id, message.session, message.attempt)
+        tasks.renew(tx, attempt, tx.now_us + deployment.lease_us)
+        if attempt.backup_id is not None and attempt.kind == TaskKind.BACKUP:
+            measured = message.model_dump(include={"step", "size_bytes", "done_bytes", "expected_bytes"})
+            known = {key: value for key, value in measured.items() if value is not None}
+            backups.note_progress(tx, attempt.backup_id, **known)
+
+
+def report(deployment: Deployment, host_id: str, task_id: str, message: Report) -> None:
+    """The attempt has ended. Raises ``Overtaken`` when it was given up before: nothing is written."""
+    with deployment.catalog.writing() as tx:
+        attempt = _current(tx, host_id, task_id, message.session, message.attempt)
+        tasks.end(tx, attempt)
+        if message.ok:
+            _succeed(tx, attempt, message)
+        else:
+            _fail(tx, deployment, attempt, message.reason or "It failed without a reason.")
+    log.info(
+        "task.ended",
+        task=task_id,
+        kind=attempt.kind,
+        attempt=attempt.number,
+        instance=attempt.instance_id,
+        backup=attempt.backup_id,
+        ok=message.ok,
+        reason=message.reason,
+    )
+
+
+def answer(deployment: Deployment, host_id: str, question_id: str, message: Answer) -> None:
+    """The answer to a question, for whoever still waits."""
+    answered = questions.Answered(ok=message.ok, payload=message.payload, error=message.error, message=message.message)
+    with deployment.catalog.writing() as tx:
+        questions.answer(tx, host_id, question_id, answered)
+    deployment.wakeups.notify(question_id)
+
+
+def reap(deployment: Deployment) -> int:
+    """Give up every attempt whose host has been silent for a lease's time; how many that were."""
+    with deployment.catalog.reading() as tx:
+        if not tasks.silent(tx, deployment.lease_us):
+            return 0
+    with deployment.catalog.writing() as tx:
+        attempts = tasks.silent(tx, deployment.lease_us)
+        for attempt in attempts:
+            give_up(tx, deployment, attempt, "Its host has not been heard from for too long.")
+        questions.forget_overdue(tx, tx.now_us - deployment.lease_us)
+    return len(attempts)
+
+
+def give_up(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str) -> None:
+    """What a silence means, by kind.
+
+    1. A backup is FAILED and its bytes are swept; its instance is free again.
+    2. A create or a restore leaves its instance in ERROR.
+    3. A restart and a delete wait for the host, as a further attempt.
+    """
+    log.warning(
+        "task.given_up", task=attempt.task_id, kind=attempt.kind, attempt=attempt.number,
+        instance=attempt.instance_id, backup=attempt.backup_id, reason=reason,
+    )  # fmt: skip
+    if attempt.kind in {TaskKind.RESTART, TaskKind.DELETE}:
+        tasks.put_back(tx, attempt)
+        return
+    tasks.end(tx, attempt)
+    _fail(tx, deployment, attempt, reason)
+
+
+def _claim_task(tx: Transaction, deployment: Deployment, host_id: str, message: Claim) -> Task | None:
+    claimed = tasks.claim(tx, host_id, message.session, tx.now_us + deployment.lease_us)
+    if claimed is None:
+        return None
+    attempt, payload = claimed
+    if attempt.kind == TaskKind.BACKUP and attempt.backup_id is not None:
+        backups.move(tx, attempt.backup_id, [BackupStatus.NEW], BackupStatus.BUILDING)
+    return Task.model_validate(
+        {
+            "id": attempt.task_id,
+            "kind": attempt.kind,
+            "attempt": attempt.number,
+            "instance_id": attempt.instance_id,
+            "lease_s": deployment.settings.lease_s,
+            **payload,
+        }
+    )
+
+
+def _current(tx: Transaction, host_id: str, task_id: str, session: str, number: int) -> Attempt:
+    attempt = tasks.current(tx, host_id, task_id, session, number)
+    if attempt is None:
+        raise Overtaken(f"Attempt {number} at task {task_id} was given up.")
+    return attempt
+
+
+def _succeed(tx: Transaction, attempt: Attempt, message: Report) -> None:
+    match attempt.kind:
+        case TaskKind.BACKUP if attempt.backup_id is not None and message.backup is not None:
+            _complete_backup(tx, attempt, attempt.backup_id, message.backup)
+        case TaskKind.CREATE | TaskKind.RESTORE if message.instance is not None:
+            _activate(tx, attempt, message.instance)
+        case TaskKind.RESTART:
+            instances.move(tx, attempt.instance_id, [InstanceStatus.REBOOT], InstanceStatus.ACTIVE, running=True)
+        case TaskKind.DELETE:
+            instances.mark_deleted(tx, attempt.instance_id)
+        case _:
+            raise Overtaken(f"The report on task {attempt.task_id} lacks its result.")
+
+
+def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: BackupResult) -> None:
+    completed = backups.move(
+        tx,
+        backup_id,
+        [BackupStatus.BUILDING],
+        BackupStatus.COMPLETED,
+        manifest_sha256=result.manifest_sha256,
+        size_bytes=result.size_bytes,
+        object_bytes=result.object_bytes,
+        object_name=result.object_name,
+        incarnation=result.incarnation,
+        checkpoint_lsn=result.checkpoint_lsn,
+        to_lsn=result.to_lsn,
+        done_bytes=None,
+        expected_bytes=None,
+        step=None,
+        updated_us=parse_rfc3339(result.updated),
+    )
+    if not completed:
+        raise Overtaken(f"Backup {backup_id} is not BUILDING any more.")
+    instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
+
+
+def _activate(tx: Transaction, attempt: Attempt, result: InstanceResult) -> None:
+    instances.move(
+        tx,
+        attempt.instance_id,
+        [InstanceStatus.BUILD],
+        InstanceStatus.ACTIVE,
+        address=result.address,
+        port=result.port,
+        used_bytes=result.used_bytes,
+        running=True,
+    )
+
+
+def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str) -> None:
+    match attempt.kind:
+        case TaskKind.BACKUP if attempt.backup_id is not None:
+            origins = [BackupStatus.NEW, BackupStatus.BUILDING]
+            backups.move(tx, attempt.backup_id, origins, BackupStatus.FAILED, reason=reason, step=None)
+            instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
+            deployment.queue.enqueue(tx, "sweep_backup", attempt.backup_id)
+        case TaskKind.CREATE | TaskKind.RESTORE:
+            origins_of_error = [InstanceStatus.BUILD]
+            instances.move(tx, attempt.instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason)
+        case _:
+            origins_of_error = [InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN]
+            instances.move(tx, attempt.instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason)
+
+
+def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState]) -> Desired:
+    desired = {}
+    for state in states:
+        instance = instances.get(tx, state.id)
+        if instance is None or instance.host_id != host_id:
+            continue
+        instances.note_state(tx, host_id, state.id, running=state.running, used_bytes=state.used_bytes)
+        wanted = _wanted(tx, instance)
+        if wanted is not None:
+            desired[state.id] = wanted
+    return Desired.model_validate({"instances": desired})
+
+
+def _wanted(tx: Transaction, instance: Instance) -> str | None:
+    """What the record wants of a server, or None while a task decides.
+
+    1. Of a deleted instance, and of one that was given up before it ever was ACTIVE, nothing is kept.
+    2. A failed one that has data is left stopped: only its owner may throw it away.
+    3. While a task is open (create, restart, delete), the task decides; but a backup's server runs.
+    """
+    if instance.deleted_us is not None:
+        return "absent"
+    if instance.status is InstanceStatus.ERROR:
+        return "absent" if instance.address is None else "stopped"
+    if instance.status in _KEEP_RUNNING:
+        task = tasks.open_of_instance(tx, instance.id)
+        return "running" if task is None or task.kind == TaskKind.BACKUP else None
+    return None
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

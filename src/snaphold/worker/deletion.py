@@ -1,0 +1,81 @@
+"""Removing what backups left in their stores: deletes that were asked for, and the sweep of failed attempts.
+
+Order, always: the manifest first, so that nothing half removed looks like a backup. A container may hold other
+people's objects: only names that start with the backup's own id or lie under our deployment's own prefix are touched.
+"""
+
+import structlog
+
+from snaphold.catalog import backups
+from snaphold.catalog.database import Catalog
+from snaphold.errors import SnapholdError
+from snaphold.model import Backup, BackupStatus, backup_prefix
+from snaphold.store.base import ObjectStore, Stores
+
+log = structlog.get_logger()
+
+_RECENT_US = 24 * 3600 * 1_000_000  # a host that comes back later than this finds its lease long gone
+
+
+class Remover:
+    """Removes objects of backups, for one region. Every method may run twice."""
+
+    def __init__(self, catalog: Catalog, stores: Stores, deployment_id: str) -> None:
+        self._catalog = catalog
+        self._stores = stores
+        self._deployment_id = deployment_id
+
+    def delete_backup(self, backup_id: str) -> None:
+        """Remove a backup and its increments, children first; whatever is refused becomes DELETE_FAILED."""
+        with self._catalog.reading() as tx:
+            family = [member for member in backups.family(tx, backup_id) if member.deleted_us is None]
+        for position, member in enumerate(family):
+            try:
+                self._remove_objects(member)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the backup must not stay "being deleted"
+                self._give_up([left.id for left in family[position:]], error)
+                return
+            with self._catalog.writing() as tx:
+                backups.mark_deleted(tx, member.id)
+            log.info("backup.deleted", backup=member.id, account=member.account)
+
+    def sweep_backup(self, backup_id: str) -> None:
+        """Remove what a failed backup's attempt left; what cannot be removed now is swept again later."""
+        with self._catalog.reading() as tx:
+            backup = backups.get(tx, backup_id)
+        if backup is None or backup.status is not BackupStatus.FAILED:
+            return
+        try:
+            removed = self._remove_objects(backup)
+        except SnapholdError as error:
+            log.warning("backup.sweep_failed", backup=backup_id, reason=str(error))
+            return
+        if removed:
+            log.info("backup.swept", backup=backup_id, objects=removed)
+
+    def sweep_recent(self, grace_us: int) -> None:
+        """Sweep again behind hosts that were given up and may have gone on writing for a while."""
+        with self._catalog.reading() as tx:
+            failed = backups.failed_since(tx, tx.now_us - _RECENT_US, tx.now_us - grace_us)
+        for backup in failed:
+            self.sweep_backup(backup.id)
+
+    def _remove_objects(self, backup: Backup) -> int:
+        store = self._stores.of(backup.account)
+        store.delete(f"{backup.id}.json")
+        return self._remove_under(store, f"{backup.id}.") + self._remove_under(
+            store, backup_prefix(self._deployment_id, backup.id)
+        )
+
+    @staticmethod
+    def _remove_under(store: ObjectStore, prefix: str) -> int:
+        names = [found.name for found in store.list(prefix)]
+        for name in names:
+            store.delete(name)
+        return len(names)
+
+    def _give_up(self, backup_ids: list[str], error: Exception) -> None:
+        log.warning("backup.delete_failed", backups=backup_ids, reason=str(error), exc_info=error)
+        reason = str(error) if isinstance(error, SnapholdError) else "The objects could not be removed."
+        with self._catalog.writing() as tx:
+            backups.mark_delete_failed(tx, backup_ids, reason)
