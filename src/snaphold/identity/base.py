@@ -1,0 +1,69 @@
+"""Callers, their rights, and what any backend of identity can do."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Protocol
+
+ADMIN: Final = "dbaas:admin"
+CREATOR: Final = "dbaas:creator"
+OBSERVER: Final = "dbaas:observer"
+ROLES: Final = (ADMIN, CREATOR, OBSERVER)
+
+
+class Right(StrEnum):
+    """What a request needs."""
+
+    READ = "read"
+    WRITE = "write"
+    DELETE = "delete"
+
+
+_RIGHTS: Final = {
+    ADMIN: frozenset(Right),
+    CREATOR: frozenset({Right.READ, Right.WRITE}),
+    OBSERVER: frozenset({Right.READ}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who a valid token speaks for. Times are microseconds since the epoch."""
+
+    account: str
+    user: str
+    roles: frozenset[str]
+    issued_us: int
+    expires_us: int
+
+    def may(self, right: Right) -> bool:
+        """Whether the roles give this right within the caller's own account (contract, section 9).
+
+        1. No role of the service's: every right.
+        2. Else what the roles give together.
+        """
+        own = [_RIGHTS[role] for role in self.roles if role in _RIGHTS]
+        return not own or any(right in rights for rights in own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """A fresh token and who it speaks for. The token is shown once and kept nowhere in clear."""
+
+    token: str = field(repr=False)
+    caller: Caller
+
+
+class Identity(Protocol):
+    """A backend of identity. Every method may raise ``Unavailable`` when the backend is silent."""
+
+    def authenticate_password(self, user: str, password: str, account: str | None) -> Login:
+        """Log in by password. ``account`` None: the user's own.
+
+        Raises ``Unauthorized``, the same way whatever of the three was wrong.
+        """
+
+    def authenticate_api_key(self, user: str, api_key: str, account: str | None) -> Login:
+        """Log in by API key; otherwise as by password."""
+
+    def validate(self, token: str) -> Caller:
+        """Who this token speaks for. Raises ``Unauthorized`` when it is unknown or expired."""

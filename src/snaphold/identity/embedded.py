@@ -1,0 +1,135 @@
+"""The embedded identity: accounts, users and tokens in one database of the state directory.
+
+Passwords lie there as scrypt hashes with a salt each; API keys and tokens, which are random and long, as SHA-256.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+from snaphold.catalog.identity_db import IdentityDatabase, UserRow, open_identity_database
+from snaphold.errors import SetupError, Unauthorized
+from snaphold.identity.base import ROLES, Caller, Login
+
+DATABASE: Final = "identity.db"
+_ACCOUNT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes a directory's name and part of URLs
+_USER: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,128}")
+_SCRYPT: Final = (1 << 14, 8, 1)  # n, r, p: 16 MiB and some 40 ms (RFC 7914, section 2)
+_WRONG: Final = "Unable to authenticate user with credentials provided."
+_NOT_VALID: Final = "The token is unknown or has expired."
+
+
+class EmbeddedIdentity:
+    """An ``Identity`` of its own. Every region and every administrative command may have one open at the same time."""
+
+    def __init__(self, database: IdentityDatabase, token_lifetime_s: int) -> None:
+        self._database = database
+        self._lifetime_us = token_lifetime_s * 1_000_000
+        self._nobody = hash_password(secrets.token_hex(16))  # an unknown user costs as much time as a known one
+
+    def add_account(self, account: str, user: str, password: str | None, roles: Collection[str]) -> dict[str, str]:
+        """Add a user, and its account if that is new. The answer's API key is shown this once.
+
+        ``password`` None: this user logs in by API key only.
+
+        Raises:
+            SetupError: a name or a role does not fit, or there is a user of this name already.
+        """
+        if not _ACCOUNT.fullmatch(account):
+            raise SetupError(f"{account!r} is no account: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first")
+        if not _USER.fullmatch(user):
+            raise SetupError(f"{user!r} is no user name: 1 to 128 characters without white space")
+        if unknown := sorted(set(roles) - set(ROLES)):
+            raise SetupError(f"there is no role {unknown[0]}, only {', '.join(ROLES)}")
+        if password is not None and not password:
+            raise SetupError("the password is empty")
+        api_key = secrets.token_hex(16)
+        row = UserRow(
+            name=user,
+            account=account,
+            password_hash=None if password is None else hash_password(password),
+            api_key_sha256=_sha256(api_key),
+            roles=sorted(set(roles)),
+        )
+        self._database.add_user(row)
+        return {"account": account, "user": user, "api_key": api_key}
+
+    def authenticate_password(self, user: str, password: str, account: str | None) -> Login:
+        """Log in by password. Raises ``Unauthorized``."""
+        known = self._database.find_user(user)
+        kept = None if known is None else known.password_hash
+        fits = password_fits(password, kept or self._nobody)
+        return self._login(known if fits and kept is not None else None, account)
+
+    def authenticate_api_key(self, user: str, api_key: str, account: str | None) -> Login:
+        """Log in by API key. Raises ``Unauthorized``."""
+        known = self._database.find_user(user)
+        kept = _sha256("") if known is None else known.api_key_sha256
+        fits = hmac.compare_digest(_sha256(api_key), kept)
+        return self._login(known if fits else None, account)
+
+    def validate(self, token: str) -> Caller:
+        """Who this token speaks for. Raises ``Unauthorized``."""
+        row = self._database.find_token(_sha256(token))
+        if row is None:
+            raise Unauthorized(_NOT_VALID)
+        return Caller(
+            account=row.account,
+            user=row.user,
+            roles=frozenset(row.roles),
+            issued_us=row.issued_us,
+            expires_us=row.expires_us,
+        )
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def _login(self, user: UserRow | None, account: str | None) -> Login:
+        if user is None or (account is not None and account != user.account):
+            raise Unauthorized(_WRONG)
+        token = secrets.token_urlsafe(32)
+        issued_us, expires_us = self._database.add_token(_sha256(token), user.name, self._lifetime_us)
+        caller = Caller(
+            account=user.account,
+            user=user.name,
+            roles=frozenset(user.roles),
+            issued_us=issued_us,
+            expires_us=expires_us,
+        )
+        return Login(token=token, caller=caller)
+
+
+def open_embedded(state_dir: Path, token_lifetime_s: int, clock: Callable[[], int] | None = None) -> EmbeddedIdentity:
+    """The identity of a state directory; its database is made when there is none.
+
+    ``clock`` replaces the database's clock (microseconds since the epoch) in tests of time.
+
+    Raises:
+        SetupError: the database cannot be opened, or was written by a newer release.
+    """
+    return EmbeddedIdentity(open_identity_database(state_dir / DATABASE, clock), token_lifetime_s)
+
+
+def hash_password(password: str) -> str:
+    """``scrypt$n$r$p$salt$hash``, the last two in hexadecimal."""
+    salt = secrets.token_bytes(16)
+    return "$".join(["scrypt", *map(str, _SCRYPT), salt.hex(), _scrypt(password, salt, *_SCRYPT).hex()])
+
+
+def password_fits(password: str, kept: str) -> bool:
+    """Whether ``kept`` is the hash of this password, in a time that does not tell how nearly."""
+    _, n, r, p, salt, digest = kept.split("$")
+    return hmac.compare_digest(_scrypt(password, bytes.fromhex(salt), int(n), int(r), int(p)), bytes.fromhex(digest))
+
+
+def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=64 << 20, dklen=32)
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
