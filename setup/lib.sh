@@ -41,6 +41,8 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 CONF
 }
 
+_apt_complaint() { grep -m 1 '^[EW]:' "$APT_HOME/log" || echo "the package lists are empty"; }
+
 # Makes apt usable for the functions below, or stops with the line $1. The lists are kept for an hour.
 apt_ready() {
   local program
@@ -51,7 +53,7 @@ apt_ready() {
   _apt_configure
   say "reading the list of Debian packages"
   _apt apt-get -qq update >"$APT_HOME/log" 2>&1 || true # one broken source must not hide the others
-  apt_offers dpkg || stop "$1 (the package lists could not be read: $(tail -n 1 "$APT_HOME/log"))"
+  apt_offers dpkg || stop "$1 ($(_apt_complaint))"
   touch "$APT_HOME/fresh"
 }
 
@@ -66,7 +68,7 @@ apt_unpack() {
   done
   debs=$(mktemp -d "$APT_HOME/debs.XXXXXX")
   (cd "$debs" && _apt apt-get -qq download "$@") >"$APT_HOME/log" 2>&1 ||
-    stop "could not fetch $*: $(tail -n 1 "$APT_HOME/log")"
+    stop "could not fetch $*: $(_apt_complaint)"
   for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$into"; done
   rm -rf "$debs"
   if [[ -d $into/lib ]]; then # some libraries still come as /lib/…, which is a link to /usr/lib on every machine
