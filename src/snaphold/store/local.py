@@ -1,0 +1,318 @@
+"""Objects as files of a local directory.
+
+    <root>/<account>/z_CLOUDDB_BACKUPS/<name>                     an object
+    <root>/<account>/z_CLOUDDB_BACKUPS/<prefix>segments           all segments of an attempt, each at number * size
+    <root>/<account>/z_CLOUDDB_BACKUPS/<prefix>sizes              their sizes: u64 little-endian at number * 8
+
+Directories are made and removed as names need them. What is durable has been fsynced, its directories too. Files whose
+names this project would not give (:mod:`snaphold.store.names`), directories and symbolic links in a container belong
+to somebody else: they are neither shown nor touched.
+
+A crash leaves an attempt's two segment files, or a ``<name>.<random>.tmp``; ``list`` shows both, ``delete`` takes them.
+"""
+
+import errno
+import os
+import secrets
+import stat
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
+from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo
+from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_name
+
+_PIECE = 4 << 20  # bytes that get() hands on at once
+_IOV_MAX = 1024  # buffers of one pwritev; <limits.h>
+_SIZE = struct.Struct("<Q")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
+_NO_OBJECT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}  # ELOOP: a symbolic link
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+
+
+class LocalStores:
+    """The containers of all accounts under one directory."""
+
+    def __init__(self, root: Path, *, segment_size: int = SEGMENT_SIZE) -> None:
+        self._root = root
+        self._segment_size = segment_size
+        self._stores: dict[str, LocalStore] = {}
+
+    def of(self, account: str) -> "LocalStore":
+        """The container of this account; the same object each time. Raises ``Permanent`` for a name that is none."""
+        path = self._root / check_account(account) / CONTAINER
+        return self._stores.setdefault(account, LocalStore(path, segment_size=self._segment_size))
+
+
+class LocalStore:
+    """One container as a directory. Implements :class:`snaphold.store.base.ObjectStore`."""
+
+    def __init__(self, container: Path, *, segment_size: int = SEGMENT_SIZE) -> None:
+        self._container = container
+        self._segment_size = segment_size
+        self._lock = threading.Lock()  # guards the two below, and the making and removing of segment files
+        self._known: set[str] = set()  # prefixes whose segment files and directories are durable
+        self._writing: dict[str, int] = {}  # put_segment calls under way, by prefix
+
+    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+        """Write the segment to its place in the prefix's one file; its size is noted once its bytes are durable."""
+        segments, sizes = self._segment_paths(prefix)
+        length = sum(len(piece) for piece in data)
+        if not 0 < length <= self._segment_size or number < 0:
+            raise Permanent(f"segment {number} of {length} bytes cannot be kept")
+        with _mapped():
+            self._begin_writing(prefix, segments, sizes)
+            try:
+                _write_durably(segments, number * self._segment_size, data)
+                _write_durably(sizes, number * _SIZE.size, [_SIZE.pack(length)])
+            except BaseException:
+                self._end_writing(prefix, failed=True)
+                raise
+            self._end_writing(prefix, failed=False)
+
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+        """Link the prefix's file to the name, once its sizes add up. Repeating a publish that was cut short ends it."""
+        target = self._resolve(name)
+        segments, sizes = self._segment_paths(prefix)
+        with _mapped():
+            published = _is_same_file(target, segments)
+            if not published:
+                if os.path.lexists(target):
+                    raise ObjectExists(name)
+                self._check_segments(name, segments, sizes, count, size_bytes)
+                self._make_directories(target.parent)
+                try:
+                    os.link(segments, target, follow_symlinks=False)
+                except FileExistsError:
+                    raise ObjectExists(name) from None
+            _fsync_directory(target.parent)
+            with self._lock:
+                self._remove_segment_files(prefix)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a temporary file beside the name, then link it."""
+        target = self._resolve(name)
+        with _mapped():
+            if os.path.lexists(target):
+                raise ObjectExists(name)
+            self._make_directories(target.parent)
+            draft = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
+            try:
+                with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
+                    _write_all(file.fileno(), 0, [data])
+                    os.fsync(file.fileno())
+                os.link(draft, target, follow_symlinks=False)
+            except FileExistsError:
+                raise ObjectExists(name) from None
+            finally:
+                with suppress(FileNotFoundError):
+                    draft.unlink()
+            _fsync_directory(target.parent)
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Open the file at once, read it as it is asked for."""
+        path = self._resolve(name)
+        if start < 0 or (length is not None and length < 0):
+            raise Permanent(f"there is no range of {length} bytes from {start}")
+        with _mapped(name):
+            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0)
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                file.close()
+                raise ObjectMissing(name)
+        end = status.st_size if length is None else min(start + length, status.st_size)
+
+        def pieces(position: int) -> Iterator[bytes]:
+            with file, _mapped(name):
+                os.posix_fadvise(file.fileno(), position, max(end - position, 1), os.POSIX_FADV_SEQUENTIAL)
+                while position < end:
+                    piece = os.pread(file.fileno(), min(_PIECE, end - position), position)
+                    if not piece:
+                        raise Transient(f"{name} ended at {position} of {end} bytes")
+                    position += len(piece)
+                    yield piece
+
+        return pieces(start)
+
+    def size(self, name: str) -> int:
+        """The file's length."""
+        path = self._resolve(name)
+        with _mapped(name):
+            status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ObjectMissing(name)
+        return status.st_size
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Walk the directories that can hold such names, in the order of whole names."""
+        check_list_prefix(prefix)
+        directory, slash, _ = prefix.rpartition("/")
+        return self._walk(self._container / directory, directory + slash, prefix)
+
+    def delete(self, name: str) -> None:
+        """Unlink the file, and the directories that this empties."""
+        path = self._resolve(name)
+        with _mapped():
+            try:
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    return
+                path.unlink()
+            except _ABSENT:
+                return
+            _fsync_directory(path.parent)
+            self._remove_empty_directories(path.parent)
+
+    def _resolve(self, name: str) -> Path:
+        return self._container / check_name(name)
+
+    def _segment_paths(self, prefix: str) -> tuple[Path, Path]:
+        directory = self._container / check_prefix(prefix)
+        return directory / "segments", directory / "sizes"
+
+    def _begin_writing(self, prefix: str, segments: Path, sizes: Path) -> None:
+        with self._lock:
+            if prefix not in self._known or not segments.exists():
+                self._make_directories(segments.parent)
+                for path in (segments, sizes):
+                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+                _fsync_directory(segments.parent)
+                self._known.add(prefix)
+            if segments.stat().st_nlink > 1:
+                raise Permanent(f"the segments under {prefix} have been published already")
+            self._writing[prefix] = self._writing.get(prefix, 0) + 1
+
+    def _end_writing(self, prefix: str, *, failed: bool) -> None:
+        with self._lock:
+            self._writing[prefix] -= 1
+            if not self._writing[prefix]:
+                del self._writing[prefix]
+            _, sizes = self._segment_paths(prefix)
+            if failed and prefix not in self._writing:
+                with suppress(OSError):  # the failure itself is what the caller must hear of
+                    if not any(sizes.read_bytes()):
+                        self._remove_segment_files(prefix)
+
+    def _remove_segment_files(self, prefix: str) -> None:
+        paths = self._segment_paths(prefix)
+        self._known.discard(prefix)
+        for path in paths:
+            with suppress(FileNotFoundError):
+                path.unlink()
+        _fsync_directory(paths[0].parent)
+        self._remove_empty_directories(paths[0].parent)
+
+    def _check_segments(self, name: str, segments: Path, sizes: Path, count: int, size_bytes: int) -> None:
+        """Make sure that exactly the first ``count`` segments are in the file, and durable."""
+        try:
+            noted = [size for (size,) in _SIZE.iter_unpack(sizes.read_bytes())][:count]
+            file = os.fdopen(os.open(segments, os.O_RDWR | os.O_NOFOLLOW), "r+b", buffering=0)
+        except _ABSENT:
+            raise Damaged(f"{name} cannot be published: it has no segments") from None
+        with file:
+            whole = all(size == self._segment_size for size in noted[:-1]) and all(noted)
+            length = os.fstat(file.fileno()).st_size
+            if not whole or count < 1 or len(noted) != count or sum(noted) != size_bytes or length < size_bytes:
+                raise Damaged(f"{name} cannot be published: its {count} segments do not add up to {size_bytes} bytes")
+            os.ftruncate(file.fileno(), size_bytes)
+            os.fsync(file.fileno())
+
+    def _walk(self, directory: Path, above: str, prefix: str) -> Iterator[ObjectInfo]:
+        with _mapped():
+            try:
+                with os.scandir(directory) as found:
+                    entries = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in found]
+            except _ABSENT:
+                return
+        for label, entry in sorted(entries, key=lambda pair: pair[0]):
+            name = above + label
+            if label.endswith("/"):
+                if name.startswith(prefix) or prefix.startswith(name):
+                    yield from self._walk(directory / entry.name, name, prefix)
+            elif name.startswith(prefix) and is_name(name) and entry.is_file(follow_symlinks=False):
+                with _mapped():
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # deleted meanwhile
+                yield ObjectInfo(name=name, size_bytes=status.st_size, modified_s=status.st_mtime)
+
+    def _make_directories(self, directory: Path) -> None:
+        """Make a directory and those above it, each entry durable before it is used."""
+        missing = []
+        while not directory.is_dir():
+            missing.append(directory)
+            directory = directory.parent
+        for path in reversed(missing):
+            with suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+            _fsync_directory(path.parent)
+
+    def _remove_empty_directories(self, directory: Path) -> None:
+        """Remove the directories of a name, bottom up, as far as they are empty; never the container itself."""
+        while directory != self._container:
+            try:
+                directory.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+                    return
+                raise
+            directory = directory.parent
+            _fsync_directory(directory)
+
+
+@contextmanager
+def _mapped(name: str | None = None) -> Iterator[None]:
+    """Turn what the file system says into this project's errors. ``name``: the object that may be missing."""
+    try:
+        yield
+    except OSError as error:
+        if name is not None and error.errno in _NO_OBJECT:
+            raise ObjectMissing(name) from error
+        if error.errno in _FULL:
+            raise Permanent("the store has no space left") from error
+        if error.errno in _PASSING:
+            raise Transient(f"the store failed: {error.strerror}") from error
+        raise Permanent(f"the store refused: {error.strerror}: {error.filename}") from error
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(one.lstat(), other.lstat())
+    except _ABSENT:
+        return False
+
+
+def _write_durably(path: Path, position: int, data: Sequence[bytes | memoryview]) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb", buffering=0) as file:
+        _write_all(file.fileno(), position, data)
+        os.fdatasync(file.fileno())
+
+
+def _write_all(descriptor: int, position: int, data: Sequence[bytes | memoryview]) -> None:
+    """pwritev(2) of any number of buffers, however short the writes come out."""
+    for first in range(0, len(data), _IOV_MAX):
+        batch = [memoryview(piece) for piece in data[first : first + _IOV_MAX]]
+        while batch:
+            written = os.pwritev(descriptor, batch, position)
+            position += written
+            while batch and written >= len(batch[0]):
+                written -= len(batch.pop(0))
+            if batch:
+                batch[0] = batch[0][written:]
+
+
+def _fsync_directory(directory: Path) -> None:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return  # removed meanwhile, by whoever deleted the last object in it
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

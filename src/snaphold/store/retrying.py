@@ -1,0 +1,128 @@
+"""Any store, with its passing faults ridden out."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import tenacity
+
+from snaphold.errors import ObjectExists, Transient
+from snaphold.store.base import ObjectInfo, ObjectStore, Stores
+
+Result = TypeVar("Result")
+
+
+class RetryingStores:
+    """Every account's store, retrying."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+
+    def of(self, account: str) -> "Retrying":
+        """The container of this account."""
+        return Retrying(self._stores.of(account))
+
+
+class Retrying:
+    """An :class:`snaphold.store.base.ObjectStore` that asks again after a ``Transient``, a bounded number of times.
+
+    Waits double from ``first_wait_s`` up to ``longest_wait_s``, each with up to ``first_wait_s`` of jitter; with the
+    defaults a store may be down for about a minute. A ``get`` goes on at the byte and a ``list`` at the name where it
+    broke; whatever arrives in between starts the count anew. ``sleep`` takes seconds.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        attempts: int = 10,
+        first_wait_s: float = 0.2,
+        longest_wait_s: float = 15.0,
+        longest_total_s: float = 120.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._store = store
+        self._retry = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            wait=tenacity.wait_exponential(first_wait_s, longest_wait_s) + tenacity.wait_random(0, first_wait_s),
+            stop=tenacity.stop_any(tenacity.stop_after_attempt(attempts), tenacity.stop_after_delay(longest_total_s)),
+            sleep=sleep,
+            reraise=True,
+        )
+
+    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+        """Putting a segment again replaces it."""
+        self._call(lambda: self._store.put_segment(prefix, number, data))
+
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+        """A name that is taken at a second try, by an object of this size, was taken by the first."""
+        self._once(
+            lambda: self._store.publish(name, prefix, count, size_bytes=size_bytes),
+            lambda: self._store.size(name) == size_bytes,
+        )
+
+    def put(self, name: str, data: bytes) -> None:
+        """A name that is taken at a second try, by these very bytes, was taken by the first."""
+        self._once(lambda: self._store.put(name, data), lambda: b"".join(self._store.get(name)) == data)
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Goes on at the byte where it broke."""
+        position = start
+
+        def begin() -> Iterator[bytes]:
+            return self._store.get(name, position, None if length is None else start + length - position)
+
+        for piece in self._resumed(begin):
+            position += len(piece)
+            yield piece
+
+    def size(self, name: str) -> int:
+        """As the store says."""
+        return self._call(lambda: self._store.size(name))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Goes on after the last name that was seen."""
+        last = ""
+
+        def begin() -> Iterator[ObjectInfo]:
+            return (info for info in self._store.list(prefix) if info.name > last)
+
+        for info in self._resumed(begin):
+            last = info.name
+            yield info
+
+    def delete(self, name: str) -> None:
+        """Deleting again is no failure."""
+        self._call(lambda: self._store.delete(name))
+
+    def _call(self, attempt: Callable[[], Result]) -> Result:
+        return self._retry.copy()(attempt)
+
+    def _resumed(self, begin: Callable[[], Iterator[Result]]) -> Iterator[Result]:
+        source: Iterator[Result] | None = None
+
+        def step() -> Result | None:
+            nonlocal source
+            try:
+                source = begin() if source is None else source
+                return next(source, None)
+            except Transient:
+                source = None
+                raise
+
+        while (item := self._call(step)) is not None:
+            yield item
+
+    def _once(self, attempt: Callable[[], None], was_ours: Callable[[], bool]) -> None:
+        tries = 0
+
+        def step() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                attempt()
+            except ObjectExists:
+                if tries == 1 or not was_ours():
+                    raise
+
+        self._call(step)

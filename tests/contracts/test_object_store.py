@@ -1,0 +1,319 @@
+"""What every object store must do (snaphold.store.base.ObjectStore)."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent
+from snaphold.store.base import ObjectStore, Stores
+from snaphold.store.local import LocalStores
+from snaphold.store.retrying import RetryingStores
+from tests.fakes.memory_store import MemoryStores
+
+SEGMENT = 64 << 10  # bytes; the rules do not depend on it
+PREFIX = "snaphold/deployment/backup/1/"
+IMPLEMENTATIONS: dict[str, Callable[[Path], Stores]] = {
+    "local": lambda root: LocalStores(root, segment_size=SEGMENT),
+    "retrying": lambda root: RetryingStores(LocalStores(root, segment_size=SEGMENT)),
+    "memory": lambda _: MemoryStores(segment_size=SEGMENT),
+}
+PARTS = st.text("abzAZ019._-", min_size=1, max_size=12).filter(lambda part: part not in {".", ".."})
+NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
+    """The containers of every account, empty."""
+    return IMPLEMENTATIONS[request.param](tmp_path / "root")
+
+
+@pytest.fixture
+def store(stores: Stores) -> ObjectStore:
+    """One account's container, empty."""
+    return stores.of("1234")
+
+
+def content(store: ObjectStore, name: str, start: int = 0, length: int | None = None) -> bytes:
+    """An object's bytes."""
+    return b"".join(store.get(name, start, length))
+
+
+def names(store: ObjectStore, prefix: str = "") -> list[str]:
+    """The names that are listed."""
+    return [info.name for info in store.list(prefix)]
+
+
+def segment(number: int, size: int = SEGMENT) -> list[bytes]:
+    """A segment's bytes, in two pieces."""
+    return [bytes([number]) * (size // 3), bytes([number + 100]) * (size - size // 3)]
+
+
+def test_an_object_is_read_as_it_was_put(store: ObjectStore) -> None:
+    """What was put under a name is what get, size and list say of it."""
+    store.put("1.json", b"content")
+    assert content(store, "1.json") == b"content"
+    assert store.size("1.json") == 7
+    (info,) = store.list("1.")
+    assert (info.name, info.size_bytes) == ("1.json", 7)
+    assert info.modified_s > 1_600_000_000
+
+
+def test_an_empty_object_is_one(store: ObjectStore) -> None:
+    """An object without bytes exists, and reads as none."""
+    store.put("empty", b"")
+    assert (content(store, "empty"), store.size("empty"), names(store)) == (b"", 0, ["empty"])
+
+
+def test_a_taken_name_stays_as_it_is(store: ObjectStore) -> None:
+    """Neither put nor publish replaces an object."""
+    store.put("taken", b"first")
+    store.put_segment(PREFIX, 0, segment(0))
+    with pytest.raises(ObjectExists):
+        store.put("taken", b"second")
+    with pytest.raises(ObjectExists):
+        store.publish("taken", PREFIX, 1, size_bytes=SEGMENT)
+    assert content(store, "taken") == b"first"
+
+
+def test_two_put_the_same_name_at_once(store: ObjectStore) -> None:
+    """Exactly one of those who put a name at the same time has it; the others hear ObjectExists."""
+    start = threading.Barrier(4)
+
+    def put(number: int) -> bool:
+        start.wait()
+        try:
+            store.put("raced", bytes([number]) * 1000)
+        except ObjectExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(put, range(4)))
+    assert won.count(True) == 1
+    assert content(store, "raced") == bytes([won.index(True)]) * 1000
+    assert names(store) == ["raced"]
+
+
+def test_segments_become_one_object(store: ObjectStore) -> None:
+    """Segments put in any order, by several threads, read in their numbers' order once they are published."""
+    order = [3, 0, 2, 1]
+    sizes = {3: 100}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: store.put_segment(PREFIX, n, segment(n, sizes.get(n, SEGMENT))), order))
+    assert all(name.startswith(PREFIX) for name in names(store)), "before publish only the prefix shows anything"
+    store.publish("1.gz", PREFIX, 4, size_bytes=3 * SEGMENT + 100)
+    expected = b"".join(b"".join(segment(n, sizes.get(n, SEGMENT))) for n in range(4))
+    assert content(store, "1.gz") == expected
+    assert store.size("1.gz") == len(expected)
+
+
+def test_a_segment_put_again_replaces_the_first(store: ObjectStore) -> None:
+    """What counts is the last segment put under a number, also when it is shorter."""
+    store.put_segment(PREFIX, 0, segment(7))
+    store.put_segment(PREFIX, 0, segment(1))
+    store.put_segment(PREFIX, 1, segment(2, 200))
+    store.put_segment(PREFIX, 1, segment(3, 100))
+    store.publish("1.gz", PREFIX, 2, size_bytes=SEGMENT + 100)
+    assert content(store, "1.gz") == b"".join(segment(1) + segment(3, 100))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "count", "size_bytes"),
+    [
+        ([], 1, SEGMENT),
+        ([0, 2], 3, 3 * SEGMENT),
+        ([0, 1], 3, 3 * SEGMENT),
+        ([0, 1], 2, 2 * SEGMENT - 1),
+        ([0, 1], 2, 2 * SEGMENT + 1),
+        ([1], 1, SEGMENT),
+        ([0], 0, 0),
+    ],
+    ids=["none", "hole", "end missing", "longer", "shorter", "start missing", "no count"],
+)
+def test_segments_that_do_not_add_up(store: ObjectStore, numbers: list[int], count: int, size_bytes: int) -> None:
+    """Publish makes no object of segments that are missing or of other sizes."""
+    for number in numbers:
+        store.put_segment(PREFIX, number, segment(number))
+    with pytest.raises(Damaged):
+        store.publish("1.gz", PREFIX, count, size_bytes=size_bytes)
+    assert names(store, "1.gz") == []
+
+
+def test_a_short_segment_in_the_middle(store: ObjectStore) -> None:
+    """Only the last segment may be short, even if the sizes add up."""
+    store.put_segment(PREFIX, 0, segment(0, 100))
+    store.put_segment(PREFIX, 1, segment(1))
+    with pytest.raises(Damaged):
+        store.publish("1.gz", PREFIX, 2, size_bytes=SEGMENT + 100)
+
+
+@pytest.mark.parametrize("size", [0, SEGMENT + 1])
+def test_a_segment_of_no_size(store: ObjectStore, size: int) -> None:
+    """An empty or too long segment is refused."""
+    with pytest.raises(Permanent):
+        store.put_segment(PREFIX, 0, [bytes(size)])
+    assert names(store) == []
+
+
+def test_a_segment_of_many_pieces(store: ObjectStore) -> None:
+    """A segment may come in more pieces than one system call takes, memoryviews too."""
+    pieces: list[bytes | memoryview] = [
+        memoryview(bytes([n % 256])) if n % 2 else bytes([n % 256]) for n in range(3000)
+    ]
+    store.put_segment(PREFIX, 0, pieces)
+    store.publish("1.gz", PREFIX, 1, size_bytes=3000)
+    assert content(store, "1.gz") == bytes(n % 256 for n in range(3000))
+
+
+def test_after_publish_only_the_object_is_left(store: ObjectStore) -> None:
+    """Once the object and the prefix's listing are deleted, nothing at all is left."""
+    store.put_segment(PREFIX, 0, segment(0))
+    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT)
+    for info in [*store.list(PREFIX), *store.list("1.gz")]:
+        store.delete(info.name)
+    assert names(store) == []
+
+
+def test_segments_that_were_never_published_can_be_removed(store: ObjectStore) -> None:
+    """All that an attempt left is listed under its prefix, and goes when that is deleted; others stay."""
+    other = "snaphold/deployment/backup/11/"
+    store.put_segment(PREFIX, 0, segment(0))
+    store.put_segment(PREFIX, 1, segment(1))
+    store.put_segment(other, 0, segment(2, 50))
+    assert names(store, PREFIX)
+    for name in names(store, PREFIX):
+        store.delete(name)
+    assert names(store, PREFIX) == []
+    store.publish("2.gz", other, 1, size_bytes=50)
+    assert content(store, "2.gz") == b"".join(segment(2, 50))
+
+
+def test_a_missing_object(store: ObjectStore) -> None:
+    """Reading what is not there says which object is missing, before the first byte."""
+    store.put("a/b", b"1")
+    for name in ("none", "a", "a/b/c", "a/c"):
+        with pytest.raises(ObjectMissing) as caught:
+            next(iter(store.get(name)))
+        assert caught.value.name == name
+        with pytest.raises(ObjectMissing):
+            store.size(name)
+
+
+def test_deleting_twice(store: ObjectStore) -> None:
+    """An object that is gone already is no failure, and neither is one that never was."""
+    store.put("a/b/c", b"1")
+    store.put("a/d", b"2")
+    for name in ("a/b/c", "a/b/c", "a/b", "a", "x"):
+        store.delete(name)
+    assert names(store) == ["a/d"]
+
+
+def test_a_name_can_be_put_again_after_it_was_deleted(store: ObjectStore) -> None:
+    """Deleting frees the name."""
+    store.put("1.json", b"first")
+    store.delete("1.json")
+    store.put("1.json", b"second")
+    assert content(store, "1.json") == b"second"
+
+
+def test_an_account_without_a_container(stores: Stores) -> None:
+    """Listing and deleting where nothing was ever put is no failure; accounts do not see each other."""
+    stores.of("1").put("mine", b"1")
+    assert names(stores.of("2")) == []
+    stores.of("2").delete("mine")
+    assert content(stores.of("1"), "mine") == b"1"
+
+
+BAD_NAMES = ["", ".", "..", "/a", "a/", "a//b", "a/../b", "./a", "a b", "a\0b", "ä", "a\n", "x" * 201, "a/" * 600 + "a"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+def test_a_name_that_is_none(store: ObjectStore, name: str) -> None:
+    """No method takes a name that could lead elsewhere, or that another store would not take."""
+    calls: list[Callable[[], object]] = [
+        lambda: store.put(name, b""),
+        lambda: next(iter(store.get(name))),
+        lambda: store.size(name),
+        lambda: store.delete(name),
+        lambda: store.put_segment(f"{name}/", 0, [b"1"]),
+        lambda: store.publish(name, PREFIX, 1, size_bytes=1),
+        lambda: store.publish("a", f"{name}/", 1, size_bytes=1),
+    ]
+    for call in calls:
+        with pytest.raises(Permanent) as caught:
+            call()
+        assert not isinstance(caught.value, ObjectMissing | ObjectExists | Damaged)
+
+
+@pytest.mark.parametrize("account", ["", ".", "..", "a/b", "/", "a\0"], ids=ascii)
+def test_an_account_that_is_none(stores: Stores, account: str) -> None:
+    """An account's name leads to its own container only."""
+    with pytest.raises(Permanent):
+        stores.of(account)
+
+
+@pytest.mark.parametrize("prefix", ["../", "/", "a/../", "a b"])
+def test_listing_what_no_name_starts_with(store: ObjectStore, prefix: str) -> None:
+    """A prefix that would lead out of the container is refused."""
+    with pytest.raises(Permanent):
+        next(store.list(prefix), None)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@given(data=st.data(), found=st.lists(NAMES, max_size=12, unique=True))
+def test_list_is_the_sorted_names_with_the_prefix(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, found: list[str], which: str
+) -> None:
+    """``list`` shows exactly the names that start with the prefix, in the order of their bytes."""
+    store = IMPLEMENTATIONS[which](tmp_path_factory.mktemp("root")).of("1")
+    kept = [name for name in found if not any(other.startswith(name + "/") for other in found)]
+    for name in kept:
+        store.put(name, name.encode())
+    prefix = data.draw(st.sampled_from([*(name[:end] for name in kept for end in range(len(name) + 1)), "", "b/"]))
+    assert names(store, prefix) == sorted(name for name in kept if name.startswith(prefix))
+    for name in kept:
+        store.delete(name)
+    assert names(store) == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(data=st.data())
+def test_any_range_is_a_slice(ranged: tuple[ObjectStore, bytes], data: st.DataObject) -> None:
+    """``get`` of a range is the slice of the whole, in pieces of at most 4 MiB; past the end there is nothing."""
+    store, whole = ranged
+    start = data.draw(st.integers(0, len(whole) + 10))
+    length = data.draw(st.none() | st.integers(0, len(whole) + 10))
+    pieces = list(store.get("big", start, length))
+    assert b"".join(pieces) == whole[start : None if length is None else start + length]
+    assert all(0 < len(piece) <= 4 << 20 for piece in pieces)
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def which(request: pytest.FixtureRequest) -> str:
+    """The name of an implementation."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
+def ranged(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ObjectStore, bytes]]:
+    """A store with an object of a little more than two pieces, and its bytes."""
+    store = IMPLEMENTATIONS[request.param](tmp_path_factory.mktemp("ranged")).of("1")
+    whole = bytes(range(251)) * (9 * (1 << 20) // 251)
+    store.put("big", whole)
+    yield store, whole
+    store.delete("big")
+
+
+@pytest.mark.parametrize(("start", "length"), [(-1, None), (0, -1)])
+def test_a_range_that_is_none(store: ObjectStore, start: int, length: int | None) -> None:
+    """A negative range is refused."""
+    store.put("a", b"123")
+    with pytest.raises(Permanent):
+        next(store.get("a", start, length), None)

@@ -1,0 +1,162 @@
+"""The fake of the object store: it passes the contract suite, and fails on request."""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
+from snaphold.store.base import SEGMENT_SIZE, ObjectInfo
+from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix
+
+PIECE = 4 << 20  # bytes
+Item = TypeVar("Item")
+
+
+@dataclass
+class Fault:
+    """Raise ``error`` at calls ``first`` to ``last`` (from 1) of ``method``; ``get`` and ``list`` after some items."""
+
+    method: str
+    error: Exception = field(default_factory=lambda: Transient("the store is silent"))
+    first: int = 1
+    last: int = 1
+    after: int = 0  # items that get or list hand on before it
+    done: bool = False  # whether the work was done all the same, and only the answer was lost
+
+
+class MemoryStores:
+    """The containers of all accounts, in memory."""
+
+    def __init__(self, *, segment_size: int = SEGMENT_SIZE) -> None:
+        self._segment_size = segment_size
+        self._stores: dict[str, MemoryStore] = {}
+
+    def of(self, account: str) -> "MemoryStore":
+        """The container of this account; the same object each time."""
+        return self._stores.setdefault(check_account(account), MemoryStore(segment_size=self._segment_size))
+
+
+class MemoryStore:
+    """One container in memory. ``objects`` (segments too) may be looked at and damaged by a test."""
+
+    def __init__(self, *, segment_size: int = SEGMENT_SIZE, piece: int = PIECE) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.calls: dict[str, int] = defaultdict(int)
+        self.faults: list[Fault] = []
+        self.in_flight = 0  # put_segment calls under way
+        self.most_in_flight = 0
+        self.gate: threading.Event | None = None  # put_segment waits for it
+        self._segment_size = segment_size
+        self._piece = piece
+        self._lock = threading.Lock()
+
+    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+        """Keep a segment as an object of its own."""
+        check_prefix(prefix)
+        content = b"".join(data)
+        if not 0 < len(content) <= self._segment_size or number < 0:
+            raise Permanent("no segment")
+        with self._lock:
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if self.gate is not None:
+                assert self.gate.wait(30), "nobody opened the gate"
+            fault = self._called("put_segment")
+            if fault is None or fault.done:
+                with self._lock:
+                    self.objects[f"{prefix}{number:08d}"] = content
+            _raise(fault)
+        finally:
+            with self._lock:
+                self.in_flight -= 1
+
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+        """Join the segments to the object."""
+        check_name(name)
+        check_prefix(prefix)
+        fault = self._called("publish")
+        if fault is not None and not fault.done:
+            raise fault.error
+        with self._lock:
+            if name in self.objects:
+                raise ObjectExists(name)
+            parts = [self.objects.get(f"{prefix}{number:08d}", b"") for number in range(count)]
+            whole = all(len(part) == self._segment_size for part in parts[:-1]) and all(parts)
+            if not parts or not whole or sum(map(len, parts)) != size_bytes:
+                raise Damaged(name)
+            self.objects[name] = b"".join(parts)
+            for key in [key for key in self.objects if key.startswith(prefix)]:
+                del self.objects[key]
+        _raise(fault)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep an object."""
+        check_name(name)
+        fault = self._called("put")
+        if fault is None or fault.done:
+            with self._lock:
+                if name in self.objects:
+                    raise ObjectExists(name)
+                self.objects[name] = bytes(data)
+        _raise(fault)
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes, in pieces."""
+        check_name(name)
+        if start < 0 or (length is not None and length < 0):
+            raise Permanent("no range")
+        fault = self._called("get")
+        if name not in self.objects:
+            raise ObjectMissing(name)
+        content = self.objects[name][start : None if length is None else start + length]
+        pieces = (content[at : at + self._piece] for at in range(0, len(content), self._piece))
+        return self._broken(pieces, fault)
+
+    def size(self, name: str) -> int:
+        """The length in bytes."""
+        check_name(name)
+        _raise(self._called("size"))
+        if name not in self.objects:
+            raise ObjectMissing(name)
+        return len(self.objects[name])
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects, by name."""
+        check_list_prefix(prefix)
+        fault = self._called("list")
+        found = sorted(item for item in self.objects.items() if item[0].startswith(prefix))
+        return self._broken(
+            (ObjectInfo(name=name, size_bytes=len(data), modified_s=time.time()) for name, data in found), fault
+        )
+
+    def delete(self, name: str) -> None:
+        """Remove the object."""
+        check_name(name)
+        fault = self._called("delete")
+        if fault is None or fault.done:
+            with self._lock:
+                self.objects.pop(name, None)
+        _raise(fault)
+
+    def _called(self, method: str) -> Fault | None:
+        with self._lock:
+            self.calls[method] += 1
+            number = self.calls[method]
+        return next((f for f in self.faults if f.method == method and f.first <= number <= f.last), None)
+
+    @staticmethod
+    def _broken(items: Iterator[Item], fault: Fault | None) -> Iterator[Item]:
+        for number, item in enumerate(items):
+            if fault is not None and number == fault.after:
+                raise fault.error
+            yield item
+        _raise(fault)
+
+
+def _raise(fault: Fault | None) -> None:
+    if fault is not None:
+        raise fault.error

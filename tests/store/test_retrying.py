@@ -1,0 +1,132 @@
+"""Riding out the passing faults of a store."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snaphold.errors import ObjectExists, ObjectMissing, Permanent, Transient
+from snaphold.store.retrying import Retrying
+from tests.fakes.memory_store import Fault, MemoryStore
+
+PREFIX = "snaphold/d/b/1/"
+
+
+class Naps:
+    """A clock that keeps the waits instead of waiting."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        """Wait no time at all."""
+        self.seconds.append(seconds)
+
+
+@pytest.fixture
+def memory() -> MemoryStore:
+    """The store that fails, with pieces of three bytes."""
+    return MemoryStore(piece=3)
+
+
+@pytest.fixture
+def naps() -> Naps:
+    """The waits."""
+    return Naps()
+
+
+@pytest.fixture
+def store(memory: MemoryStore, naps: Naps) -> Retrying:
+    """The store that rides faults out, three attempts a call."""
+    return Retrying(memory, attempts=3, first_wait_s=1, longest_wait_s=8, sleep=naps)
+
+
+CALLS: dict[str, Callable[[Retrying], object]] = {
+    "put": lambda store: store.put("new", b"1"),
+    "put_segment": lambda store: store.put_segment(PREFIX, 1, [b"1"]),
+    "publish": lambda store: store.publish("whole", PREFIX, 1, size_bytes=5),
+    "get": lambda store: b"".join(store.get("old")),
+    "size": lambda store: store.size("old"),
+    "list": lambda store: [info.name for info in store.list("")],
+    "delete": lambda store: store.delete("old"),
+}
+
+
+@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize("lost", ["work", "answer"])
+def test_two_faults_and_then_an_answer(store: Retrying, memory: MemoryStore, method: str, lost: str) -> None:
+    """A call that fails in passing succeeds at a later attempt, even when only the answer was lost."""
+    memory.objects = {"old": b"12345678", f"{PREFIX}{0:08d}": b"12345"}
+    memory.faults = [Fault(method, last=2, done=lost == "answer")]
+    result = CALLS[method](store)
+    assert memory.calls[method] == (2 if lost == "answer" and method in {"put", "publish"} else 3)
+    if method == "get":
+        assert result == b"12345678"
+    if method == "publish":
+        assert memory.objects["whole"] == b"12345"
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_a_store_that_stays_silent(store: Retrying, memory: MemoryStore, naps: Naps, method: str) -> None:
+    """After the last attempt the fault is handed on as it is; waits grow, with jitter, and are bounded."""
+    memory.objects = {"old": b"12345678", f"{PREFIX}{0:08d}": b"12345"}
+    memory.faults = [Fault(method, last=99)]
+    with pytest.raises(Transient, match="silent"):
+        CALLS[method](store)
+    assert memory.calls[method] == 3
+    first, second = naps.seconds
+    assert 1 <= first <= 2 <= second <= 3
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_what_is_refused_is_not_asked_again(store: Retrying, memory: MemoryStore, naps: Naps, method: str) -> None:
+    """Only a passing fault is worth another attempt."""
+    memory.objects = {"old": b"12345678", f"{PREFIX}{0:08d}": b"12345"}
+    memory.faults = [Fault(method, Permanent("the store refused"), last=99)]
+    with pytest.raises(Permanent, match="refused"):
+        CALLS[method](store)
+    assert (memory.calls[method], naps.seconds) == (1, [])
+
+
+def test_a_missing_object_is_not_asked_for_again(store: Retrying, memory: MemoryStore) -> None:
+    """An answer is an answer."""
+    with pytest.raises(ObjectMissing):
+        next(store.get("none"))
+    assert memory.calls["get"] == 1
+
+
+def test_a_name_that_somebody_else_took(store: Retrying, memory: MemoryStore) -> None:
+    """After a lost answer, a name taken with other bytes is still somebody else's."""
+    memory.objects = {"new": b"theirs", "whole": b"theirs", f"{PREFIX}{0:08d}": b"12345"}
+    memory.faults = [Fault("put"), Fault("publish")]
+    with pytest.raises(ObjectExists):
+        store.put("new", b"ours")
+    with pytest.raises(ObjectExists):
+        store.publish("whole", PREFIX, 1, size_bytes=5)
+    assert memory.objects["new"] == b"theirs"
+
+
+@given(
+    data=st.binary(max_size=40),
+    faults=st.lists(st.integers(0, 5), max_size=6),
+    start=st.integers(0, 45),
+    length=st.none() | st.integers(0, 45),
+)
+def test_a_read_goes_on_where_it_broke(data: bytes, faults: list[int], start: int, length: int | None) -> None:
+    """However often and wherever a read breaks, each byte comes once and in order."""
+    memory = MemoryStore(piece=3)
+    memory.objects["a"] = data
+    memory.faults = [Fault("get", first=call, last=call, after=after) for call, after in enumerate(faults, 1)]
+    store = Retrying(memory, attempts=10, sleep=lambda _: None)
+    assert b"".join(store.get("a", start, length)) == data[start : None if length is None else start + length]
+
+
+@given(names=st.lists(st.text("abc", min_size=1), unique=True), faults=st.lists(st.integers(0, 5), max_size=6))
+def test_a_listing_goes_on_where_it_broke(names: list[str], faults: list[int]) -> None:
+    """However often and wherever a listing breaks, each name comes once and in order."""
+    memory = MemoryStore()
+    memory.objects = dict.fromkeys(names, b"")
+    memory.faults = [Fault("list", first=call, last=call, after=after) for call, after in enumerate(faults, 1)]
+    store = Retrying(memory, attempts=10, sleep=lambda _: None)
+    assert [info.name for info in store.list("")] == sorted(names)
