@@ -1,9 +1,10 @@
 """The engine as the rest of the project sees it."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,7 @@ class ServerAccess:
     uid: int | None  # the system user that the tool runs as; None: ours
     gid: int | None
     scratch: Path  # an empty directory that this user may write to
+    administer: Callable[[str], list[tuple[Any, ...]]]  # runs one statement as the admin account; Unavailable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,5 +64,3 @@ class Engine(Protocol):
 
     def prepare(self, directory: Path, *, uid: int | None, gid: int | None, memory_bytes: int) -> None:
         """Make an extracted full backup a data directory that a server can start on. Raises ``Permanent``."""
-
-

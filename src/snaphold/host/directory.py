@@ -1,0 +1,148 @@
+"""What stands on the disk for one instance: ``DIR/instances/<id>``.
+
+    instance.json     0600 ours     the record below; without it the directory is a leftover
+    admin.cnf         0600 ours     the account by which this host looks after the server
+    backup.cnf        0600 server   the account of the backup tool
+    init.sql          0600 server   only while the server starts: makes both accounts anew
+    start.log         0600 ours     what the server said before it opened its own log
+    data/             0700 server   the data directory; in it ``snaphold.incarnation``
+    restore.<n>/      0700 server   attempt n of a restore, until it becomes ``data``
+    run/ log/ tmp/ scratch/  0700 server   socket, error log, temporary tables, the backup tool's target
+    files/ plugins/   0750 ours     empty, and the server cannot write there: secure_file_priv and plugin_dir
+
+``server`` is the instance's own system user (with root; else everything is ours). The directory itself is 0710 and
+ours, so that a server can reach what is its own, replace nothing of it, and no other server gets in.
+"""
+
+import hashlib
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from snaphold.host.disk import Owner, birth_ns, make_directory, read_untrusted, write_atomically
+
+IDENTIFIER: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_SERVER_DIRECTORIES: Final = ("run", "log", "tmp", "scratch")
+_SYSTEM_TABLESPACE: Final = "ibdata1"
+
+
+class Record(BaseModel):
+    """What this host knows of an instance. ``built`` is the last thing that becomes true."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    account: str
+    datastore: str
+    version: str  # the full one of the engine that built it
+    ram_mb: int
+    attempt: int
+    kind: Literal["create", "restore"]
+    uid: int | None
+    address: str | None
+    port: int
+    built: bool
+
+    @property
+    def owner(self) -> Owner | None:
+        """The instance's system user; None where servers run as ourselves."""
+        return None if self.uid is None else Owner(uid=self.uid, gid=self.uid)
+
+
+class Incarnation(BaseModel):
+    """A life of a data directory. Another inode or birth of its system tablespace means another life."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    inode: int
+    birth_ns: int | None
+
+
+class InstanceDirectory:
+    """The paths of one instance, and its record."""
+
+    def __init__(self, instances: Path, instance_id: str) -> None:
+        if not IDENTIFIER.fullmatch(instance_id):
+            raise ValueError(f"no id of an instance: {instance_id!r}")
+        self.path: Final = instances / instance_id
+        self.data: Final = self.path / "data"
+        self.socket: Final = self.path / "run" / "s"
+        self.pid_file: Final = self.path / "run" / "pid"
+        self.error_log: Final = self.path / "log" / "error.log"
+        self.start_log: Final = self.path / "start.log"
+        self.init_sql: Final = self.path / "init.sql"
+        self.admin_file: Final = self.path / "admin.cnf"
+        self.backup_file: Final = self.path / "backup.cnf"
+        self.temporary: Final = self.path / "tmp"
+        self.scratch: Final = self.path / "scratch"
+        self.files: Final = self.path / "files"
+        self.plugins: Final = self.path / "plugins"
+
+    def staging(self, attempt: int) -> Path:
+        """Where this attempt at a restore puts the data."""
+        return self.path / f"restore.{attempt}"
+
+    def make(self, record: Record) -> None:
+        """Lay the directories out and write the record; what is there already gets its owner and mode again."""
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        self.write(record)
+        for name in _SERVER_DIRECTORIES:
+            make_directory(self.path / name, owner=record.owner)
+        ours = None if record.owner is None else Owner(uid=0, gid=record.owner.gid)
+        for path in (self.files, self.plugins):
+            make_directory(path, owner=ours, mode=0o750 if ours else 0o500)
+        make_directory(self.path, owner=ours, mode=0o710 if ours else 0o700)
+
+    def read(self) -> Record | None:
+        """The record; None when there is none that can be understood: the directory is a leftover then."""
+        try:
+            return Record.model_validate_json((self.path / "instance.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write(self, record: Record) -> None:
+        """Keep the record, durably."""
+        write_atomically(self.path / "instance.json", record.model_dump_json(indent=1).encode() + b"\n")
+
+    def incarnation(self, record: Record) -> str:
+        """The random id of this life of the data directory; a new one when the files are not the ones it was given to.
+
+        A data directory that was copied, replaced or restored has another system tablespace (inode, birth), and an
+        increment on a backup of the old one would be wrong without a word.
+        """
+        path = self.data / "snaphold.incarnation"
+        tablespace = self.data / _SYSTEM_TABLESPACE
+        inode, born = tablespace.lstat().st_ino, birth_ns(tablespace)
+        with suppress(ValidationError):
+            known = Incarnation.model_validate_json(read_untrusted(path, 4096) or b"")
+            if (known.inode, known.birth_ns) == (inode, born):
+                return known.id
+        new = Incarnation(id=str(uuid.uuid4()), inode=inode, birth_ns=born)
+        write_atomically(path, new.model_dump_json().encode() + b"\n", owner=record.owner)
+        return new.id
+
+    def last_words(self) -> str | None:
+        """The errors that the server logged last, in one line; None when there are none."""
+        for path in (self.error_log, self.start_log):
+            text = (read_untrusted(path, 16 << 10, tail=True) or b"").decode(errors="replace")
+            lines = [line.split("[ERROR]", 1)[1].strip() for line in text.splitlines() if "[ERROR]" in line]
+            lines = lines or (text.strip().splitlines()[-1:] if path == self.start_log else [])
+            if lines:
+                return "; ".join(dict.fromkeys(lines[-3:]))[:500]
+        return None
+
+
+def first_choice(instance_id: str, among: int) -> int:
+    """Where the search for a free number starts: spread by the id, so that two services rarely meet."""
+    return int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8]) % among
+
+
+def from_there(start: int, count: int) -> Iterator[int]:
+    """``start``, ``start + 1`` … and round to the ones before it."""
+    return ((start + step) % count for step in range(count))

@@ -1,0 +1,175 @@
+"""Files and directories of servers: written whole or not at all, owned by whom they serve, measured, synced."""
+
+import ctypes
+import errno
+import os
+import shutil
+import stat
+import struct
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from snaphold.errors import Permanent
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD: Final = -100
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_STATX_BTIME: Final = 0x800
+_LOG_NAMES: Final = ("ib_logfile", "ibtmp", "aria_log")  # rewritten in place or temporary: no data of the source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """The system user that a server's files belong to; group and user have the same number."""
+
+    uid: int
+    gid: int
+
+
+@contextmanager
+def disk_faults(doing: str) -> Iterator[None]:
+    """Turn a fault of the disk into ``Permanent`` with a reason that a person understands."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise Permanent(f"{doing}: the disk of this host is full") from error
+        raise Permanent(f"{doing}: {error.strerror or error} ({error.filename or 'no file'})") from error
+
+
+def make_directory(path: Path, *, owner: Owner | None, mode: int = 0o700) -> None:
+    """A directory with exactly this owner (None: ourselves) and mode, whether it was there or not."""
+    path.mkdir(exist_ok=True)
+    if owner is not None:
+        os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+    path.chmod(mode)
+
+
+def write_atomically(path: Path, data: bytes, *, owner: Owner | None = None, sync: bool = True) -> None:
+    """Put ``data`` at ``path``, 0600, replacing what was there; durable when this returns, unless ``sync`` is False.
+
+    A crash leaves the old file or the new one, and perhaps a ``.tmp.*`` beside it.
+    """
+    new = path.with_name(f".tmp.{uuid.uuid4().hex}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            if owner is not None:
+                os.fchown(file.fileno(), owner.uid, owner.gid)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        new.rename(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_directory(path.parent)
+
+
+def read_untrusted(path: Path, limit_bytes: int, *, tail: bool = False) -> bytes | None:
+    """Up to ``limit_bytes`` of a regular file in a directory that another user writes to; None when there is none.
+
+    Symbolic links are not followed and nothing that could block is opened: the server's user may have put them there.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            return None
+        if tail:
+            file.seek(max(0, facts.st_size - limit_bytes))
+        return file.read(limit_bytes)
+
+
+def copy_data(source: Path, target: Path, owner: Owner | None) -> None:
+    """Copy a data directory of ours (the template) to a new one that belongs to ``owner``."""
+    shutil.copytree(source, target)
+    for directory, _, names in os.walk(target):
+        for path in (Path(directory), *(Path(directory, name) for name in names)):
+            if owner is not None:
+                os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+            path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def refuse_foreign_files(directory: Path, owner: Owner | None) -> None:
+    """A restored data directory holds plain files and directories of its owner, and nothing else.
+
+    Raises:
+        Permanent: a link, a device, a socket, or a file of another user is in it.
+    """
+    uid = os.geteuid() if owner is None else owner.uid
+    for entry in _walk(directory):
+        facts = entry.stat(follow_symlinks=False)
+        if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+            raise Permanent(f"the restored data holds {entry.name}, which is neither a file nor a directory")
+        if facts.st_uid != uid or (stat.S_ISREG(facts.st_mode) and facts.st_nlink != 1):
+            raise Permanent(f"the restored data holds {entry.name}, which does not belong to it alone")
+
+
+def used_bytes(data: Path) -> int:
+    """What a data directory takes on the disk: its files' blocks, without redo and Aria logs and temporary tables.
+
+    Logs are left out because they are as large as the configuration says, whatever is stored. Blocks, not lengths,
+    because sparse and page-compressed tables take less than they measure. Cheap: one ``lstat`` a file.
+    """
+    total = 0
+    for entry in _walk(data):
+        try:
+            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(_LOG_NAMES):
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:  # a table was dropped meanwhile
+            continue
+    return total
+
+
+def birth_ns(path: Path) -> int | None:
+    """When a file was made, in nanoseconds since the epoch; None where the file system does not keep it."""
+    answer = ctypes.create_string_buffer(256)
+    if _LIBC.statx(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, answer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    (mask,) = struct.unpack_from("=I", answer, 0)
+    seconds, nanoseconds = struct.unpack_from("=qI", answer, 80)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds) if mask & _STATX_BTIME else None
+
+
+def sync_filesystem(path: Path) -> None:
+    """Everything that was written to the file system of ``path`` is durable when this returns (syncfs(2))."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _LIBC.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """The names in a directory are durable when this returns."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _walk(directory: Path) -> Iterator[os.DirEntry[str]]:
+    waiting = [str(directory)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    yield entry
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except FileNotFoundError:  # a database was dropped meanwhile
+            continue

@@ -1,0 +1,70 @@
+"""What an instance gets of this machine for itself: a system user and an address."""
+
+import contextlib
+import grp
+import ipaddress
+import pwd
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final
+
+from snaphold.errors import Permanent, SetupError
+from snaphold.host.directory import first_choice, from_there
+from snaphold.host.processes import system_users_in_use
+
+SYSTEM_USERS: Final = 100_000  # how many user ids are set aside for instances
+
+
+def free_system_user(instance_id: str, first: int, taken: Collection[int]) -> int:
+    """A user id that nobody has: no name stands for it, no process runs under it, no instance was given it.
+
+    Raises:
+        Permanent: all of them are taken.
+    """
+    running = system_users_in_use()
+    for step in from_there(first_choice(instance_id, SYSTEM_USERS), SYSTEM_USERS):
+        uid = first + step
+        if uid not in taken and uid not in running and not _named(uid):
+            return uid
+    raise Permanent("every system user id that is set aside for instances is taken")
+
+
+def free_addresses(instance_id: str, networks: Sequence[str], port: int, taken: Collection[str]) -> Iterator[str]:
+    """The addresses on which a server could listen now, found by listening; the order depends on the instance's id.
+
+    Raises:
+        SetupError: a network of the settings is none.
+    """
+    for text in networks:
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            raise SetupError(f"the setting instance_networks does not fit: {error}") from error
+        for step in from_there(first_choice(instance_id, network.num_addresses), network.num_addresses):
+            address = network[step]
+            # What ends in 0 or 255 is often taken for a network or a broadcast address.
+            if network.num_addresses > 2 and int(address) & 0xFF in {0, 0xFF}:
+                continue
+            if str(address) not in taken and _can_listen(str(address), port):
+                yield str(address)
+
+
+def _named(uid: int) -> bool:
+    with contextlib.suppress(KeyError):
+        pwd.getpwuid(uid)
+        return True
+    with contextlib.suppress(KeyError):
+        grp.getgrgid(uid)
+        return True
+    return False
+
+
+def _can_listen(address: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            listener.bind((address, port))
+            listener.listen(1)
+        except OSError:
+            return False
+        return True

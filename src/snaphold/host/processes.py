@@ -1,0 +1,174 @@
+"""Server processes of this machine, found by what /proc says of them: they outlive whoever started them."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from snaphold.errors import Permanent
+from snaphold.host.disk import Owner
+
+_children: Final[list[subprocess.Popen[bytes]]] = []  # servers that this process started and must reap
+_children_lock: Final = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A process that cannot be mistaken for a later one with the same number."""
+
+    pid: int
+    started: int  # clock ticks since boot
+
+    def alive(self) -> bool:
+        """Whether it still runs; a zombie does not."""
+        _reap()
+        return _start_of(self.pid) == self.started
+
+
+def spawn_detached(
+    argv: Sequence[str | Path], *, environment: Mapping[str, str], directory: Path, owner: Owner | None, output: Path
+) -> None:
+    """Start a program in a session of its own, as ``owner``, which goes on when this process ends.
+
+    What it says before it opens a log of its own goes to ``output`` (0600, ours, emptied first).
+    """
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        child = subprocess.Popen(  # reaped by _reap
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            env=dict(environment),
+            cwd=directory,
+            start_new_session=True,
+            umask=0o077,
+            user=None if owner is None else owner.uid,
+            group=None if owner is None else owner.gid,
+            extra_groups=None if owner is None else [],
+        )
+    except OSError as error:
+        raise Permanent(f"{argv[0]} cannot be started: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    with _children_lock:
+        _children.append(child)
+
+
+def find_server(data: Path, owner: Owner | None) -> Process | None:
+    """The server of a data directory: it names it on its command line and runs as its owner.
+
+    Who else names it there (another user can write anything on a command line) is not meant.
+    """
+    _reap()
+    uid = os.geteuid() if owner is None else owner.uid
+    return next((process for process in _processes() if _serves(process.pid, data, uid)), None)
+
+
+def processes_of(owner: Owner, directory: Path) -> list[Process]:
+    """Whatever runs as ``owner`` and names something in ``directory`` on its command line."""
+    mark = os.fsencode(directory) + b"/"
+    return [
+        process
+        for process in _processes()
+        if _uid_of(process.pid) == owner.uid and any(mark in word for word in _command_line(process.pid))
+    ]
+
+
+def system_users_in_use() -> set[int]:
+    """The user ids of all processes of this machine."""
+    return {uid for process in _processes() if (uid := _uid_of(process.pid)) is not None}
+
+
+def end_process(process: Process, *, patience_s: float) -> None:
+    """SIGTERM, and SIGKILL when it is still there after ``patience_s`` (0: SIGKILL at once). Returns when it is gone.
+
+    Raises:
+        Permanent: it survives SIGKILL (a process in an uninterruptible wait of the kernel).
+    """
+    with _handle(process) as handle:
+        if handle is None:
+            return
+        if patience_s > 0:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+        if patience_s <= 0 or not _ends_within(handle, patience_s):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            if not _ends_within(handle, 30):
+                raise Permanent(f"process {process.pid} does not end, not even when killed")
+    _reap()
+
+
+def ends_within(process: Process, seconds: float) -> bool:
+    """Wait for a process to end, for at most this long; whether it has."""
+    with _handle(process) as handle:
+        return handle is None or _ends_within(handle, seconds)
+
+
+@contextmanager
+def _handle(process: Process) -> Iterator[int | None]:
+    """A pidfd of the very process, None when it is gone: looked at again after opening, so never another's."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield handle if process.alive() else None
+    finally:
+        os.close(handle)
+
+
+def _ends_within(handle: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _reap() -> None:
+    with _children_lock:
+        _children[:] = [child for child in _children if child.poll() is None]
+
+
+def _processes() -> Iterator[Process]:
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit() and (started := _start_of(int(path.name))) is not None:
+            yield Process(pid=int(path.name), started=started)
+
+
+def _serves(pid: int, data: Path, uid: int) -> bool:
+    return f"--datadir={data}".encode() in _command_line(pid) and _uid_of(pid) == uid
+
+
+def _start_of(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat; None for a process that is gone or a zombie."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    return None if facts[0] in {b"Z", b"X"} else int(facts[19])
+
+
+def _command_line(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _uid_of(pid: int) -> int | None:
+    """The effective user id."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+            if line.startswith(b"Uid:"):
+                return int(line.split()[2])
+    except OSError:
+        return None
+    return None
