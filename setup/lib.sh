@@ -61,7 +61,7 @@ apt_offers() { _apt apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
 
 # apt_unpack DIR PACKAGE...: lays the packages' files under DIR. Their scripts are not run.
 apt_unpack() {
-  local into=$1 debs deb package
+  local into=${1:?} debs deb package
   shift
   for package in "$@"; do
     apt_offers "$package" || stop "the Debian packages of this machine have no $package"
@@ -74,6 +74,6 @@ apt_unpack() {
   if [[ -d $into/lib ]]; then # some libraries still come as /lib/…, which is a link to /usr/lib on every machine
     mkdir -p "$into/usr/lib"
     cp -a "$into/lib/." "$into/usr/lib/"
-    rm -rf "$into/lib"
+    rm -rf "${into:?}/lib"
   fi
 }
