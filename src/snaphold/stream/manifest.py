@@ -6,14 +6,14 @@ SHA-256 of its bytes is the one that was recorded with COMPLETED.
 
 import hashlib
 import json
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from snaphold.errors import Damaged
 
-FORMAT = "snaphold-backup"
-VERSION = 1
+FORMAT: Final = "snaphold-backup"
+VERSION: Final = 1
 
 
 class Frozen(BaseModel):

@@ -1,0 +1,285 @@
+"""Runs the tools: as a checked source of bytes, or to their end.
+
+A tool runs in a session of its own, as the user it is given, with its messages in a file. Its exit status is the
+verdict; what it printed only explains. It dies with this process: the kernel kills it when the thread that started it
+ends (PR_SET_PDEATHSIG, prctl(2)), so all are started by one thread that never ends. Nothing secret stands in its
+arguments: they are visible to every user of the machine.
+"""
+
+import fcntl
+import os
+import queue
+import select
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from snaphold.errors import Overtaken, Permanent
+
+PIPE_SIZE: Final = 1 << 20  # bytes; the most that Linux allows everybody
+EXIT_WAIT_S: Final = 60.0  # how long a tool may live on after it closed its output
+_TAIL: Final = 4096  # bytes of its messages that explain a failure
+_POLL_S: Final = 0.1  # how soon a stop is noticed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """How to start a tool. ``argv[0]`` names it in messages.
+
+    ``messages``: the file that its standard error is appended to (0600). ``uid`` and ``gid``: whom it runs as, with no
+    other groups; None: as ourselves. ``env``: its whole environment; None: ours.
+    """
+
+    argv: Sequence[str | Path]
+    messages: Path
+    uid: int | None = None
+    gid: int | None = None
+    env: Mapping[str, str] | None = None
+    cwd: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return Path(self.argv[0]).name
+
+    def tail(self) -> str:
+        """The end of its messages; empty when there are none."""
+        try:
+            with self.messages.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _TAIL))
+                return file.read().decode("utf-8", "replace").strip()
+        except FileNotFoundError:
+            return ""
+
+
+class Running:
+    """A started tool. Every method may be called from any thread."""
+
+    def __init__(self, tool: Tool, *, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> None:
+        self.tool = tool
+        self._lock = threading.Lock()  # between looking whether it lives and signalling it
+        with os.fdopen(os.open(tool.messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as messages:
+            self._process = _spawn(tool, stdin, stdout, messages)
+        self._pidfd = os.pidfd_open(self._process.pid)  # until it is reaped, its id is nobody else's
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is that of its session and group as well."""
+        return self._process.pid
+
+    @property
+    def stdin(self) -> BinaryIO | None:
+        """Its standard input, where that is a pipe; unbuffered."""
+        return self._process.stdin  # type: ignore[return-value]
+
+    @property
+    def stdout(self) -> BinaryIO | None:
+        """Its standard output, where that is a pipe; unbuffered."""
+        return self._process.stdout  # type: ignore[return-value]
+
+    def kill(self) -> None:
+        """SIGKILL it and whatever it started (SIGTERM is ignored by some tools). Does not wait."""
+        with self._lock:
+            if self._process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for its end: the exit status, negative for a signal; None when it still runs after ``timeout_s``.
+
+        What it may have left behind in its group is killed before its id can be given to another process.
+        """
+        with self._lock:
+            if self._process.returncode is not None:
+                return self._process.returncode
+        if not _readable(self._pidfd, timeout_s):
+            return None
+        self.kill()
+        with self._lock:
+            return self._process.wait()
+
+    def end(self) -> None:
+        """Kill it where it still runs, wait, and close our ends of its pipes. Once, and last."""
+        self.kill()
+        self.wait()
+        os.close(self._pidfd)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+    def failure(self, status: int) -> Permanent:
+        """The reason of a failure, for people, with the end of the tool's messages."""
+        how = f"was ended by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
+        tail = self.tool.tail()
+        return Permanent(f"{self.tool.name} {how}" + (f": {tail}" if tail else ""))
+
+
+class ToolStream:
+    """A tool's standard output, read like a file: a stream read to its end is a good one.
+
+    A context manager: leaving it ends the tool.
+    """
+
+    def __init__(self, tool: Tool) -> None:
+        self.running = Running(tool, stdout=subprocess.PIPE)
+        assert self.running.stdout is not None  # noqa: S101 -- a pipe was asked for
+        self._pipe = self.running.stdout
+        with suppress(PermissionError):  # the user's pipes take too much memory already: slower, no worse
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        self._ended = False
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer's start; 0 at the end, and only when the tool has ended with exit status 0.
+
+        Raises:
+            Permanent: the tool failed, was killed, or does not end though it closed its output.
+        """
+        if self._ended:
+            return 0
+        count = os.readv(self._pipe.fileno(), [buffer])
+        if count:
+            return count
+        status = self.running.wait(EXIT_WAIT_S)
+        if status is None:
+            raise Permanent(f"{self.running.tool.name} closed its output, but did not end in {EXIT_WAIT_S:.0f} s")
+        if status:
+            raise self.running.failure(status)
+        self._ended = True
+        return 0
+
+    def readable(self, timeout_s: float) -> bool:
+        """Wait until ``readinto`` would return at once; False when it would not after ``timeout_s``."""
+        return _readable(self._pipe.fileno(), timeout_s)
+
+    def kill(self) -> None:
+        """End the tool now; a ``readinto`` that waits in another thread then raises ``Permanent``."""
+        self.running.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.running.end()
+
+
+def run_tool(tool: Tool, *, timeout_s: float, stop: threading.Event | None = None) -> str:
+    """Run a tool that hands on no stream to its end; returns the end of its messages.
+
+    Raises:
+        Permanent: it failed, or ran longer than ``timeout_s``.
+        Overtaken: ``stop`` was set.
+    """
+    running = Running(tool)
+    end = time.monotonic() + timeout_s
+    try:
+        while (status := running.wait(_POLL_S)) is None:
+            if stop is not None and stop.is_set():
+                raise Overtaken(f"{tool.name} was stopped")
+            if time.monotonic() > end:
+                raise Permanent(f"{tool.name} did not end in {timeout_s:.0f} s")
+    finally:
+        running.end()
+    if status:
+        raise running.failure(status)
+    return tool.tail()
+
+
+def _readable(descriptor: int, timeout_s: float | None) -> bool:
+    """Wait until a pipe has something to read, or the process of a pidfd has exited."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@cache
+def _setpriv() -> str | None:
+    """Where util-linux's setpriv is."""
+    return shutil.which("setpriv")
+
+
+def _spawn(tool: Tool, stdin: int, stdout: int, messages: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start a tool from the one thread that never ends. Raises ``Permanent`` when it cannot be started."""
+    argv = [str(part) for part in tool.argv]
+    setpriv = _setpriv()
+    user: dict[str, object] = {}
+    if setpriv is not None:
+        identity = []
+        if tool.uid is not None and tool.gid is not None:
+            identity = ["--reuid", str(tool.uid), "--regid", str(tool.gid), "--clear-groups"]
+        program = shutil.which(argv[0], path=(tool.env or os.environ).get("PATH"))
+        if program is None:
+            raise Permanent(f"{tool.name} cannot be started: there is no program {argv[0]}")
+        argv = [setpriv, "--pdeathsig", "KILL", *identity, "--", program, *argv[1:]]
+    elif tool.uid is not None and tool.gid is not None:
+        user = {"user": tool.uid, "group": tool.gid, "extra_groups": []}
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+            argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=messages,
+            bufsize=0,
+            env=None if tool.env is None else dict(tool.env),
+            cwd=tool.cwd,
+            start_new_session=True,
+            **user,
+        )
+
+    try:
+        return _Spawner.run(start)
+    except OSError as error:
+        raise Permanent(f"{tool.name} cannot be started: {error.strerror}") from error
+
+
+class _Spawner:
+    """The thread that starts every child. It is made by the first one, anew in a forked process, and never ends."""
+
+    _lock = threading.Lock()
+    _pid: int | None = None
+    _work: "queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]]"
+
+    @classmethod
+    def run(cls, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        """Call ``start`` in that thread, and hand on what it returns or raises."""
+        result: Future[subprocess.Popen[bytes]] = Future()
+        with cls._lock:
+            if cls._pid != os.getpid():
+                cls._work = queue.SimpleQueue()
+                threading.Thread(target=cls._serve, args=(cls._work,), name="spawner", daemon=True).start()
+                cls._pid = os.getpid()
+            cls._work.put((start, result))
+        return result.result()
+
+    @staticmethod
+    def _serve(
+        work: "queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]]",
+    ) -> None:
+        while True:
+            start, result = work.get()
+            try:
+                result.set_result(start())
+            except Exception as error:  # noqa: BLE001 -- whoever asked gets it
+                result.set_exception(error)
+            del start, result
