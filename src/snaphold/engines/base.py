@@ -1,6 +1,7 @@
 """The engine as the rest of the project sees it."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ class ServerAccess:
     uid: int | None  # the system user that the tool runs as; None: ours
     gid: int | None
     scratch: Path  # an empty directory that this user may write to
-    administer: Callable[[str], list[tuple[Any, ...]]]  # runs one statement as the admin account; Unavailable
+    messages: Path  # where the tool's messages go: a file of ours, out of this user's reach
+    administer: Callable[[str, float], list[tuple[Any, ...]]]  # runs a statement as the admin account, for so many
+    # seconds at most, and returns the rows; raises Unavailable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +48,18 @@ class BackupStream(Protocol):
         longer than it may: at the latest instead of returning 0.
         """
 
-    def taken(self) -> Taken:
-        """The facts, once ``readinto`` has returned 0."""
+    def taken(self, captured: Mapping[str, bytes]) -> Taken:
+        """The facts, once ``readinto`` has returned 0, from the starts of the stream's files that the engine captures.
+
+        Raises ``Permanent`` when one is missing, or what they say does not fit together.
+        """
 
 
 class Engine(Protocol):
     """One kind of database. Every implementation passes tests/contracts/test_engine.py."""
 
     name: str  # the datastore type: "mariadb"
+    captures: Mapping[str, int]  # the stream's files whose first bytes ``taken`` wants, and how many of them
 
     def take(
         self, server: ServerAccess, *, parent_lsn: int | None, lock_wait_timeout_s: float
@@ -62,5 +69,16 @@ class Engine(Protocol):
         Raises ``Permanent`` when the versions of tool and server do not fit, or the server cannot be reached.
         """
 
-    def prepare(self, directory: Path, *, uid: int | None, gid: int | None, memory_bytes: int) -> None:
-        """Make an extracted full backup a data directory that a server can start on. Raises ``Permanent``."""
+    def prepare(
+        self,
+        directory: Path,
+        *,
+        uid: int | None,
+        gid: int | None,
+        memory_bytes: int,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Make an extracted full backup a data directory that a server can start on.
+
+        The tool's messages go beside the directory. Raises ``Permanent``; ``Overtaken`` when ``stop`` was set.
+        """

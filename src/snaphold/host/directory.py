@@ -5,6 +5,7 @@
     backup.cnf        0600 server   the account of the backup tool
     init.sql          0600 server   only while the server starts: makes both accounts anew
     start.log         0600 ours     what the server said before it opened its own log
+    backup.log        0600 ours     what the backup tool said last
     data/             0700 server   the data directory; in it ``snaphold.incarnation``
     restore.<n>/      0700 server   attempt n of a restore, until it becomes ``data``
     run/ log/ tmp/ scratch/  0700 server   socket, error log, temporary tables, the backup tool's target
@@ -76,6 +77,7 @@ class InstanceDirectory:
         self.pid_file: Final = self.path / "run" / "pid"
         self.error_log: Final = self.path / "log" / "error.log"
         self.start_log: Final = self.path / "start.log"
+        self.tool_log: Final = self.path / "backup.log"
         self.init_sql: Final = self.path / "init.sql"
         self.admin_file: Final = self.path / "admin.cnf"
         self.backup_file: Final = self.path / "backup.cnf"

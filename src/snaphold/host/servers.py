@@ -243,8 +243,8 @@ class Servers:
             shutil.rmtree(directory.scratch, ignore_errors=True)
             disk.make_directory(directory.scratch, owner=record.owner)
 
-            def administer(statement: str) -> list[tuple[Any, ...]]:
-                with self._administer(directory, timeout_s=60) as cursor:
+            def administer(statement: str, timeout_s: float) -> list[tuple[Any, ...]]:
+                with self._administer(directory, timeout_s=timeout_s) as cursor:
                     cursor.execute(statement)
                     return list(cursor.fetchall())
 
@@ -255,6 +255,7 @@ class Servers:
                 uid=record.uid,
                 gid=record.uid,
                 scratch=directory.scratch,
+                messages=directory.tool_log,
                 administer=administer,
             )
 

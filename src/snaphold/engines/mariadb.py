@@ -1,0 +1,288 @@
+"""MariaDB: backups by mariabackup, read from its xbstream; prepared by it as well.
+
+What the tool does not notice is checked here or by the reader of the stream: an exit status of 0 is not enough, a
+stream may be cut at the boundary of two chunks, and a wrong LSN or a server of another version gives a good-looking
+backup. Source: MariaDB's documentation of mariabackup and BACKUP STAGE; what is not documented was found by trying.
+"""
+
+import re
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Self
+
+from snaphold.engines.base import ServerAccess, Taken
+from snaphold.engines.installation import Installation
+from snaphold.errors import Permanent, SnapholdError
+from snaphold.stream.process import Tool, ToolStream, run_tool
+
+PREPARE_TIMEOUT_S: Final = 24 * 3600.0  # a large redo log on a slow disk takes its time
+LOG_COPY_INTERVAL_MS: Final = 10  # of the redo log: a small one keeps the longest write of the source short
+WATCH_INTERVAL_S: Final = 0.5
+ANSWER_TIMEOUT_S: Final = 5.0
+CHECKPOINT_TIMEOUT_S: Final = 60.0
+_VERDICT: Final = "completed OK!"
+_CHECKPOINTS: Final = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")  # 11.1 renamed them
+_INFO: Final = ("xtrabackup_info", "mariadb_backup_info")
+_REDO_LOG: Final = "ib_logfile0"
+_CHECKPOINT_BLOCKS: Final = (0x1000, 0x2000)  # where a redo log of 10.8 and later keeps its two checkpoints
+_REDO_HEADER: Final = 0x3000  # bytes before the records
+_VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
+_BINLOG: Final = re.compile(r"filename '(?P<file>[^']*)', position '(?P<position>\d+)'")
+_GTID: Final = re.compile(r"GTID of the last change '(?P<gtid>[^']*)'")
+
+# A BACKUP STAGE that waits. The time is that of the statement, which the server starts anew with each stage.
+_WAITING: Final = (
+    "SELECT ID, USER, TIME_MS / 1000 FROM information_schema.PROCESSLIST"
+    " WHERE INFO LIKE 'BACKUP STAGE %' AND STATE LIKE 'Waiting for %' AND ID <> CONNECTION_ID()"
+)
+_LOCKED_TABLES: Final = "SHOW OPEN TABLES WHERE In_use > 0"
+_CLIENTS: Final = (
+    "SELECT ID, USER, HOST, TIME FROM information_schema.PROCESSLIST"
+    " WHERE ID <> CONNECTION_ID() AND COMMAND <> 'Daemon' AND USER <> 'system user' ORDER BY TIME DESC"
+)
+
+
+class MariaDB:
+    """The engine (engines/base.py) over the programs of one installation."""
+
+    name = "mariadb"
+    captures: Mapping[str, int] = {
+        **dict.fromkeys((*_CHECKPOINTS, *_INFO), 64 << 10),
+        _REDO_LOG: _REDO_HEADER,
+    }
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+
+    @contextmanager
+    def take(
+        self, server: ServerAccess, *, parent_lsn: int | None, lock_wait_timeout_s: float
+    ) -> Iterator["MariaDBBackup"]:
+        """Start mariabackup on a running server; see Engine.take."""
+        self._refuse_other_versions(server)
+        # A checkpoint now puts the start checkpoint close to the newest change: an increment that is taken from it
+        # later has nothing to repeat. The tool's own option for that does not do it. A backup is as good without.
+        with suppress(SnapholdError):
+            server.administer("SET GLOBAL innodb_log_checkpoint_now = ON", CHECKPOINT_TIMEOUT_S)
+        server.messages.unlink(missing_ok=True)
+        tool = self._tool(
+            f"--defaults-file={server.defaults_file}",
+            "--backup",
+            "--stream=xbstream",
+            f"--log-copy-interval={LOG_COPY_INTERVAL_MS}",
+            f"--datadir={server.data_directory}",
+            f"--target-dir={server.scratch}",
+            *([] if parent_lsn is None else [f"--incremental-lsn={parent_lsn}"]),
+            messages=server.messages,
+            uid=server.uid,
+            gid=server.gid,
+            directory=server.data_directory,
+        )
+        with ToolStream(tool) as stream, _LockWatch(server, stream, lock_wait_timeout_s) as watch:
+            yield MariaDBBackup(stream, watch, tool, parent_lsn)
+
+    def prepare(
+        self,
+        directory: Path,
+        *,
+        uid: int | None,
+        gid: int | None,
+        memory_bytes: int,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Apply the redo log that came with the files; see Engine.prepare."""
+        messages = directory.parent / "prepare.log"
+        messages.unlink(missing_ok=True)
+        # The file came with the backup; it names the encryption plugin where there is one. No other is read.
+        tool = self._tool(
+            f"--defaults-file={directory / 'backup-my.cnf'}",
+            "--prepare",
+            f"--target-dir={directory}",
+            f"--use-memory={memory_bytes}",
+            messages=messages,
+            uid=uid,
+            gid=gid,
+            directory=directory,
+        )
+        _insist_on_the_verdict(run_tool(tool, timeout_s=PREPARE_TIMEOUT_S, stop=stop), "prepare the backup")
+        messages.unlink(missing_ok=True)
+
+    def _tool(self, *arguments: str, messages: Path, uid: int | None, gid: int | None, directory: Path) -> Tool:
+        return Tool(
+            argv=[self._installation.mariabackup, *arguments],
+            messages=messages,
+            uid=uid,
+            gid=gid,
+            env=self._installation.environment,
+            cwd=directory,
+        )
+
+    def _refuse_other_versions(self, server: ServerAccess) -> None:
+        """The tool reads another series' files without a word, and what it writes is no backup."""
+        try:
+            version = str(server.administer("SELECT @@version", ANSWER_TIMEOUT_S)[0][0])
+        except SnapholdError as error:
+            raise Permanent(f"the database server cannot be asked for its version: {error}") from error
+        series = self._installation.series
+        if not version.startswith(f"{series}."):
+            raise Permanent(f"the server is MariaDB {version}, but the backup tool is for {series}")
+
+
+class MariaDBBackup:
+    """A running mariabackup; see BackupStream."""
+
+    def __init__(self, stream: ToolStream, watch: "_LockWatch", tool: Tool, parent_lsn: int | None) -> None:
+        self._stream = stream
+        self._watch = watch
+        self._tool = tool
+        self._parent_lsn = parent_lsn
+        self._ended = False
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer's start; 0 at the end of a backup that the tool calls complete."""
+        try:
+            count = self._stream.readinto(buffer)
+        except Permanent as error:
+            if self._watch.verdict is not None:
+                raise Permanent(self._watch.verdict) from error
+            raise
+        if count == 0 and not self._ended:
+            _insist_on_the_verdict(self._tool.tail(), "take the backup")
+            self._ended = True
+        return count
+
+    def kill(self) -> None:
+        """End the tool now: it ignores SIGTERM."""
+        self._stream.kill()
+
+    def taken(self, captured: Mapping[str, bytes]) -> Taken:
+        """What the small files of the stream say; see BackupStream."""
+        if not self._ended:
+            raise Permanent("the backup was not read to its end")
+        return taken_from(captured, self._parent_lsn)
+
+
+def taken_from(captured: Mapping[str, bytes], parent_lsn: int | None) -> Taken:
+    """Read the facts of a backup from the small files of its stream.
+
+    Raises:
+        Permanent: a file is missing or cannot be understood, or the LSNs do not fit together: a parent's LSN that is
+            above the server's gives a backup that ends before it starts.
+    """
+    checkpoints = _key_values(_first_of(captured, _CHECKPOINTS))
+    info = _key_values(_first_of(captured, _INFO))
+    try:
+        from_lsn, to_lsn, last_lsn = (int(checkpoints[key]) for key in ("from_lsn", "to_lsn", "last_lsn"))
+        server_version, tool_version = (_VERSION.search(info[key]) for key in ("server_version", "tool_version"))
+    except (KeyError, ValueError) as error:
+        raise Permanent(f"the stream's own facts cannot be understood: {error}") from error
+    if server_version is None or tool_version is None:
+        raise Permanent("the stream does not say which versions made it")
+    checkpoint_lsn = start_checkpoint(captured.get(_REDO_LOG, b""))
+    if from_lsn != (parent_lsn or 0) or not from_lsn <= to_lsn <= last_lsn or not checkpoint_lsn <= to_lsn:
+        raise Permanent(
+            f"the backup's positions do not fit together: asked from {parent_lsn or 0}, from {from_lsn}, "
+            f"checkpoint {checkpoint_lsn}, to {to_lsn}, last {last_lsn}"
+        )
+    position = info.get("binlog_pos", "")
+    binlog, gtid = _BINLOG.search(position), _GTID.search(position)
+    return Taken(
+        from_lsn=parent_lsn,
+        checkpoint_lsn=checkpoint_lsn,
+        to_lsn=to_lsn,
+        last_lsn=last_lsn,
+        server_version=server_version[0],
+        tool_version=tool_version[0],
+        gtid=gtid["gtid"] if gtid else None,
+        binlog_file=binlog["file"] if binlog else None,
+        binlog_position=int(binlog["position"]) if binlog else None,
+    )
+
+
+def start_checkpoint(redo_header: bytes) -> int:
+    """The checkpoint at which the tool began to copy the redo log: the newer of the two in the log's header.
+
+    Raises:
+        Permanent: this is no redo log of 10.8 or later (``Phys``), or it has no checkpoint.
+    """
+    if redo_header[:4] != b"Phys" or len(redo_header) < max(_CHECKPOINT_BLOCKS) + 8:
+        raise Permanent("the stream's redo log is missing or of an unknown format")
+    newest: int = max(struct.unpack_from(">Q", redo_header, offset)[0] for offset in _CHECKPOINT_BLOCKS)
+    if not newest:
+        raise Permanent("the stream's redo log has no checkpoint")
+    return newest
+
+
+class _LockWatch:
+    """Looks while the tool runs whether it waits for a client's lock, and ends it when that takes too long.
+
+    ``verdict`` is the reason then. The tool waits without limit by itself, and whoever writes waits behind it.
+    """
+
+    def __init__(self, server: ServerAccess, stream: ToolStream, timeout_s: float) -> None:
+        self.verdict: str | None = None
+        self._server = server
+        self._stream = stream
+        self._timeout_s = timeout_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lock-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(WATCH_INTERVAL_S, self._timeout_s / 4)):
+            with suppress(SnapholdError):  # a server that does not answer fails the tool as well
+                for connection, user, seconds in self._ask(_WAITING):
+                    if seconds >= self._timeout_s:
+                        self._give_up(int(connection), str(user))
+                        return
+
+    def _give_up(self, connection: int, user: str) -> None:
+        reason = f"a table lock held by a client was not released within {self._timeout_s:g} s"
+        with suppress(SnapholdError):
+            reason += self._suspects(user)
+        self.verdict = reason
+        self._stream.kill()
+        with suppress(SnapholdError):  # it notices by itself too, but whoever waits behind it has waited enough
+            self._ask(f"KILL CONNECTION {connection}")
+
+    def _suspects(self, tool_user: str) -> str:
+        """Which tables are locked, and by whom. The server tells the tables, but not which client holds which."""
+        tables = [f"{row[0]}.{row[1]}" for row in self._ask(_LOCKED_TABLES)]
+        clients: list[tuple[Any, ...]] = [
+            row for row in self._ask(_CLIENTS) if row[1] != tool_user and row[2] is not None
+        ]
+        text = f" (locked: {', '.join(tables[:3])})" if tables else ""
+        if clients:
+            named = ", ".join(f"{row[0]} of user {row[1]} from {row[2]}" for row in clients[:3])
+            text += f"; {'connection' if len(clients) == 1 else 'one of the connections'} {named}"
+        return text
+
+    def _ask(self, statement: str) -> list[tuple[Any, ...]]:
+        return self._server.administer(statement, ANSWER_TIMEOUT_S)
+
+
+def _insist_on_the_verdict(tail: str, doing: str) -> None:
+    if _VERDICT not in tail:
+        raise Permanent(f"mariabackup could not {doing}: it ended without saying '{_VERDICT}': {tail[-500:]}")
+
+
+def _first_of(captured: Mapping[str, bytes], names: tuple[str, ...]) -> bytes:
+    for name in names:
+        if name in captured:
+            return captured[name]
+    raise Permanent(f"the stream has no {names[0]}: it is not complete")
+
+
+def _key_values(text: bytes) -> dict[str, str]:
+    pairs = (line.partition("=") for line in text.decode(errors="replace").splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
