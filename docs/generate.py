@@ -1,0 +1,58 @@
+"""Makes the reference pages from the code: docs/settings.md and docs/snaphold.example.toml.
+
+Run it after a change of snaphold.config; tests/docs checks that the pages are up to date.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from snaphold.config import PREFIX, Settings
+
+HERE = Path(__file__).parent
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    rows = [
+        f"| `{name}` | {_shown(field.get_default())} | `{PREFIX}{name.upper()}` | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join([
+        "# Settings",
+        "",
+        "A setting comes from a flag (`--lease-s 30`), else from the file named by `--config` (TOML), else from the",
+        "environment variable, else it has the default. Unknown settings are refused. Of a list: a flag may be given",
+        "several times, the environment separates by commas. The name's end is the unit: `_s` seconds, `_bytes` bytes.",
+        "",
+        "| setting | default | environment | what it is |",
+        "| --- | --- | --- | --- |",
+        *rows,
+        "",
+    ])  # fmt: skip
+
+
+def example_file() -> str:
+    """docs/snaphold.example.toml: every setting with its default, commented out where it has none."""
+    lines = ["# Settings of snaphold, with their defaults. Use: snaphold serve --config snaphold.toml", ""]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default()
+        lines.append(f"# {field.description}")
+        lines.append(f"# {name} =" if default in (None, []) else f"{name} = {json.dumps(default)}")
+        lines.append("")
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def pages() -> Mapping[Path, str]:
+    """Every generated page."""
+    return {HERE / "settings.md": settings_page(), HERE / "snaphold.example.toml": example_file()}
+
+
+def _shown(default: Any) -> str:
+    return "none" if default in (None, []) else f"`{json.dumps(default)}`"
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text, "utf-8")
