@@ -92,12 +92,16 @@ def read_untrusted(path: Path, limit_bytes: int, *, tail: bool = False) -> bytes
 
 def copy_data(source: Path, target: Path, owner: Owner | None) -> None:
     """Copy a data directory of ours (the template) to a new one that belongs to ``owner``."""
-    shutil.copytree(source, target)
-    for directory, _, names in os.walk(target):
-        for path in (Path(directory), *(Path(directory, name) for name in names)):
-            if owner is not None:
-                os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
-            path.chmod(0o700 if path.is_dir() else 0o600)
+    make_directory(target, owner=owner)
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            copy_data(path, target / path.name, owner)
+            continue
+        copy = target / path.name
+        shutil.copyfile(path, copy)
+        if owner is not None:
+            os.chown(copy, owner.uid, owner.gid, follow_symlinks=False)
+        copy.chmod(0o600)
 
 
 def refuse_foreign_files(directory: Path, owner: Owner | None) -> None:

@@ -1,0 +1,56 @@
+"""What tests that start real database servers share. Each test gets a state directory and addresses of its own."""
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from snaphold.config import Settings
+from snaphold.engines.installation import Installation, find_installation
+
+
+@pytest.fixture(scope="session")
+def engine() -> Installation:
+    """The MariaDB that the tests run on; none is a failure, for the promises are about it."""
+    return find_installation(None)
+
+
+@pytest.fixture(scope="session")
+def instance_network() -> str:
+    """A network that no other test process is likely to use at the same time."""
+    chance = random.SystemRandom()
+    return f"127.{chance.randint(80, 126)}.{chance.randint(0, 255)}.0/24"
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    """A state directory that other system users can reach (pytest's own are closed); its servers are ended after."""
+    path = Path(tempfile.mkdtemp(prefix="snaphold-test-"))
+    path.chmod(0o755)
+    yield path
+    for process in processes_naming(path):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def host_settings(state_dir: Path, instance_network: str) -> Settings:
+    """Settings of a host in ``state_dir``."""
+    return Settings(state_dir=state_dir, instance_networks=[instance_network])
+
+
+def processes_naming(path: Path) -> list[int]:
+    """The processes with something below ``path`` on their command line, without ourselves."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(entry.name) != os.getpid() and os.fsencode(path) in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found

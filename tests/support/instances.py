@@ -1,0 +1,63 @@
+"""Instances on a real host, as a test sees them: what they are asked to be, and what a client finds in them."""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import pymysql
+
+from snaphold.host.accounts import native_hash
+from snaphold.protocol import DatabaseSpec, InstanceResult, InstanceSpec, UserSpec
+
+PASSWORD = "pw1"  # of the user ``app``
+
+
+def instance_spec(
+    *, databases: Sequence[str] = ("shop",), users: Sequence[UserSpec] | None = None, instance_id: str | None = None
+) -> InstanceSpec:
+    """An instance of the smallest flavor; by default with the database ``shop`` and its user ``app``."""
+    return InstanceSpec(
+        id=instance_id or str(uuid.uuid4()),
+        account="1234",
+        name="db",
+        datastore="mariadb",
+        version="10.11",
+        ram_mb=512,
+        volume_gb=1,
+        databases=[DatabaseSpec(name=name) for name in databases],
+        users=[user_spec("app", PASSWORD, databases)] if users is None else list(users),
+    )
+
+
+def user_spec(name: str, password: str, databases: Sequence[str], host: str = "%") -> UserSpec:
+    """A user as the API hands it on: without its password."""
+    return UserSpec(name=name, host=host, password_hash=native_hash(password), databases=list(databases))
+
+
+def connect(
+    result: InstanceResult, user: str = "app", password: str = PASSWORD, database: str | None = None
+) -> "pymysql.Connection[Any]":
+    """A client's connection, over TCP."""
+    return pymysql.connect(
+        host=result.address, port=result.port, user=user, password=password, database=database, autocommit=True
+    )
+
+
+def query(
+    result: InstanceResult, statement: str, user: str = "app", password: str = PASSWORD, database: str | None = None
+) -> list[tuple[Any, ...]]:
+    """Run one statement as a client does."""
+    with closing(connect(result, user, password, database)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        return list(cursor.fetchall())
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+    """Look until the condition holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:g} s in vain for {what}")
+        time.sleep(0.01)
