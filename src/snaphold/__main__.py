@@ -1,0 +1,5 @@
+"""``python -m snaphold`` is ``snaphold``."""
+
+from snaphold.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The process beside the databases: it claims, acts, reports and answers."""

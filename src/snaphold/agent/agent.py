@@ -1,0 +1,259 @@
+"""The agent of a machine: it serves the regions it was told of, until it is told to stop."""
+
+import contextlib
+import secrets
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import structlog
+
+from snaphold.agent.control import Control, pauses, until_answered
+from snaphold.agent.lease import Lease
+from snaphold.agent.questions import answer_to
+from snaphold.agent.room import Room
+from snaphold.agent.tasks import attempted
+from snaphold.config import Settings
+from snaphold.errors import Overtaken, Permanent, SnapholdError, Transient, Unauthorized
+from snaphold.host.servers import Servers
+from snaphold.protocol import Claim, Desired, Heartbeat, Hello, InstanceState, Question, Report, Task
+
+_POLL_S: Final = 20.0  # how long a claim waits for work
+_POLL_WITHOUT_SLOTS_S: Final = 2.0  # the same while every slot for tasks is taken
+_WATCH_INTERVAL_S: Final = 1.0  # between two looks at the database servers
+_FAULT_PAUSE_S: Final = 10.0  # before a server that does not start is started again
+_QUESTIONS_AT_ONCE: Final = 4
+_CARE_AT_ONCE: Final = 4
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(kw_only=True)
+class Region:
+    """One region that the agent serves. ``room`` is what its tasks work with."""
+
+    name: str
+    control: Control
+    room: Room
+    desired: Mapping[str, Literal["running", "stopped", "absent"]] = field(default_factory=dict)
+    known: threading.Event = field(default_factory=threading.Event)  # the API knows our session
+    renew_s: float = 10.0
+
+
+class Agent:
+    """All that one agent process does. ``run`` returns when ``stopping`` is set; the database servers go on.
+
+    ``accepts_shared``: see protocol.Hello.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        regions: Sequence[Region],
+        servers: Servers,
+        accepts_shared: bool,
+    ) -> None:
+        self._settings = settings
+        self._regions = regions
+        self._servers = servers
+        self._accepts_shared = accepts_shared
+        self._session = secrets.token_hex(16)
+        self._stopping = threading.Event()
+        self._instance_locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._leases: set[Lease] = set()
+        self._not_before: dict[str, float] = defaultdict(
+            float
+        )  # when an instance that gives trouble is looked at again
+        self._tasks = ThreadPoolExecutor(settings.agent_tasks, "task")
+        self._questions = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, "question")
+        self._care = ThreadPoolExecutor(_CARE_AT_ONCE, "care")
+
+    def run(self, stopping: threading.Event) -> None:
+        """Clear away what an earlier process left half-made, then serve until ``stopping`` is set."""
+        self._servers.clear_leftovers()
+        if not self._servers.own_system_users:
+            _log.warning(
+                "servers share a system user", other_accounts="accepted" if self._accepts_shared else "refused"
+            )
+        for region in self._regions:
+            threading.Thread(
+                target=self._keep_in_touch, args=(region,), name=f"touch-{region.name}", daemon=True
+            ).start()
+            threading.Thread(target=self._claim, args=(region,), name=f"claim-{region.name}", daemon=True).start()
+        _log.info("agent started", regions=[region.name for region in self._regions], session=self._session[:8])
+        while not stopping.wait(_WATCH_INTERVAL_S):
+            self._look_after_servers()
+        self._stop()
+
+    def _stop(self) -> None:
+        """End what is going on; what was not reported by now is ended by the control plane at the next hello."""
+        self._stopping.set()
+        for lease in list(self._leases):
+            lease.stop.set()
+        for pool in (self._questions, self._care, self._tasks):
+            pool.shutdown(cancel_futures=True)
+        _log.info("agent stopped")
+
+    # What is said without being asked: we are here, and so are the servers.
+
+    def _keep_in_touch(self, region: Region) -> None:
+        waits = pauses()
+        while not self._stopping.is_set():
+            try:
+                region.desired = self._greet(region) if not region.known.is_set() else self._beat(region)
+            except SnapholdError as error:
+                if isinstance(error, (Unauthorized, Overtaken)):
+                    region.known.clear()
+                _log.debug("region silent", region=region.name, error=str(error))
+                self._stopping.wait(next(waits))
+            else:
+                waits = pauses()
+                self._stopping.wait(region.renew_s)
+
+    def _greet(self, region: Region) -> Mapping[str, Literal["running", "stopped", "absent"]]:
+        welcome = region.control.hello(
+            Hello(
+                session=self._session,
+                datastores=self._servers.datastores,
+                instances=self._states(),
+                shared_system_user=not self._servers.own_system_users,
+                accepts_shared=self._accepts_shared,
+            )
+        )
+        region.renew_s = welcome.renew_s
+        region.known.set()
+        _log.info("region joined", region=region.name, url=region.control.url, host=welcome.host_id)
+        return welcome.instances
+
+    def _beat(self, region: Region) -> Mapping[str, Literal["running", "stopped", "absent"]]:
+        desired: Desired = region.control.heartbeat(Heartbeat(session=self._session, instances=self._states()))
+        return desired.instances
+
+    # What is asked for: tasks and questions.
+
+    def _claim(self, region: Region) -> None:
+        waits = pauses()
+        while not self._stopping.is_set():
+            if not region.known.wait(_POLL_WITHOUT_SLOTS_S):
+                continue
+            free = len(self._leases) < self._settings.agent_tasks
+            claim = Claim(session=self._session, wait_s=_POLL_S if free else _POLL_WITHOUT_SLOTS_S, accept_tasks=free)
+            try:
+                work = region.control.claim(claim)
+            except SnapholdError as error:
+                if isinstance(error, (Unauthorized, Overtaken)):
+                    region.known.clear()
+                _log.debug("nothing claimed", region=region.name, error=str(error))
+                self._stopping.wait(next(waits))
+                continue
+            waits = pauses()
+            with contextlib.suppress(RuntimeError):  # the pools are shut down: we are stopping
+                if work.task is not None:
+                    lease = Lease(region.control, self._session, work.task, region.renew_s)
+                    self._leases.add(lease)
+                    self._tasks.submit(self._do, region, work.task, lease)
+                if work.question is not None:
+                    self._questions.submit(self._reply, region, work.question)
+
+    def _do(self, region: Region, task: Task, lease: Lease) -> None:
+        """Attempt a task and report how it went. What was done stands only when the report was accepted."""
+        facts = {"region": region.name, "task": task.id, "kind": task.kind.value, "instance": task.instance_id}
+        if task.backup is not None:
+            facts["backup"] = task.backup.id
+        with structlog.contextvars.bound_contextvars(attempt=task.attempt, **facts):
+            begun_s = time.monotonic()
+            _log.info("task begun")
+            try:
+                with lease, self._instance_locks[task.instance_id], attempted(region.room, task, lease) as outcome:
+                    self._report(region, task, Report(session=self._session, attempt=task.attempt, ok=True, **outcome))
+                _log.info("task done", seconds=round(time.monotonic() - begun_s, 3))
+            except Overtaken as error:
+                _log.warning("task stopped", reason=str(error))
+                if self._stopping.is_set() and lease.given_up is None:
+                    self._report_failure(region, task, "The agent of its host was stopped.")
+            except Unreported as error:
+                _log.warning("task not reported", reason=str(error))
+            except Exception as error:  # noqa: BLE001 - the one loop that fails a task, whatever it was
+                known = isinstance(error, SnapholdError)
+                _log.warning("task failed", reason=str(error), exc_info=not known)
+                reason = str(error) if known else f"the agent failed: {type(error).__name__}: {error}"
+                self._report_failure(region, task, reason)
+            finally:
+                self._leases.discard(lease)
+
+    def _report(self, region: Region, task: Task, report: Report) -> None:
+        """Report until the API answers.
+
+        Raises:
+            Overtaken: the report was refused.
+            Unreported: nobody can say; an earlier try may have been accepted and its answer lost, or we are stopping.
+        """
+        tries = 0
+
+        def send() -> None:
+            nonlocal tries
+            tries += 1
+            region.control.report(task.id, report)
+
+        try:
+            until_answered(send, self._stopping)
+        except (Overtaken, Permanent) as error:
+            if tries > 1:
+                raise Unreported(str(error)) from error
+            raise Overtaken(str(error)) from error
+        except Transient as error:
+            raise Unreported(str(error)) from error
+
+    def _report_failure(self, region: Region, task: Task, reason: str) -> None:
+        report = Report(session=self._session, attempt=task.attempt, ok=False, reason=reason)
+        with contextlib.suppress(Overtaken, Unreported):
+            self._report(region, task, report)
+
+    def _reply(self, region: Region, question: Question) -> None:
+        answer = answer_to(self._servers, self._session, question)
+        with contextlib.suppress(SnapholdError):  # who asked has been told by the API that we were silent
+            region.control.answer(question.id, answer)
+
+    # The database servers: those that should run do.
+
+    def _look_after_servers(self) -> None:
+        present = set(self._servers.ids())
+        for region in self._regions:
+            for instance_id, wish in list(region.desired.items()):
+                if instance_id not in present or time.monotonic() < self._not_before[instance_id]:
+                    continue
+                if wish == "running" and not self._servers.running(instance_id):
+                    self._see_to(instance_id, self._servers.start)
+                if wish == "stopped" and self._servers.running(instance_id):
+                    self._see_to(instance_id, self._servers.stop)
+                if wish == "absent":
+                    self._see_to(instance_id, self._servers.delete)
+
+    def _see_to(self, instance_id: str, what: Callable[[str], None]) -> None:
+        """Do this in another thread, unless the instance is being worked on: then what it needs is not yet known."""
+
+        def work() -> None:
+            try:
+                what(instance_id)
+            except SnapholdError as error:
+                _log.warning("instance not as it should be", instance=instance_id, reason=str(error))
+                self._not_before[instance_id] = time.monotonic() + _FAULT_PAUSE_S
+            else:
+                _log.info("instance put right", instance=instance_id, by=what.__name__)
+            finally:
+                self._instance_locks[instance_id].release()
+
+        if self._instance_locks[instance_id].acquire(blocking=False):
+            self._care.submit(work)
+
+    def _states(self) -> list[InstanceState]:
+        return [self._servers.state(instance_id) for instance_id in self._servers.ids()]
+
+
+class Unreported(SnapholdError):
+    """Whether the API has accepted the report is not known: what was done is left, and the record says what for."""

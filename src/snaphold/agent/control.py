@@ -1,0 +1,126 @@
+"""One region's API as the agent of a host sees it: requests, answers, and what a refusal means."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import httpx
+import structlog
+from pydantic import ValidationError
+
+from snaphold.errors import Overtaken, Permanent, Transient, Unauthorized
+from snaphold.protocol import Answer, Claim, Desired, Heartbeat, Hello, Message, Progress, Report, Welcome, Work
+
+_TIMEOUT_S: Final = 10.0  # of one request, beyond the time that a claim may wait
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 5.0
+
+_log = structlog.get_logger(__name__)
+_Answered = TypeVar("_Answered", bound=Message)
+_Result = TypeVar("_Result")
+
+
+class Nothing(Message):
+    """The answer ``{}``."""
+
+
+class Control:
+    """The API of one region. Share one object among the threads of a process.
+
+    Every method raises ``Transient`` when the API is silent or has an error of its own, ``Unauthorized`` when the
+    host's token is not good, ``Overtaken`` on 409, and ``Permanent`` for any other refusal (a newer API, say).
+
+    ``token_file`` is read before each request, so that a token that was renewed is used without a restart.
+    """
+
+    def __init__(self, url: str, token_file: Path) -> None:
+        self.url = url
+        self._token_file = token_file
+        self._http = httpx.Client(
+            base_url=f"{url.rstrip('/')}/agent/v1",
+            timeout=_TIMEOUT_S,
+            limits=httpx.Limits(max_keepalive_connections=8),
+            trust_env=False,
+        )
+
+    def hello(self, message: Hello) -> Welcome:
+        """Say that this process has started, or that it is back."""
+        return self._post("hello", message, Welcome)
+
+    def heartbeat(self, message: Heartbeat) -> Desired:
+        """Say how the instances are; learn how they should be."""
+        return self._post("heartbeat", message, Desired)
+
+    def claim(self, message: Claim) -> Work:
+        """Wait up to ``message.wait_s`` seconds for something to do."""
+        return self._post("claim", message, Work, wait_s=message.wait_s)
+
+    def progress(self, task_id: str, message: Progress) -> None:
+        """Renew the lease of an attempt."""
+        self._post(f"tasks/{task_id}/progress", message, Nothing)
+
+    def report(self, task_id: str, message: Report) -> None:
+        """End an attempt."""
+        self._post(f"tasks/{task_id}/report", message, Nothing)
+
+    def answer(self, question_id: str, message: Answer) -> None:
+        """Answer a question."""
+        self._post(f"questions/{question_id}/answer", message, Nothing)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._http.close()
+
+    def _post(self, path: str, message: Message, answer: type[_Answered], *, wait_s: float = 0) -> _Answered:
+        try:
+            token = self._token_file.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unauthorized(f"there is no token of this host in {self._token_file}") from error
+        try:
+            response = self._http.post(
+                path,
+                content=message.model_dump_json(),
+                headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+                timeout=_TIMEOUT_S + wait_s,
+            )
+        except httpx.HTTPError as error:
+            raise Transient(f"{self.url} does not answer: {error or type(error).__name__}") from error
+        if response.is_success:
+            try:
+                return answer.model_validate_json(response.content or b"{}")
+            except ValidationError as error:
+                raise Permanent(f"{self.url} gave an answer to {path} that cannot be understood") from error
+        said = f"{self.url} answered {response.status_code} to {path}: {response.text[:300]}"
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            raise Unauthorized(said)
+        if response.status_code == httpx.codes.CONFLICT:
+            raise Overtaken(said)
+        if response.status_code >= 500 or response.status_code in {408, 413, 425, 429}:
+            raise Transient(said)
+        raise Permanent(said)
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait before each further try: doubling, up to 5."""
+    pause = _FIRST_PAUSE_S
+    while True:
+        yield pause
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def until_answered(call: Callable[[], _Result], stopping: threading.Event) -> _Result:
+    """Repeat ``call`` while the API is silent or does not know our token (yet): for ever.
+
+    Raises:
+        Transient: ``stopping`` was set meanwhile.
+        Overtaken, Permanent: the API's answer.
+    """
+    for pause in pauses():
+        try:
+            return call()
+        except (Transient, Unauthorized) as error:
+            _log.debug("api silent", error=str(error))
+            if stopping.wait(pause):
+                raise Transient(str(error)) from error
+    raise AssertionError

@@ -1,0 +1,53 @@
+"""The named steps of everything that an agent does, so that a test can end a process exactly between two of them.
+
+Reaching a step is logged at DEBUG and told to whoever put a callable in ``observers`` (nobody, outside tests).
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+
+class Step(StrEnum):
+    """In the order in which they are reached. What stands on the disk at each of them is in the comment."""
+
+    BACKUP_CLAIMED = "backup.claimed"  # nothing yet
+    BACKUP_MEASURED = "backup.measured"  # nothing yet
+    BACKUP_TOOL_STARTED = "backup.tool-started"  # the backup tool runs
+    BACKUP_SEGMENTS_WRITTEN = "backup.segments-written"  # every segment
+    BACKUP_PUBLISHED = "backup.published"  # the data object
+    BACKUP_INDEX_WRITTEN = "backup.index-written"  # data object and index
+    BACKUP_MANIFEST_WRITTEN = "backup.manifest-written"  # a complete backup that nobody has recorded
+    BACKUP_REPORTED = "backup.reported"  # a recorded backup
+
+    CREATE_CLAIMED = "create.claimed"  # nothing yet
+    CREATE_BUILT = "create.built"  # a running server that nobody has recorded
+
+    RESTORE_CLAIMED = "restore.claimed"  # nothing yet
+    RESTORE_CHECKED = "restore.checked"  # nothing yet; the manifest is good and the objects are there
+    RESTORE_STAGED = "restore.staged"  # an empty staging directory
+    RESTORE_EXTRACTED = "restore.extracted"  # a staging directory with all files, unprepared
+    RESTORE_PREPARED = "restore.prepared"  # a staging directory that a server could start on
+    RESTORE_FINISHED = "restore.finished"  # a running server that nobody has recorded
+    RESTORE_REPORTED = "restore.reported"  # a recorded instance
+
+    RESTART_CLAIMED = "restart.claimed"  # the old server
+    RESTART_STOPPED = "restart.stopped"  # no server
+    RESTART_STARTED = "restart.started"  # the new server
+
+    DELETE_CLAIMED = "delete.claimed"  # the server and its directory
+    DELETE_REMOVED = "delete.removed"  # nothing; the record still has the instance
+
+
+observers: Final[list[Callable[[Step], None]]] = []
+
+
+def reached(step: Step, **facts: Any) -> None:
+    """Say that a step has been reached, in the thread that reached it."""
+    _log.debug("step", step=step.value, **facts)
+    for observer in observers:
+        observer(step)

@@ -1,0 +1,48 @@
+"""Which work belongs to which task."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypedDict
+
+from snaphold.agent.backup import taken_backup
+from snaphold.agent.instances import created_instance, deleted_instance, restarted_instance
+from snaphold.agent.lease import Lease
+from snaphold.agent.restore import restored_instance
+from snaphold.agent.room import Room
+from snaphold.errors import Permanent
+from snaphold.protocol import BackupResult, InstanceResult, Task, TaskKind
+
+
+class Outcome(TypedDict, total=False):
+    """What a report says of an attempt that went well."""
+
+    backup: BackupResult
+    instance: InstanceResult
+
+
+@contextmanager
+def attempted(room: Room, task: Task, lease: Lease) -> Iterator[Outcome]:
+    """Do a task. The body of the ``with`` reports: when that raises ``Overtaken``, what was done is undone.
+
+    Raises:
+        Permanent, Transient: it failed; nothing of the attempt is left, or the sweep will find it.
+        Overtaken: the attempt was given up meanwhile; the same holds.
+    """
+    match task:
+        case Task(kind=TaskKind.CREATE, instance=spec) if spec is not None:
+            with created_instance(room, task, spec, lease) as instance:
+                yield {"instance": instance}
+        case Task(kind=TaskKind.RESTORE, instance=spec) if spec is not None and task.chain:
+            with restored_instance(room, task, spec, lease) as instance:
+                yield {"instance": instance}
+        case Task(kind=TaskKind.BACKUP, backup=wanted) if wanted is not None:
+            with taken_backup(room, task, wanted, lease) as backup:
+                yield {"backup": backup}
+        case Task(kind=TaskKind.RESTART):
+            with restarted_instance(room, task):
+                yield {}
+        case Task(kind=TaskKind.DELETE):
+            with deleted_instance(room, task):
+                yield {}
+        case _:
+            raise Permanent(f"the task {task.kind} lacks what this agent needs to do it")

@@ -1,0 +1,132 @@
+"""The command line: builds each process, and is the only place that wires.
+
+What a command does is in the module that it imports when it runs, so that ``snaphold --help`` is quick.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from snaphold.cli.options import Given, with_settings, with_state
+from snaphold.errors import SnapholdError
+
+app = typer.Typer(
+    name="snaphold",
+    help="Physical backups of running databases, and new servers from them, behind the Cloud Databases backup API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+account_app = typer.Typer(help="Accounts of the embedded identity.", no_args_is_help=True)
+host_app = typer.Typer(help="Hosts with database servers.", no_args_is_help=True)
+app.add_typer(account_app, name="account")
+app.add_typer(host_app, name="host")
+
+
+def main() -> None:
+    """Run the command line. What the operator can mend is one line on standard error, exit status 1."""
+    try:
+        app()
+    except SnapholdError as error:
+        sys.stderr.write(f"snaphold: {error}\n")
+        sys.exit(1)
+
+
+def _command(where: typer.Typer, name: str, options: Callable[..., Callable[..., None]]) -> Callable[..., None]:
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        return where.command(name, help=function.__doc__)(options(function))
+
+    return register
+
+
+@app.command("version")
+def version() -> None:
+    """Say which release this is."""
+    from importlib.metadata import version as installed  # noqa: PLC0415
+
+    typer.echo(f"snaphold {installed('snaphold')}")
+
+
+@_command(app, "serve", with_settings)
+def serve(given: Given) -> None:
+    """Serve one or more regions from this machine: API, worker and agent, supervised, until SIGTERM or Ctrl-C.
+
+    The database servers go on running when it ends, and are found again at the next start.
+    """
+    from snaphold.cli.serve import serve as run  # noqa: PLC0415
+
+    run(given)
+
+
+@_command(app, "stop", with_state)
+def stop(given: Given) -> None:
+    """End `snaphold serve` on a state directory, and its database servers too."""
+    from snaphold.cli.serve import stop as run  # noqa: PLC0415
+
+    run(given)
+
+
+@_command(app, "api", with_settings)
+def api(
+    given: Given,
+    *,
+    with_worker: Annotated[bool, typer.Option("--with-worker", help="do the worker's part here too")] = False,
+) -> None:
+    """Serve the HTTP API of one region."""
+    from snaphold.cli.processes import run_api  # noqa: PLC0415
+
+    run_api(given, with_worker=with_worker)
+
+
+@_command(app, "worker", with_settings)
+def worker(given: Given) -> None:
+    """Do what the control plane of one region does later: delete, sweep, give up silent hosts' work."""
+    from snaphold.cli.processes import run_worker  # noqa: PLC0415
+
+    run_worker(given)
+
+
+@_command(app, "agent", with_settings)
+def agent(given: Given) -> None:
+    """Look after the database servers of this machine, for the regions whose API is named.
+
+    The host's token is read from DIR/regions/<NAME>/agent.token.
+    """
+    from snaphold.cli.processes import run_agent  # noqa: PLC0415
+
+    run_agent(given)
+
+
+@_command(account_app, "add", with_state)
+def account_add(
+    given: Given,
+    account: Annotated[str, typer.Argument(help="the account's id")],
+    *,
+    user: Annotated[str, typer.Option("--user", help="the user's name")],
+    password: Annotated[
+        str | None,
+        typer.Option(
+            "--password",
+            help="for tests: anyone on this machine can read it. Else it is asked for, or "
+            "taken from the first line of standard input",
+        ),
+    ] = None,
+    role: Annotated[
+        list[str] | None, typer.Option("--role", help="dbaas:admin, dbaas:creator or dbaas:observer; none: all rights")
+    ] = None,
+) -> None:
+    """Add a user, and its account where that is new. Prints JSON with the API key, which is shown only now."""
+    from snaphold.cli.admin import add_account  # noqa: PLC0415
+
+    add_account(given, account, user, password, role or [])
+
+
+@_command(host_app, "add", with_state)
+def host_add(given: Given, name: Annotated[str, typer.Argument(help="the host's name")]) -> None:
+    """Make a host's token (a host of this name loses its old one). Prints JSON with the token, shown only now."""
+    from snaphold.cli.admin import add_host  # noqa: PLC0415
+
+    add_host(given, name)

@@ -1,0 +1,95 @@
+"""``snaphold serve`` and ``snaphold stop``."""
+
+import os
+import shlex
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from rich.console import Console
+
+from snaphold.cli.control import make_local_token
+from snaphold.cli.logs import set_up_logs
+from snaphold.cli.machine import servers_of
+from snaphold.cli.options import Given
+from snaphold.cli.state import Endpoint, StateDirectory, check_port, parse_regions
+from snaphold.cli.supervisor import Child, python, supervise
+from snaphold.errors import SetupError
+
+_STOP_TIMEOUT_S: Final = 30.0
+_STOPS_AT_ONCE: Final = 8
+_LOOK_INTERVAL_S: Final = 0.05
+
+
+def serve(given: Given) -> None:
+    """Check everything that can be wrong, then start the processes and keep them going."""
+    regions = parse_regions(given.settings.region)
+    state = StateDirectory(given.state_dir)
+    state.make([region.name for region in regions])
+    if shutil.which("setpriv") is None:
+        raise SetupError("there is no setpriv on this machine (Debian's package util-linux)")
+    set_up_logs(given.settings, "serve")
+    with state.lock("serve"):
+        installation = servers_of(given.settings, state).installation
+        for region in regions:
+            check_port(region)
+        for region in regions:
+            make_local_token(given.settings, state, region.name)
+        children = [_control_child(given, region) for region in regions]
+        shared = given.settings.shared_system_user or "warn"
+        words = given.argv(state_dir=state.path, shared_system_user=shared)
+        children.append(Child("agent", python("agent", *words)))
+        engine = f"MariaDB {installation.version}"
+        supervise(children, [region.url for region in regions], lambda: _tell(state, regions, engine))
+
+
+def stop(given: Given) -> None:
+    """End ``serve`` if it runs, then every database server of the state directory."""
+    state = StateDirectory(given.state_dir)
+    state.require()
+    console = Console(highlight=False)
+    owner = state.owner("serve")
+    if owner is not None:
+        os.kill(owner, signal.SIGTERM)
+        _wait_until_free(state)
+        console.print("the service has ended")
+    with state.lock("serve"), state.lock("agent"):
+        servers = servers_of(given.settings, state)
+        running = [instance_id for instance_id in servers.ids() if servers.running(instance_id)]
+        with ThreadPoolExecutor(_STOPS_AT_ONCE) as pool:
+            list(pool.map(servers.stop, running))
+    console.print(f"database servers stopped: {len(running)}")
+
+
+def _control_child(given: Given, region: Endpoint) -> Child:
+    words = given.argv(state_dir=given.state_dir, region=[str(region)])
+    return Child(region.name, python("api", "--with-worker", *words))
+
+
+def _wait_until_free(state: StateDirectory) -> None:
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while state.owner("serve") is not None:
+        if time.monotonic() > deadline:
+            raise SetupError(f"`snaphold serve` on {state.path} does not end")
+        time.sleep(_LOOK_INTERVAL_S)
+
+
+def _tell(state: StateDirectory, regions: Sequence[Endpoint], engine: str) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for region in regions:
+        console.print(
+            f"[bold]{region.name}[/bold] is served at {region.url}/v1.0/ACCOUNT, described at {region.url}/docs"
+        )
+    console.print(f"database servers: {engine}; state: {state.path}")
+    if not state.identity.exists():
+        console.print(
+            f"add an account:   snaphold account add --state-dir {shlex.quote(str(state.path))} 1234 --user demo\n"
+        )
+    body = '{"auth":{"passwordCredentials":{"username":"demo","password":"…"}}}'
+    console.print(
+        f"log in:           curl -H 'Content-Type: application/json' -d '{body}' {regions[0].url}/v2.0/tokens",
+        markup=False,
+    )

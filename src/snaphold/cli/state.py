@@ -1,0 +1,170 @@
+"""Where everything lies in a state directory, and who may use it."""
+
+import contextlib
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from snaphold.errors import SetupError
+
+_REGION: Final = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_-]{0,31})=(?P<where>\S+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A region's name and where its API listens, or is found."""
+
+    name: str
+    address: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Without a path and without a slash at the end."""
+        return f"http://{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
+
+    def __str__(self) -> str:
+        """As the setting is written."""
+        return f"{self.name}={self.url.removeprefix('http://')}"
+
+
+def parse_regions(texts: Sequence[str]) -> list[Endpoint]:
+    """Read ``NAME=ADDRESS:PORT`` settings.
+
+    Raises:
+        SetupError: one has another form, none is given, or two share a name or a port.
+    """
+    regions = [_parse_region(text) for text in texts]
+    if not regions:
+        raise SetupError("no region was given (--region NAME=ADDRESS:PORT)")
+    if len({region.name.upper() for region in regions}) < len(regions):
+        raise SetupError("two regions have the same name")
+    if len({(region.address, region.port) for region in regions}) < len(regions):
+        raise SetupError("two regions have the same address and port")
+    return regions
+
+
+def _parse_region(text: str) -> Endpoint:
+    match = _REGION.fullmatch(text)
+    address, _, port = match["where"].rpartition(":") if match else ("", "", "")
+    if match is None or not address or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise SetupError(f"the region {text!r} is not of the form NAME=ADDRESS:PORT")
+    return Endpoint(name=match["name"], address=address.strip("[]"), port=int(port))
+
+
+@dataclass(frozen=True)
+class StateDirectory:
+    """The layout of a state directory."""
+
+    path: Path
+
+    @property
+    def identity(self) -> Path:
+        """Accounts, users and tokens: one database for all regions."""
+        return self.path / "identity.db"
+
+    @property
+    def instances(self) -> Path:
+        """The database servers' directories."""
+        return self.path / "instances"
+
+    def region(self, name: str) -> Path:
+        """All that belongs to one region."""
+        return self.path / "regions" / name
+
+    def catalog(self, region: str) -> Path:
+        """The region's record."""
+        return self.region(region) / "catalog.db"
+
+    def store(self, region: str) -> Path:
+        """The region's object store."""
+        return self.region(region) / "store"
+
+    def agent_token(self, region: str) -> Path:
+        """What the embedded agent shows to the region's API."""
+        return self.region(region) / "agent.token"
+
+    def region_names(self) -> list[str]:
+        """Every region that there is in this directory."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(entry.name for entry in (self.path / "regions").iterdir() if entry.is_dir())
+        return []
+
+    def make(self, regions: Sequence[str] = ()) -> None:
+        """Make what is missing of the directory and of these regions' parts.
+
+        Raises:
+            SetupError: it cannot be made, or cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "regions").mkdir(mode=0o700, exist_ok=True)
+            for region in regions:
+                self.region(region).mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError as error:
+            raise SetupError(f"{error.filename} is in the way: it is no directory") from error
+        except OSError as error:
+            raise SetupError(f"the state directory cannot be made: {error.filename}: {error.strerror}") from error
+        if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
+            raise SetupError(f"the state directory {self.path} cannot be written to")
+
+    def require(self) -> None:
+        """Raise ``SetupError`` where this is no state directory yet."""
+        if not (self.path / "regions").is_dir():
+            raise SetupError(f"{self.path} is no state directory: `snaphold serve` has not been started on it")
+
+    def lock(self, name: str) -> "contextlib.AbstractContextManager[None]":
+        """Be the only one of its kind on this directory: ``serve`` or ``agent``. Freed by the end of the process.
+
+        Raises:
+            SetupError: there is one already.
+        """
+        return _locked(self.path / f"{name}.lock", f"another `snaphold {name}` is running on {self.path}")
+
+    def owner(self, name: str) -> int | None:
+        """The process id of whoever holds this lock."""
+        path = self.path / f"{name}.lock"
+        try:
+            with path.open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            text = path.read_text("ascii").strip()
+            return int(text) if text.isdigit() else None
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path, taken: str) -> Iterator[None]:
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise SetupError(f"{path} cannot be opened: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise SetupError(f"{taken} (process {file.read().strip() or 'unknown'})") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def check_port(endpoint: Endpoint) -> None:
+    """Raise ``SetupError`` when the address cannot be listened on."""
+    family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((endpoint.address, endpoint.port))
+        except OSError as error:
+            where = f"{endpoint.address}:{endpoint.port}"
+            raise SetupError(f"region {endpoint.name} cannot listen on {where}: {error.strerror or error}") from error

@@ -1,0 +1,91 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from snaphold.cli import main
+from snaphold.cli.options import Given, with_settings
+from snaphold.config import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_mine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of whoever runs the tests sets nothing."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"SNAPHOLD_{name.upper()}", raising=False)
+
+
+def snaphold(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
+    """Run the command line in this process; the exit status."""
+    monkeypatch.setattr(sys, "argv", ["snaphold", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_a_flag_beats_the_file_and_the_file_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags, then the file, then the environment."""
+    config = tmp_path / "snaphold.toml"
+    config.write_text("lease_s = 7\nrenew_s = 3\n")
+    monkeypatch.setenv("SNAPHOLD_LEASE_S", "1")
+    monkeypatch.setenv("SNAPHOLD_AGENT_TASKS", "2")
+    seen: list[Given] = []
+    with_settings(seen.append)(config=config, renew_s="4")
+    settings = seen[0].settings
+    assert (settings.lease_s, settings.renew_s, settings.agent_tasks) == (7, 4, 2)
+
+
+def test_words_for_another_process_give_the_same_settings(tmp_path: Path) -> None:
+    """A process that we start has our flags, but for those that it gets instead."""
+    config = tmp_path / "snaphold.toml"
+    config.write_text("lease_s = 7\n")
+    seen: list[Given] = []
+    with_settings(seen.append)(config=config, region=["DFW=127.0.0.1:1", "IAD=127.0.0.1:2"], log_level="debug")
+    assert [
+        f"--config={config}",
+        "--region=DFW=127.0.0.1:1",
+        "--log-level=debug",
+        f"--state-dir={tmp_path}",
+    ] == seen[0].argv(region=["DFW=127.0.0.1:1"], state_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("serve", "--region", "DFW=127.0.0.1:1"),
+        ("serve", "--state-dir", "x"),
+        ("serve", "--state-dir", "x", "--region", "DFW"),
+        ("serve", "--state-dir", "x", "--lease-s", "soon"),
+        ("serve", "--state-dir", "x", "--config", "none.toml"),
+        ("stop", "--state-dir", "x"),
+        ("host", "add", "h1", "--state-dir", "x"),
+        ("account", "add", "--state-dir", "x", "../1234", "--user", "demo", "--password", "secret"),
+        ("account", "add", "--state-dir", "x", "1234", "--user", "demo", "--password", "s", "--role", "king"),
+    ],
+    ids=" ".join,
+)
+def test_what_the_operator_can_mend(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake in the set-up is one line on standard error and exit status 1, without a traceback."""
+    monkeypatch.chdir(tmp_path)
+    assert snaphold(monkeypatch, *words) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("snaphold: ")
+    assert said.err.count("\n") == 1
+
+
+def test_an_account_by_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The password can come by standard input; what is printed ends with JSON, and the password is not in it."""
+    (tmp_path / "password").write_text("a pass phrase\n")
+    with (tmp_path / "password").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        words = ["account", "add", "--state-dir", tmp_path / "state", "1234", "--user", "demo"]
+        assert snaphold(monkeypatch, *words, "--role", "dbaas:observer") == 0
+    said = capsys.readouterr().out
+    assert {"account": "1234", "user": "demo"}.items() <= json.loads(said[said.index("{") :]).items()
+    assert "pass phrase" not in said

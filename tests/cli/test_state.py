@@ -1,0 +1,82 @@
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from snaphold.cli.state import Endpoint, StateDirectory, check_port, parse_regions
+from snaphold.errors import SetupError
+
+
+def test_regions_as_written() -> None:
+    """A region is a name, an address and a port; an IPv6 address stands in brackets."""
+    assert [
+        Endpoint(name="DFW", address="127.0.0.1", port=8779),
+        Endpoint(name="IAD", address="::1", port=80),
+    ] == parse_regions(["DFW=127.0.0.1:8779", "IAD=[::1]:80"])
+
+
+def test_an_endpoint_says_itself_as_it_was_written() -> None:
+    """What one process is told, it can tell another."""
+    texts = ["DFW=127.0.0.1:8779", "IAD=[::1]:80"]
+    assert texts == [str(region) for region in parse_regions(texts)]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [],
+        ["DFW"],
+        ["DFW=8779"],
+        ["DFW=127.0.0.1:"],
+        ["DFW=127.0.0.1:0"],
+        ["DFW=127.0.0.1:70000"],
+        ["../x=127.0.0.1:80"],
+        ["DFW=127.0.0.1:80", "dfw=127.0.0.1:81"],
+        ["DFW=127.0.0.1:80", "IAD=127.0.0.1:80"],
+    ],
+    ids=repr,
+)
+def test_regions_that_make_no_sense(texts: list[str]) -> None:
+    """A region that cannot be served is refused before anything starts; its name becomes a directory's."""
+    with pytest.raises(SetupError):
+        parse_regions(texts)
+
+
+def test_a_port_that_somebody_listens_on() -> None:
+    """A port in use is told before a process is started for it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(SetupError, match=f"127.0.0.1:{port}"):
+            check_port(Endpoint(name="DFW", address="127.0.0.1", port=port))
+    check_port(Endpoint(name="DFW", address="127.0.0.1", port=port))
+
+
+def test_a_file_in_place_of_the_state_directory(tmp_path: Path) -> None:
+    """A broken state directory is one clear line, and nothing is half made."""
+    (tmp_path / "state").write_text("not a directory")
+    with pytest.raises(SetupError, match="state"):
+        StateDirectory(tmp_path / "state").make(["DFW"])
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_the_lock_of_another_process(tmp_path: Path) -> None:
+    """One process of a kind works on a state directory; its end, however it comes, frees the directory."""
+    state = StateDirectory(tmp_path)
+    state.make()
+    code = (
+        "import sys; from pathlib import Path; from snaphold.cli.state import StateDirectory\n"
+        "with StateDirectory(Path(sys.argv[1])).lock('serve'):\n    print('locked', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        assert state.owner("serve") == other.pid
+        with pytest.raises(SetupError, match=f"process {other.pid}"), state.lock("serve"):
+            pytest.fail("locked twice")
+        other.kill()
+    assert state.owner("serve") is None
+    with state.lock("serve"):
+        assert state.owner("agent") is None
