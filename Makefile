@@ -7,7 +7,7 @@ export PYTHON
 
 BIN := .venv/bin
 # Where Python code of the project is; parts that are not built yet are left out.
-CODE := src tests $(wildcard demo bench)
+CODE := src tests $(wildcard demo bench docs)
 JOBS ?= 2
 
 help: ## show this list
