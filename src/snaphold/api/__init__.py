@@ -1,0 +1,9 @@
+"""The HTTP edge: a request is parsed and checked in form once, handed to the service, and answered as JSON.
+
+``create_app`` builds one region's application. No SQL, no bytes of backups but those that a reader hands over.
+"""
+
+from snaphold.api.app import create_app
+from snaphold.api.desk import ObjectReader
+
+__all__ = ["ObjectReader", "create_app"]

@@ -1,0 +1,127 @@
+"""The hosts' side of the API, ``/agent/v1`` (snaphold.protocol): not for clients.
+
+It runs on threads of its own: however many callers wait for hosts, their answers come through.
+"""
+
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import ClientDisconnect
+
+from snaphold.api.desk import AtDesk, Desk, desk_of, on_threads_of
+from snaphold.api.faults import documented
+from snaphold.api.reading import BodyOf
+from snaphold.errors import Unauthorized
+from snaphold.protocol import Answer, Claim, Desired, Heartbeat, Hello, Progress, Report, Welcome, Work
+from snaphold.service import hosts as service
+
+_LOOK_AGAIN_S: Final = 0.5  # what another API process has noted wakes nobody here
+_MAX_BODY_BYTES: Final = 16 << 20  # a host may have thousands of instances
+
+router = APIRouter(
+    prefix="/agent/v1", tags=["agents"], responses=documented(400, 401, 404, 405, 409, 413, 415, 500, 503)
+)
+on_agents_threads = on_threads_of(ThreadPoolExecutor(16, thread_name_prefix="agents"))
+authenticate = on_agents_threads(service.authenticate_host)
+
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False, scheme_name="host"))]
+
+
+async def host_of(request: Request, credentials: Credentials) -> str:
+    """The id of the host that speaks. Raises ``Unauthorized``."""
+    if credentials is None:
+        raise Unauthorized("The request carries no bearer token of a host.")
+    desk = desk_of(request)
+    token = credentials.credentials
+    return await desk.hosts.get(token, lambda: authenticate(desk.deployment, token))
+
+
+Host = Annotated[str, Depends(host_of)]
+
+
+@router.post("/hello")
+@on_agents_threads
+def hello(desk: AtDesk, host: Host, message: Annotated[Hello, Depends(BodyOf(Hello, _MAX_BODY_BYTES))]) -> Welcome:
+    """An agent process has started."""
+    return service.hello(desk.deployment, host, message)
+
+
+@router.post("/heartbeat")
+@on_agents_threads
+def heartbeat(
+    desk: AtDesk, host: Host, message: Annotated[Heartbeat, Depends(BodyOf(Heartbeat, _MAX_BODY_BYTES))]
+) -> Desired:
+    """The host is there."""
+    return service.heartbeat(desk.deployment, host, message)
+
+
+@router.post("/claim")
+async def claim(request: Request, desk: AtDesk, host: Host, message: Annotated[Claim, Depends(BodyOf(Claim))]) -> Work:
+    """Something to do: at once, or as soon as there is some within ``wait_s``; else nothing."""
+    bell = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ring() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(bell.set)
+
+    desk.deployment.wakeups.subscribe(host, ring)
+    try:
+        return await _claim(request, desk, host, message, bell)
+    finally:
+        desk.deployment.wakeups.unsubscribe(host, ring)
+
+
+async def _claim(request: Request, desk: Desk, host: str, message: Claim, bell: asyncio.Event) -> Work:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + message.wait_s
+    while True:
+        bell.clear()
+        if await request.is_disconnected():
+            raise ClientDisconnect  # what is claimed now would reach nobody
+        work = await claim_now(desk, host, message)
+        left_s = deadline - loop.time()
+        if work.task is not None or work.question is not None or left_s <= 0 or desk.ending.is_set():
+            return work
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(bell.wait(), min(left_s, _LOOK_AGAIN_S))
+
+
+@on_agents_threads
+def claim_now(desk: Desk, host: str, message: Claim) -> Work:
+    """What there is to do at this moment."""
+    return service.claim(desk.deployment, host, message)
+
+
+@router.post("/tasks/{task_id}/progress")
+@on_agents_threads
+def progress(
+    desk: AtDesk, host: Host, task_id: str, message: Annotated[Progress, Depends(BodyOf(Progress))]
+) -> dict[str, str]:
+    """An attempt goes on."""
+    service.progress(desk.deployment, host, task_id, message)
+    return {}
+
+
+@router.post("/tasks/{task_id}/report")
+@on_agents_threads
+def report(
+    desk: AtDesk, host: Host, task_id: str, message: Annotated[Report, Depends(BodyOf(Report))]
+) -> dict[str, str]:
+    """An attempt has ended."""
+    service.report(desk.deployment, host, task_id, message)
+    return {}
+
+
+@router.post("/questions/{question_id}/answer")
+@on_agents_threads
+def answer(
+    desk: AtDesk, host: Host, question_id: str, message: Annotated[Answer, Depends(BodyOf(Answer, _MAX_BODY_BYTES))]
+) -> dict[str, str]:
+    """The answer to a question."""
+    service.answer(desk.deployment, host, question_id, message)
+    return {}

@@ -1,0 +1,495 @@
+"""What clients get, as types: each with a function that makes it from what the service knows.
+
+Keys that are sometimes left out say so (``exclude_if``); all the others are in every answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from snaphold.api.links import Links
+from snaphold.model import FLAVORS as FLAVOR_OF
+from snaphold.model import (
+    Backup,
+    BackupStatus,
+    Flavor,
+    Instance,
+    InstanceStatus,
+    datastore_id,
+    gigabytes,
+    rfc3339,
+    version_id,
+)
+from snaphold.protocol import Datastore
+
+MYSQL_PORT: Final = 3306  # what clients take for granted
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+T = TypeVar("T")
+Sometimes = Annotated[T | None, Field(default=None, exclude_if=_absent)]
+
+
+class Answer(BaseModel):
+    """A part of an answer: it has the keys that are declared, and no others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Link(Answer):
+    """Where something is found."""
+
+    href: str
+    rel: str
+
+
+class BackupDatastore(Answer):
+    """What the backup is of."""
+
+    type: str
+    version: str
+    version_id: str
+
+
+class BackupSource(Answer):
+    """Which instance or HA group it was taken from."""
+
+    type: str
+    id: str
+
+
+class Progress(Answer):
+    """How far a running backup is. Bytes of the source's files; ``percent`` is null until they were counted."""
+
+    step: str | None
+    done_bytes: int | None
+    expected_bytes: int | None
+    percent: int | None
+
+
+class BackupAnswer(Answer):
+    """A backup. ``size`` and ``volume_size`` in GB, ``flavor_ram`` in MB, ``object_size`` in bytes."""
+
+    id: str
+    name: str
+    description: str | None
+    status: BackupStatus
+    created: str
+    updated: str
+    instance_id: str | None
+    source: BackupSource
+    parent_id: str | None
+    datastore: BackupDatastore
+    type: Literal["InnoBackupEx", "InnoBackupExIncremental"]
+    size: float | None
+    volume_size: int
+    flavor_ram: int
+    is_automated: Literal[0, 1]
+    locationRef: str | None  # noqa: N815 - the chapter's name
+    project_id: str
+    object_size: Sometimes[int] = None
+    progress: Sometimes[Progress] = None
+    reason: Sometimes[str] = None
+
+
+class NewBackupAnswer(BackupAnswer):
+    """A backup in the answer to its creation, where ``is_automated`` is a boolean."""
+
+    is_automated: bool  # type: ignore[assignment]
+
+
+class BackupCreated(Answer):
+    """The answer to ``POST /backups``."""
+
+    backup: NewBackupAnswer
+
+
+class BackupShown(Answer):
+    """One backup."""
+
+    backup: BackupAnswer
+
+
+class BackupList(Answer):
+    """A page of backups, newest first. Without ``links`` there are no more."""
+
+    backups: list[BackupAnswer]
+    links: Sometimes[list[Link]] = None
+
+
+class InstanceFlavor(Answer):
+    """An instance's flavor; its id is a string here."""
+
+    id: str
+    links: list[Link]
+
+
+class VolumeAnswer(Answer):
+    """GB. ``used`` is there once it was measured."""
+
+    size: int
+    used: Sometimes[float] = None
+
+
+class InstanceDatastore(Answer):
+    """What the instance runs."""
+
+    type: str
+    version: str
+
+
+class Address(Answer):
+    """Where the instance listens."""
+
+    address: str
+    type: str
+
+
+class InstanceAnswer(Answer):
+    """An instance. ``hostname`` is null until it has an address; ``port`` is there when it is not 3306."""
+
+    id: str
+    name: str
+    status: InstanceStatus
+    operating_status: str
+    created: str
+    updated: str
+    flavor: InstanceFlavor
+    volume: VolumeAnswer
+    datastore: InstanceDatastore
+    region: str
+    hostname: str | None
+    ip: list[str]
+    addresses: list[Address]
+    links: list[Link]
+    port: Sometimes[int] = None
+    reason: Sometimes[str] = None
+
+
+class InstanceShown(Answer):
+    """One instance."""
+
+    instance: InstanceAnswer
+
+
+class InstanceList(Answer):
+    """A page of instances, newest first. Without ``links`` there are no more."""
+
+    instances: list[InstanceAnswer]
+    links: Sometimes[list[Link]] = None
+
+
+class DatabaseAnswer(Answer):
+    """A database that clients made."""
+
+    name: str
+    character_set: Sometimes[str] = None
+    collate: Sometimes[str] = None
+
+
+class DatabaseList(Answer):
+    """A page of databases, by name."""
+
+    databases: list[DatabaseAnswer]
+    links: Sometimes[list[Link]] = None
+
+
+class DatabaseName(Answer):
+    """A database that a user may use."""
+
+    name: str
+
+
+class UserAnswer(Answer):
+    """A database user that clients made."""
+
+    name: str
+    host: str
+    databases: list[DatabaseName]
+
+
+class UserShown(Answer):
+    """One user."""
+
+    user: UserAnswer
+
+
+class UserList(Answer):
+    """A page of users, by name."""
+
+    users: list[UserAnswer]
+    links: Sometimes[list[Link]] = None
+
+
+class GrantList(Answer):
+    """The databases that a user may use."""
+
+    databases: list[DatabaseName]
+
+
+class RootShown(Answer):
+    """Whether clients may log in as root."""
+
+    rootEnabled: bool  # noqa: N815 - the field's name
+
+
+class FlavorAnswer(Answer):
+    """A size of server; ``ram`` in MB. The id is a number here."""
+
+    id: int
+    name: str
+    ram: int
+    links: list[Link]
+
+
+class FlavorShown(Answer):
+    """One flavor."""
+
+    flavor: FlavorAnswer
+
+
+class FlavorList(Answer):
+    """All flavors, by id."""
+
+    flavors: list[FlavorAnswer]
+
+
+class VersionAnswer(Answer):
+    """A version of a datastore. ``id`` is what a backup calls ``version_id``."""
+
+    id: str
+    name: str
+    datastore: str
+    full_version: str
+    active: bool
+    links: list[Link]
+
+
+class VersionShown(Answer):
+    """One version of a datastore."""
+
+    version: VersionAnswer
+
+
+class VersionList(Answer):
+    """The versions of a datastore that hosts can run, newest first."""
+
+    versions: list[VersionAnswer]
+
+
+class DatastoreAnswer(Answer):
+    """A datastore that hosts can run."""
+
+    id: str
+    name: str
+    default_version: str
+    versions: list[VersionAnswer]
+    links: list[Link]
+
+
+class DatastoreShown(Answer):
+    """One datastore."""
+
+    datastore: DatastoreAnswer
+
+
+class DatastoreList(Answer):
+    """What hosts can run."""
+
+    datastores: list[DatastoreAnswer]
+
+
+class AbsoluteLimits(Answer):
+    """What is limited however slowly one goes. ``max_running_backups`` 0: no limit."""
+
+    verb: Literal["ABSOLUTE"]
+    max_running_backups: int
+    max_page: int
+    max_body_bytes: int
+
+
+class LimitList(Answer):
+    """Every limit: the absolute ones first, then the rates."""
+
+    limits: list[AbsoluteLimits]
+
+
+class GroupList(Answer):
+    """HA groups."""
+
+    ha_instances: list[dict[str, Any]]
+
+
+class ScheduleList(Answer):
+    """Schedules of backups."""
+
+    schedules: list[dict[str, Any]]
+
+
+class ApiVersion(Answer):
+    """A version of the API."""
+
+    id: str
+    status: str
+    updated: str
+    links: list[Link]
+
+
+class ApiVersionList(Answer):
+    """The versions of the API."""
+
+    versions: list[ApiVersion]
+
+
+def created_backup(links: Links, backup: Backup) -> BackupCreated:
+    """The answer to a backup's creation."""
+    return BackupCreated(backup=NewBackupAnswer(**_backup(links, backup), is_automated=backup.is_automated))
+
+
+def shown_backup(links: Links, backup: Backup) -> BackupAnswer:
+    """A backup in a list, or shown."""
+    return BackupAnswer(**_backup(links, backup), is_automated=1 if backup.is_automated else 0)
+
+
+def _backup(links: Links, backup: Backup) -> dict[str, Any]:
+    completed = backup.object_name is not None and backup.status is not BackupStatus.FAILED and not backup.running
+    location = links.object(backup.account, backup.object_name) if completed and backup.object_name else None
+    return {
+        "id": backup.id,
+        "name": backup.name,
+        "description": backup.description,
+        "status": backup.status,
+        "created": rfc3339(backup.created_us),
+        "updated": rfc3339(backup.updated_us),
+        "instance_id": backup.instance_id,
+        "source": BackupSource(type=backup.source_type, id=backup.source_id),
+        "parent_id": backup.parent_id,
+        "datastore": BackupDatastore(
+            type=backup.datastore, version=backup.version, version_id=version_id(backup.datastore, backup.version)
+        ),
+        "type": "InnoBackupEx" if backup.parent_id is None else "InnoBackupExIncremental",
+        "size": None if backup.size_bytes is None else gigabytes(backup.size_bytes),
+        "volume_size": backup.volume_gb,
+        "flavor_ram": backup.flavor_ram_mb,
+        "locationRef": location,
+        "project_id": backup.account,
+        "object_size": backup.object_bytes,
+        "progress": _progress(backup),
+        "reason": backup.reason,
+    }
+
+
+def _progress(backup: Backup) -> Progress | None:
+    if not backup.running:
+        return None
+    percent = None
+    if backup.done_bytes is not None and backup.expected_bytes:
+        percent = min(99, 100 * backup.done_bytes // backup.expected_bytes)  # 100 is COMPLETED's to say
+    return Progress(
+        step=backup.step, done_bytes=backup.done_bytes, expected_bytes=backup.expected_bytes, percent=percent
+    )
+
+
+def shown_instance(links: Links, region: str, instance: Instance) -> InstanceAnswer:
+    """An instance in a list, or shown."""
+    used = None if instance.used_bytes is None else gigabytes(instance.used_bytes)
+    return InstanceAnswer(
+        id=instance.id,
+        name=instance.name,
+        status=instance.status,
+        operating_status=_operating_status(instance),
+        created=rfc3339(instance.created_us),
+        updated=rfc3339(instance.updated_us),
+        flavor=InstanceFlavor(
+            id=str(instance.flavor_id), links=_links(links, instance.account, f"flavors/{instance.flavor_id}")
+        ),
+        volume=VolumeAnswer(size=instance.volume_gb, used=used),
+        datastore=InstanceDatastore(type=instance.datastore, version=instance.version),
+        region=region,
+        hostname=instance.address,
+        ip=[] if instance.address is None else [instance.address],
+        addresses=[] if instance.address is None else [Address(address=instance.address, type="private")],
+        links=_links(links, instance.account, f"instances/{instance.id}"),
+        port=None if instance.port in (None, MYSQL_PORT) else instance.port,
+        reason=instance.reason,
+    )
+
+
+def _operating_status(instance: Instance) -> str:
+    """In the words of the OpenStack service that this API's clients know."""
+    match instance.status:
+        case InstanceStatus.BUILD:
+            return "NEW"
+        case InstanceStatus.REBOOT | InstanceStatus.SHUTDOWN:
+            return "SHUTDOWN"
+        case InstanceStatus.ACTIVE | InstanceStatus.BACKUP if instance.running:
+            return "HEALTHY"
+        case _:
+            return "CRASHED"
+
+
+def shown_flavor(links: Links, account: str, flavor: Flavor) -> FlavorAnswer:
+    """A flavor."""
+    return FlavorAnswer(
+        id=flavor.id, name=flavor.name, ram=flavor.ram_mb, links=_links(links, account, f"flavors/{flavor.id}")
+    )
+
+
+def all_flavors(links: Links, account: str) -> list[FlavorAnswer]:
+    """Every flavor, by id."""
+    return [shown_flavor(links, account, flavor) for _, flavor in sorted(FLAVOR_OF.items())]
+
+
+def shown_datastores(links: Links, account: str, offered: Sequence[Datastore]) -> list[DatastoreAnswer]:
+    """What is offered, by type; the first version of each is the default, as it is when none is named."""
+    by_type: dict[str, list[VersionAnswer]] = {}
+    for entry in offered:
+        by_type.setdefault(entry.type, []).append(_shown_version(links, account, entry))
+    return [
+        DatastoreAnswer(
+            id=datastore_id(name),
+            name=name,
+            default_version=versions[0].id,
+            versions=versions,
+            links=_links(links, account, f"datastores/{datastore_id(name)}"),
+        )
+        for name, versions in sorted(by_type.items())
+    ]
+
+
+def _shown_version(links: Links, account: str, entry: Datastore) -> VersionAnswer:
+    own_id = version_id(entry.type, entry.version)
+    return VersionAnswer(
+        id=own_id,
+        name=entry.version,
+        datastore=datastore_id(entry.type),
+        full_version=entry.full_version,
+        active=True,
+        links=_links(links, account, f"datastores/{datastore_id(entry.type)}/versions/{own_id}"),
+    )
+
+
+def shown_user(user: Mapping[str, Any]) -> UserAnswer:
+    """A user, as its host told of it."""
+    names = [DatabaseName(name=database["name"]) for database in user["databases"]]
+    return UserAnswer(name=user["name"], host=user["host"], databases=names)
+
+
+def shown_database(database: Mapping[str, Any]) -> DatabaseAnswer:
+    """A database, as its host told of it."""
+    return DatabaseAnswer(
+        name=database["name"], character_set=database.get("character_set"), collate=database.get("collate")
+    )
+
+
+def next_links(hrefs: Sequence[Mapping[str, str]] | None) -> list[Link] | None:
+    """``links`` of a page, None where there is no next one."""
+    return None if hrefs is None else [Link(**href) for href in hrefs]
+
+
+def _links(links: Links, account: str, path: str) -> list[Link]:
+    return [Link(**link) for link in links.of(account, path)]

@@ -1,0 +1,55 @@
+"""One region's application, put together."""
+
+import threading
+from collections.abc import Mapping
+
+from snaphold import __version__
+from snaphold.api import agents, backups, databases, instances, later, logins, objects, offers, versions
+from snaphold.api.desk import Desk, ObjectReader
+from snaphold.api.document import DescribedAPI, add_docs_page
+from snaphold.api.edge import Edge
+from snaphold.api.faults import answer_faults
+from snaphold.api.links import Links
+from snaphold.identity.base import Identity
+from snaphold.service.deployment import Deployment
+
+_ROUTERS = (versions, logins, backups, instances, databases, offers, later, objects, agents)
+
+
+def create_app(
+    deployment: Deployment,
+    identity: Identity,
+    *,
+    regions: Mapping[str, str],
+    object_reader: ObjectReader,
+    ending: threading.Event | None = None,
+) -> DescribedAPI:
+    """Build the application of ``deployment``'s region.
+
+    ``regions``: the name and the endpoint (``http://host:port``) of every region that identity is shared with, this
+    one included; ``public_url`` in the settings replaces this one's. ``object_reader`` answers ``GET <locationRef>``.
+    ``ending``: set it when the process is told to end, and agents' long polls end within half a second.
+    """
+    endpoint = (deployment.settings.public_url or regions[deployment.region]).rstrip("/")
+    app = DescribedAPI(
+        title="snaphold",
+        version=__version__,
+        description="Backups of database instances, behind the Cloud Databases v1.0 API.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.desk = Desk(
+        deployment=deployment,
+        identity=identity,
+        objects=object_reader,
+        regions={**regions, deployment.region: endpoint},
+        links=Links(endpoint=endpoint),
+        ending=ending or threading.Event(),
+    )
+    for part in _ROUTERS:
+        app.include_router(part.router)
+    add_docs_page(app)
+    answer_faults(app)
+    app.add_middleware(Edge)
+    return app

@@ -1,0 +1,90 @@
+"""Backups: the chapter's routes (contract, section 2)."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from snaphold.api import answers
+from snaphold.api.answers import BackupCreated, BackupList, BackupShown
+from snaphold.api.bodies import BackupAction, BackupCreate
+from snaphold.api.desk import Call, Calling
+from snaphold.api.faults import documented
+from snaphold.api.paging import Page, Paged
+from snaphold.api.reading import BodyOf
+from snaphold.errors import NotOffered
+from snaphold.service import backups as service
+from snaphold.service.requests import BackupPage
+
+router = APIRouter(
+    prefix="/v1.0/{account}",
+    tags=["backups"],
+    responses=documented(400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503),
+)
+
+
+@router.post("/backups", status_code=202)
+def create_backup(call: Calling, body: Annotated[BackupCreate, Depends(BodyOf(BackupCreate))]) -> BackupCreated:
+    """Ask for a backup of an instance or of an HA group."""
+    if body.backup.restore_from is not None:
+        raise NotOffered("Backups cannot be made of what lies elsewhere.")
+    backup = service.request_backup(call.deployment, call.account, body.request())
+    return answers.created_backup(call.links, backup)
+
+
+@router.get("/backups")
+def list_backups(
+    call: Calling,
+    page: Paged,
+    datastore: Annotated[str | None, Query(description="Only of this type: its name, in any case, or its id.")] = None,
+    instance_id: Annotated[str | None, Query(description="Only of this instance.")] = None,
+) -> BackupList:
+    """The account's backups, newest first."""
+    found = service.list_backups(
+        call.deployment, call.account, page.wanted, datastore=datastore, instance_id=instance_id
+    )
+    return _listed(call, page, found)
+
+
+@router.get("/backups/{backup_id}")
+def show_backup(call: Calling, backup_id: str) -> BackupShown:
+    """One backup."""
+    backup = service.show_backup(call.deployment, call.account, backup_id)
+    return BackupShown(backup=answers.shown_backup(call.links, backup))
+
+
+@router.delete("/backups/{backup_id}", status_code=202, response_class=Response)
+def delete_backup(call: Calling, backup_id: str) -> Response:
+    """Have a backup and every increment made from it deleted."""
+    service.delete_backup(call.deployment, call.account, backup_id)
+    return Response(status_code=202)
+
+
+@router.post("/backups/{backup_id}/action", status_code=202, response_class=Response)
+def act_on_backup(
+    call: Calling, backup_id: str, body: Annotated[BackupAction, Depends(BodyOf(BackupAction))]
+) -> Response:
+    """Have a backup copied to another region, consolidated, proven, or cancelled."""
+    service.act_on_backup(call.deployment, call.account, backup_id, body.name)
+    return Response(status_code=202)
+
+
+@router.get("/instances/{instance_id}/backups")
+def list_instance_backups(call: Calling, instance_id: str, page: Paged) -> BackupList:
+    """The backups of an instance, of one that was deleted too."""
+    found = service.list_instance_backups(call.deployment, call.account, instance_id, page.wanted)
+    return _listed(call, page, found)
+
+
+@router.get("/ha/{group_id}/backups")
+def list_group_backups(call: Calling, group_id: str, page: Paged) -> BackupList:
+    """The backups of an HA group, of one that was deleted too."""
+    found = service.list_group_backups(call.deployment, call.account, group_id, page.wanted)
+    return _listed(call, page, found)
+
+
+def _listed(call: Call, page: Page, found: BackupPage) -> BackupList:
+    more = None if found.next_marker is None else call.links.next_page(page.path, page.query, found.next_marker)
+    return BackupList(
+        backups=[answers.shown_backup(call.links, backup) for backup in found.backups],
+        links=answers.next_links(more),
+    )

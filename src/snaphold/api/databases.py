@@ -1,0 +1,171 @@
+"""Databases and users of an instance: its host does it while the caller waits (contract, section 4)."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import TypeAdapter, ValidationError
+
+from snaphold.api import answers, bodies
+from snaphold.api.answers import DatabaseList, GrantList, UserAnswer, UserList, UserShown
+from snaphold.api.bodies import DatabasesCreate, UserChange, UserGrants, UsersCreate
+from snaphold.api.desk import Call, Calling, on_threads_of
+from snaphold.api.faults import documented
+from snaphold.api.paging import Page, Paged, page_by_key
+from snaphold.api.reading import BodyOf
+from snaphold.errors import NotFound, NotOffered
+from snaphold.service import databases as service
+from snaphold.service import instances
+
+router = APIRouter(
+    prefix="/v1.0/{account}/instances/{instance_id}",
+    tags=["databases and users"],
+    responses=documented(400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503),
+)
+waits_for_a_host = on_threads_of(ThreadPoolExecutor(64, thread_name_prefix="waits-for-a-host"))
+
+_DATABASE_NAME: Final[TypeAdapter[str]] = TypeAdapter(bodies.DatabaseName)
+_USER_NAME: Final[TypeAdapter[str]] = TypeAdapter(bodies.UserName)
+
+
+@router.get("/databases")
+@waits_for_a_host
+def list_databases(call: Calling, instance_id: str, page: Paged) -> DatabaseList:
+    """The databases that clients made, by name."""
+    found = service.list_databases(call.deployment, call.account, instance_id)
+    rows, marker = page_by_key([answers.shown_database(row) for row in found], lambda row: row.name, page.wanted)
+    return DatabaseList(databases=rows, links=_next(call, page, marker))
+
+
+@router.post("/databases", status_code=202, response_class=Response)
+@waits_for_a_host
+def create_databases(
+    call: Calling, instance_id: str, body: Annotated[DatabasesCreate, Depends(BodyOf(DatabasesCreate))]
+) -> Response:
+    """Make databases."""
+    specs = [database.spec() for database in body.databases]
+    service.create_databases(call.deployment, call.account, instance_id, specs)
+    return Response(status_code=202)
+
+
+@router.delete("/databases/{name}", status_code=202, response_class=Response)
+@waits_for_a_host
+def delete_database(call: Calling, instance_id: str, name: str) -> Response:
+    """Drop a database."""
+    _check_name(_DATABASE_NAME, name, f"Database '{name}' cannot be found.")
+    service.delete_database(call.deployment, call.account, instance_id, name)
+    return Response(status_code=202)
+
+
+@router.get("/users")
+@waits_for_a_host
+def list_users(call: Calling, instance_id: str, page: Paged) -> UserList:
+    """The users that clients made, by name."""
+    found = [answers.shown_user(row) for row in service.list_users(call.deployment, call.account, instance_id)]
+    rows, marker = page_by_key(found, lambda row: f"{row.name}@{row.host}", page.wanted)
+    return UserList(users=rows, links=_next(call, page, marker))
+
+
+@router.post("/users", status_code=202, response_class=Response)
+@waits_for_a_host
+def create_users(
+    call: Calling, instance_id: str, body: Annotated[UsersCreate, Depends(BodyOf(UsersCreate))]
+) -> Response:
+    """Make users, with all rights on their databases."""
+    service.create_users(call.deployment, call.account, instance_id, [user.spec() for user in body.users])
+    return Response(status_code=202)
+
+
+@router.get("/users/{name}")
+@waits_for_a_host
+def show_user(call: Calling, instance_id: str, name: str) -> UserShown:
+    """One user; ``name`` may be ``user@host``."""
+    return UserShown(user=_find_user(call, instance_id, name))
+
+
+@router.delete("/users/{name}", status_code=202, response_class=Response)
+@waits_for_a_host
+def delete_user(call: Calling, instance_id: str, name: str) -> Response:
+    """Drop a user; ``name`` may be ``user@host``."""
+    user, host = split_user(name)
+    _check_name(_USER_NAME, user, f"User '{name}' cannot be found.")
+    service.delete_user(call.deployment, call.account, instance_id, user, host)
+    return Response(status_code=202)
+
+
+@router.put("/users", status_code=202, response_class=Response)
+@waits_for_a_host
+def change_passwords(
+    call: Calling, instance_id: str, body: Annotated[UsersCreate, Depends(BodyOf(UsersCreate))]
+) -> Response:
+    """Not offered."""
+    del body
+    raise _not_offered(call, instance_id, "Changing users")
+
+
+@router.put("/users/{name}", status_code=202, response_class=Response)
+@waits_for_a_host
+def change_user(
+    call: Calling, instance_id: str, name: str, body: Annotated[UserChange, Depends(BodyOf(UserChange))]
+) -> Response:
+    """Not offered."""
+    del body, name
+    raise _not_offered(call, instance_id, "Changing users")
+
+
+@router.get("/users/{name}/databases")
+@waits_for_a_host
+def list_grants(call: Calling, instance_id: str, name: str) -> GrantList:
+    """The databases that a user may use; ``name`` may be ``user@host``."""
+    return GrantList(databases=_find_user(call, instance_id, name).databases)
+
+
+@router.put("/users/{name}/databases", status_code=202, response_class=Response)
+@waits_for_a_host
+def grant(
+    call: Calling, instance_id: str, name: str, body: Annotated[UserGrants, Depends(BodyOf(UserGrants))]
+) -> Response:
+    """Not offered."""
+    del body, name
+    raise _not_offered(call, instance_id, "Changing grants")
+
+
+@router.delete("/users/{name}/databases/{database}", status_code=202, response_class=Response)
+@waits_for_a_host
+def revoke(call: Calling, instance_id: str, name: str, database: str) -> Response:
+    """Not offered."""
+    del name, database
+    raise _not_offered(call, instance_id, "Changing grants")
+
+
+def split_user(name: str) -> tuple[str, str]:
+    """A user's name and host, of ``user``, ``user@`` and ``user@host``; without a host it is ``%``."""
+    user, at, host = name.rpartition("@")
+    if not at:
+        return name, "%"
+    return user, host or "%"
+
+
+def _find_user(call: Call, instance_id: str, name: str) -> UserAnswer:
+    wanted = split_user(name)
+    for row in service.list_users(call.deployment, call.account, instance_id):
+        if (row["name"], row["host"]) == wanted:
+            return answers.shown_user(row)
+    raise NotFound(f"User '{name}' cannot be found.")
+
+
+def _check_name(form: TypeAdapter[str], name: str, message: str) -> None:
+    """Names that clients cannot have made, system ones above all, are simply not there."""
+    try:
+        form.validate_python(name)
+    except ValidationError:
+        raise NotFound(message) from None
+
+
+def _not_offered(call: Call, instance_id: str, what: str) -> NotOffered:
+    instances.check_available(call.deployment, call.account, instance_id)
+    return NotOffered(f"{what} is not offered by this release.")
+
+
+def _next(call: Call, page: Page, marker: str | None) -> Any:
+    return answers.next_links(None if marker is None else call.links.next_page(page.path, page.query, marker))

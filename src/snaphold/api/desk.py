@@ -1,0 +1,154 @@
+"""What the routes need at hand, and who is calling: the token first, then the account, then the right."""
+
+import asyncio
+import contextvars
+import functools
+import hashlib
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Generic, ParamSpec, Protocol, TypeVar
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader
+from starlette.concurrency import run_in_threadpool
+
+from snaphold.api.links import Links
+from snaphold.errors import Forbidden, Unauthorized
+from snaphold.identity.base import Caller, Identity, Right
+from snaphold.service.deployment import Deployment
+
+T = TypeVar("T")
+P = ParamSpec("P")
+_REMEMBERED_S: Final = 5.0
+_REMEMBERED_MAX: Final = 10_000
+_RIGHTS: Final = {"GET": Right.READ, "HEAD": Right.READ, "DELETE": Right.DELETE}
+_NEEDED: Final = {Right.READ: "read", Right.WRITE: "make changes", Right.DELETE: "delete"}
+
+
+class ObjectReader(Protocol):
+    """Reads the objects of accounts' containers; ``cli`` wires the store to it.
+
+    Both methods may raise ``Transient`` (the store is silent) and ``ObjectMissing``.
+    """
+
+    def size(self, account: str, name: str) -> int:
+        """The object's length in bytes."""
+
+    def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
+        """The object's bytes from ``start`` on, ``length`` of them or all, in pieces."""
+
+
+class Remembered(Generic[T]):
+    """What tokens stood for a few seconds ago, by their hashes, so that not each request asks the backend."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[float, T]] = {}
+
+    async def get(self, token: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """What this token stands for; a refusal is not remembered."""
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        until, known = self._known.get(digest, (0.0, None))
+        if known is not None and time.monotonic() < until:
+            return known
+        fresh = await ask()
+        if len(self._known) >= _REMEMBERED_MAX:
+            self._known.clear()
+        self._known[digest] = (time.monotonic() + _REMEMBERED_S, fresh)
+        return fresh
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """One region's application. ``regions``: each region's name and endpoint. ``ending``: long polls end now."""
+
+    deployment: Deployment
+    identity: Identity
+    objects: ObjectReader
+    regions: Mapping[str, str]
+    links: Links
+    ending: threading.Event
+    callers: Remembered[Caller] = field(default_factory=Remembered)
+    hosts: Remembered[str] = field(default_factory=Remembered)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A request of a known caller for its own account, who has the right to make it."""
+
+    deployment: Deployment
+    caller: Caller
+    links: Links
+
+    @property
+    def account(self) -> str:
+        """The caller's, and the path's."""
+        return self.caller.account
+
+
+def desk_of(request: Request) -> Desk:
+    """The desk that ``create_app`` set up."""
+    desk = request.app.state.desk
+    if not isinstance(desk, Desk):
+        raise TypeError("the application was not made by create_app")
+    return desk
+
+
+AtDesk = Annotated[Desk, Depends(desk_of)]
+Token = Annotated[str | None, Security(APIKeyHeader(name="X-Auth-Token", auto_error=False, scheme_name="token"))]
+
+
+async def caller_of(desk: Desk, token: str | None) -> Caller:
+    """Who a token speaks for. Raises ``Unauthorized`` for none, an unknown or an expired one."""
+    if not token:
+        raise Unauthorized("The request carries no X-Auth-Token.")
+    return await desk.callers.get(token, lambda: run_in_threadpool(desk.identity.validate, token))
+
+
+async def calling(request: Request, account: str, token: Token) -> Call:
+    """The caller of a route below ``/v1.0/{account}``.
+
+    Raises:
+        Unauthorized: no good token.
+        Forbidden: another account's, or without the right that the method needs.
+    """
+    desk = desk_of(request)
+    caller = await caller_of(desk, token)
+    check_account(caller, account)
+    check_right(caller, request.method)
+    return Call(deployment=desk.deployment, caller=caller, links=desk.links)
+
+
+Calling = Annotated[Call, Depends(calling)]
+
+
+def check_account(caller: Caller, account: str) -> None:
+    """Raises ``Forbidden`` when the path is another account's."""
+    if caller.account != account:
+        raise Forbidden(f"User with tenant id {caller.account} cannot access this resource.")
+
+
+def check_right(caller: Caller, method: str) -> None:
+    """Raises ``Forbidden`` when the caller's roles do not give what the method needs."""
+    right = _RIGHTS.get(method, Right.WRITE)
+    if not caller.may(right):
+        raise Forbidden(f"The roles of user {caller.user} do not allow to {_NEEDED[right]}.")
+
+
+def on_threads_of(pool: Executor) -> Callable[[Callable[P, T]], Callable[P, Awaitable[T]]]:
+    """Have a plain handler run on this pool's threads instead of those that all the other handlers share.
+
+    For handlers that wait for a host: they must take no thread that its agent's answer needs, nor anyone else's.
+    """
+
+    def decorate(handler: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+        @functools.wraps(handler)
+        async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            call = functools.partial(contextvars.copy_context().run, handler, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+        return run
+
+    return decorate

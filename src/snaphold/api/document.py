@@ -1,0 +1,71 @@
+"""The API's description of itself: ``/openapi.json``, made from the routes, and a page to read it, without internet."""
+
+from importlib.resources import files
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.routing import iter_route_contexts
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from snaphold.api.reading import BodyOf
+
+_REF: Final = "#/components/schemas/{model}"
+_STATIC: Final = "/docs/static"
+
+
+class DescribedAPI(FastAPI):
+    """An application whose document tells of bodies too, which its routes read by a dependency of our own."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document; made the first time."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            models = _add_bodies(self, document)
+            _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+            document["components"]["schemas"].update(definitions["$defs"])
+            for path in document["paths"].values():
+                for operation in path.values():
+                    _drop_validation_error(operation)
+            self.openapi_schema = document
+        return self.openapi_schema
+
+
+def add_docs_page(app: FastAPI) -> None:
+    """``/docs``, its scripts and styles from the package ``fastapi-offline``."""
+    app.mount(_STATIC, StaticFiles(directory=str(files("fastapi_offline") / "static")))
+
+    @app.get("/docs", include_in_schema=False)
+    def show_docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=app.title,
+            swagger_js_url=f"{_STATIC}/swagger-ui-bundle.js",
+            swagger_css_url=f"{_STATIC}/swagger-ui.css",
+            swagger_favicon_url=f"{_STATIC}/favicon.png",
+        )
+
+
+def _add_bodies(app: FastAPI, document: dict[str, Any]) -> list[type[BaseModel]]:
+    models: dict[str, type[BaseModel]] = {}
+    for route in iter_route_contexts(app.routes):
+        for dependency in getattr(getattr(route, "dependant", None), "dependencies", ()):
+            if isinstance(dependency.call, BodyOf) and route.include_in_schema and route.path_format is not None:
+                model = dependency.call.model
+                models[model.__name__] = model
+                for method in route.methods or ():
+                    document["paths"][route.path_format][method.lower()]["requestBody"] = {
+                        "required": True,
+                        "content": {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}},
+                    }
+    return list(models.values())
+
+
+def _drop_validation_error(operation: dict[str, Any]) -> None:
+    """The framework's own 422, which no route of ours answers."""
+    answer = operation["responses"].get("422", {})
+    if "HTTPValidationError" in str(answer):
+        del operation["responses"]["422"]

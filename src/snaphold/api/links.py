@@ -1,0 +1,40 @@
+"""Where things are found, as an endpoint's clients see it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, urlencode
+
+CONTAINER: Final = "z_CLOUDDB_BACKUPS"  # the chapter's name of the container of backups
+STORAGE_PREFIX: Final = "MossoCloudFS_"  # of an account's name in the paths of Cloud Files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """``endpoint``: scheme, host and port, without a slash at the end."""
+
+    endpoint: str
+
+    def database_api(self, account: str) -> str:
+        """The account's databases endpoint."""
+        return f"{self.endpoint}/v1.0/{quote(account)}"
+
+    def storage(self, account: str) -> str:
+        """The account's object storage endpoint."""
+        return f"{self.endpoint}/v1/{STORAGE_PREFIX}{quote(account)}"
+
+    def object(self, account: str, name: str) -> str:
+        """A backup's ``locationRef``."""
+        return f"{self.storage(account)}/{CONTAINER}/{quote(name)}"
+
+    def of(self, account: str, path: str) -> list[dict[str, str]]:
+        """The links ``self`` and ``bookmark`` of what lies at ``path`` below the account."""
+        return [
+            {"href": f"{self.database_api(account)}/{path}", "rel": "self"},
+            {"href": f"{self.endpoint}/{path}", "rel": "bookmark"},
+        ]
+
+    def next_page(self, path: str, query: Sequence[tuple[str, str]], marker: str) -> list[dict[str, str]]:
+        """The link to the page behind ``marker``; every other query parameter is kept."""
+        kept = [(key, value) for key, value in query if key != "marker"]
+        return [{"href": f"{self.endpoint}{quote(path)}?{urlencode([*kept, ('marker', marker)])}", "rel": "next"}]

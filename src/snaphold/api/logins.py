@@ -1,0 +1,198 @@
+"""Logging in, as OpenStack's and Rackspace's clients do it, and the catalog of endpoints that they get.
+
+An account's id is its name, and a user's too; there is one domain, ``default``.
+"""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Header
+from fastapi.responses import JSONResponse
+
+from snaphold.api.bodies import AuthFieldsV2, AuthFieldsV3, AuthV2, AuthV3
+from snaphold.api.desk import AtDesk, Desk, Token, caller_of
+from snaphold.api.faults import documented
+from snaphold.api.links import Links
+from snaphold.api.reading import BodyOf
+from snaphold.errors import BadRequest, NotFound, Unauthorized
+from snaphold.identity.base import Caller, Login
+from snaphold.model import rfc3339, rfc3339_exact
+
+router = APIRouter(tags=["identity"], responses=documented(400, 401, 404, 405, 413, 415, 500, 503))
+
+_DOMAIN: Final = {"id": "default", "name": "Default"}
+_MEDIA_TYPES: Final = {
+    "v2.0": "application/vnd.openstack.identity-v2.0",
+    "v3.14": "application/vnd.openstack.identity-v3",
+}
+# The database API stands in the catalog twice: OpenStack's clients look for one type, Rackspace's for the other.
+_SERVICES: Final = (
+    ("database", "trove"),
+    ("rax:database", "cloudDatabases"),
+    ("object-store", "cloudFiles"),
+)
+
+
+@router.get("/v2.0")
+@router.get("/v2.0/", include_in_schema=False)
+def show_v2(desk: AtDesk) -> dict[str, Any]:
+    """The older identity API."""
+    return _version(desk.links, "v2.0", "v2.0")
+
+
+@router.get("/v3")
+@router.get("/v3/", include_in_schema=False)
+def show_v3(desk: AtDesk) -> dict[str, Any]:
+    """The newer identity API."""
+    return _version(desk.links, "v3", "v3.14")
+
+
+@router.post("/v2.0/tokens")
+def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2))]) -> dict[str, Any]:
+    """Log in by password or by API key."""
+    login = _log_in_v2(desk, body.auth)
+    caller = login.caller
+    return {
+        "access": {
+            "token": {
+                "id": login.token,
+                "issued_at": rfc3339(caller.issued_us),
+                "expires": rfc3339(caller.expires_us),
+                "tenant": {"id": caller.account, "name": caller.account, "enabled": True},
+                "RAX-AUTH:authenticatedBy": ["APIKEY" if body.auth.api_key is not None else "PASSWORD"],
+            },
+            "user": {
+                "id": caller.user,
+                "name": caller.user,
+                "username": caller.user,
+                "roles": _roles(caller),
+                "RAX-AUTH:defaultRegion": desk.deployment.region,
+            },
+            "serviceCatalog": [
+                {
+                    "type": kind,
+                    "name": name,
+                    "endpoints": [
+                        {"region": region, "tenantId": caller.account, "publicURL": url}
+                        for region, url in _endpoints(desk, kind, caller.account)
+                    ],
+                }
+                for kind, name in _SERVICES
+            ],
+            "metadata": {"is_admin": 0, "roles": sorted(caller.roles)},
+        }
+    }
+
+
+@router.post("/v3/auth/tokens", status_code=201)
+def log_in_v3(desk: AtDesk, body: Annotated[AuthV3, Depends(BodyOf(AuthV3))]) -> JSONResponse:
+    """Log in by password; the token comes in the header ``X-Subject-Token``."""
+    login = _log_in_v3(desk, body.auth)
+    return JSONResponse(_token_v3(desk, login.caller), 201, {"X-Subject-Token": login.token})
+
+
+@router.get("/v3/auth/tokens")
+async def show_token(
+    desk: AtDesk,
+    token: Token,
+    subject: Annotated[str | None, Header(alias="X-Subject-Token")] = None,
+) -> JSONResponse:
+    """Whom a token of one's own account speaks for."""
+    caller = await caller_of(desk, token)
+    if subject is None:
+        raise BadRequest("X-Subject-Token is required")
+    try:
+        shown = await caller_of(desk, subject)
+    except Unauthorized:
+        shown = None
+    if shown is None or shown.account != caller.account:
+        raise NotFound("The token cannot be found.")
+    return JSONResponse(_token_v3(desk, shown), 200, {"X-Subject-Token": subject})
+
+
+def _log_in_v2(desk: Desk, asked: AuthFieldsV2) -> Login:
+    account = _account(asked.tenant_id, asked.tenant_name)
+    if asked.password is not None:
+        return desk.identity.authenticate_password(asked.password.username, asked.password.password, account)
+    if asked.api_key is not None:
+        return desk.identity.authenticate_api_key(asked.api_key.username, asked.api_key.api_key, account)
+    return _same_token(desk, asked.token.id if asked.token is not None else "", account)
+
+
+def _log_in_v3(desk: Desk, asked: AuthFieldsV3) -> Login:
+    project = asked.scope.project if asked.scope is not None else None
+    account = None if project is None else _account(project.id, project.name)
+    password, token = asked.identity.password, asked.identity.token
+    if "password" in asked.identity.methods and password is not None:
+        user = password.user
+        return desk.identity.authenticate_password(user.name or user.id or "", user.password, account)
+    return _same_token(desk, token.id if token is not None else "", account)
+
+
+def _same_token(desk: Desk, token: str, account: str | None) -> Login:
+    """A good token is answered with itself: it is scoped to the only account it can be for, and expires as before."""
+    caller = desk.identity.validate(token)
+    if account not in (None, caller.account):
+        raise Unauthorized("The token is of another account.")
+    return Login(token=token, caller=caller)
+
+
+def _account(by_id: str | None, by_name: str | None) -> str | None:
+    if by_id is not None and by_name is not None and by_id != by_name:
+        raise Unauthorized("Unable to authenticate user with credentials provided.")
+    return by_id if by_id is not None else by_name
+
+
+def _endpoints(desk: Desk, kind: str, account: str) -> list[tuple[str, str]]:
+    every = ((region, Links(endpoint=endpoint)) for region, endpoint in sorted(desk.regions.items()))
+    if kind == "object-store":
+        return [(region, links.storage(account)) for region, links in every]
+    return [(region, links.database_api(account)) for region, links in every]
+
+
+def _roles(caller: Caller) -> list[dict[str, str]]:
+    return [{"id": role, "name": role} for role in sorted(caller.roles)]
+
+
+def _token_v3(desk: Desk, caller: Caller) -> dict[str, Any]:
+    return {
+        "token": {
+            "methods": ["password"],
+            "user": {"id": caller.user, "name": caller.user, "domain": _DOMAIN, "password_expires_at": None},
+            "project": {"id": caller.account, "name": caller.account, "domain": _DOMAIN},
+            "is_domain": False,
+            "roles": _roles(caller),
+            "issued_at": rfc3339_exact(caller.issued_us),
+            "expires_at": rfc3339_exact(caller.expires_us),
+            "audit_ids": [],
+            "catalog": [
+                {
+                    "id": kind,
+                    "type": kind,
+                    "name": name,
+                    "endpoints": [
+                        {
+                            "id": f"{kind}-{region}",
+                            "interface": "public",
+                            "region": region,
+                            "region_id": region,
+                            "url": url,
+                        }
+                        for region, url in _endpoints(desk, kind, caller.account)
+                    ],
+                }
+                for kind, name in _SERVICES
+            ],
+        }
+    }
+
+
+def _version(links: Links, path: str, version: str) -> dict[str, Any]:
+    return {
+        "version": {
+            "id": version,
+            "status": "stable",
+            "updated": "2020-04-07T00:00:00Z",
+            "links": [{"rel": "self", "href": f"{links.endpoint}/{path}/"}],
+            "media-types": [{"base": "application/json", "type": f"{_MEDIA_TYPES[version]}+json"}],
+        }
+    }

@@ -1,0 +1,97 @@
+"""``GET <locationRef>``: the bytes of an account's own objects, as an object store would hand them out.
+
+Sources: OpenStack Object Storage API, "Get object content and metadata"; RFC 9110, section 14 (ranges).
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from snaphold.api.desk import AtDesk, Token, caller_of, check_account, check_right
+from snaphold.api.faults import documented, fault
+from snaphold.api.links import CONTAINER, STORAGE_PREFIX
+from snaphold.errors import NotFound, ObjectMissing, Transient, Unavailable
+
+router = APIRouter(tags=["objects"], responses=documented(401, 403, 404, 405, 416, 500, 503))
+
+_PREFIXES: Final = (STORAGE_PREFIX, "AUTH_")  # Rackspace's and OpenStack's
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*", re.ASCII)
+_RANGE: Final = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})", re.ASCII)
+_TYPES: Final = {"gz": "application/gzip", "zst": "application/zstd", "json": "application/json"}
+
+
+@router.head("/v1/{storage_account}/{container}/{name:path}", response_class=Response)
+@router.get("/v1/{storage_account}/{container}/{name:path}", response_class=StreamingResponse)
+async def read_object(  # noqa: PLR0917 - the framework passes them by name
+    request: Request,
+    desk: AtDesk,
+    token: Token,
+    storage_account: str,
+    container: str,
+    name: str,
+    range_: Annotated[str | None, Header(alias="Range", description="One range of bytes.")] = None,
+    if_range: Annotated[str | None, Header(alias="If-Range", description="The ETag that the range is of.")] = None,
+) -> Response:
+    """An object, or a range of it. An object never changes, so that its name and length make its ETag."""
+    caller = await caller_of(desk, token)
+    account = _account(storage_account)
+    check_account(caller, account)
+    check_right(caller, request.method)
+    if container != CONTAINER or not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):
+        raise NotFound("The object cannot be found.")
+    size = await run_in_threadpool(_size, desk.objects.size, account, name)
+    etag = f'"{hashlib.sha256(f"{account}/{name}/{size}".encode()).hexdigest()[:32]}"'
+    headers = {"Accept-Ranges": "bytes", "ETag": etag}
+    wanted = None if if_range not in (None, etag) else parse_range(range_, size)
+    if wanted == (0, 0):
+        answer = fault(416, f"The object has {size} bytes.")
+        answer.headers.update({**headers, "Content-Range": f"bytes */{size}"})
+        return answer
+    start, length = (0, size) if wanted is None else wanted
+    if wanted is not None:
+        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
+    headers["Content-Length"] = str(length)
+    headers["Content-Type"] = _TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+    status = 200 if wanted is None else 206
+    if request.method == "HEAD" or length == 0:
+        return Response(None, status, headers)
+    return StreamingResponse(desk.objects.get(account, name, start, length), status, headers)
+
+
+def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
+    """Start and length of the range that is wanted of ``size`` bytes.
+
+    None: the whole, because no range, several, or something else was asked for; ``(0, 0)``: none of it is there.
+    """
+    found = None if text is None else _RANGE.fullmatch(text.replace(" ", ""))
+    if found is None or (not found["first"] and not found["last"]):
+        return None
+    if not found["first"]:
+        length = min(int(found["last"]), size)
+        return (size - length, length) if length else (0, 0)
+    first = int(found["first"])
+    last = int(found["last"]) if found["last"] else size - 1
+    if found["last"] and last < first:
+        return None
+    return (first, min(last, size - 1) - first + 1) if first < size else (0, 0)
+
+
+def _account(storage_account: str) -> str:
+    for prefix in _PREFIXES:
+        if storage_account.startswith(prefix):
+            return storage_account.removeprefix(prefix)
+    raise NotFound("The resource could not be found.")
+
+
+def _size(size_of: Callable[[str, str], int], account: str, name: str) -> int:
+    try:
+        return size_of(account, name)
+    except ObjectMissing as error:
+        raise NotFound("The object cannot be found.") from error
+    except Transient as error:
+        raise Unavailable("The object store does not answer.") from error

@@ -1,0 +1,104 @@
+"""What there is to choose from, and the limits: flavors, datastores, limits (contract, section 4)."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+
+from snaphold.api import answers
+from snaphold.api.answers import (
+    AbsoluteLimits,
+    DatastoreAnswer,
+    DatastoreList,
+    DatastoreShown,
+    FlavorList,
+    FlavorShown,
+    LimitList,
+    VersionAnswer,
+    VersionList,
+    VersionShown,
+)
+from snaphold.api.desk import Call, Calling
+from snaphold.api.faults import documented
+from snaphold.api.paging import MAX_LIMIT
+from snaphold.errors import NotFound
+from snaphold.model import flavor_from_reference
+from snaphold.service import instances as service
+
+router = APIRouter(prefix="/v1.0/{account}", tags=["offers"], responses=documented(401, 403, 404, 405, 500, 503))
+
+
+@router.get("/flavors")
+def list_flavors(call: Calling) -> FlavorList:
+    """All flavors."""
+    return FlavorList(flavors=answers.all_flavors(call.links, call.account))
+
+
+@router.get("/flavors/{flavor_id}")
+def show_flavor(call: Calling, flavor_id: str) -> FlavorShown:
+    """One flavor."""
+    flavor = flavor_from_reference(flavor_id)
+    if flavor is None:
+        raise NotFound(f"Flavor {flavor_id} cannot be found.")
+    return FlavorShown(flavor=answers.shown_flavor(call.links, call.account, flavor))
+
+
+@router.get("/datastores")
+def list_datastores(call: Calling) -> DatastoreList:
+    """What the hosts can really run."""
+    return DatastoreList(datastores=_offered(call))
+
+
+@router.get("/datastores/versions/{version}")
+def show_version_by_id(call: Calling, version: str) -> VersionShown:
+    """One version, by its id."""
+    every = [entry for datastore in _offered(call) for entry in datastore.versions]
+    return VersionShown(version=_version(every, version))
+
+
+@router.get("/datastores/{datastore}")
+def show_datastore(call: Calling, datastore: str) -> DatastoreShown:
+    """One datastore, by its name or id."""
+    return DatastoreShown(datastore=_datastore(call, datastore))
+
+
+@router.get("/datastores/{datastore}/versions")
+def list_versions(call: Calling, datastore: str) -> VersionList:
+    """The versions of a datastore, newest first."""
+    return VersionList(versions=_datastore(call, datastore).versions)
+
+
+@router.get("/datastores/{datastore}/versions/{version}")
+def show_version(call: Calling, datastore: str, version: str) -> VersionShown:
+    """One version, by its name or id."""
+    return VersionShown(version=_version(_datastore(call, datastore).versions, version))
+
+
+@router.get("/limits")
+def list_limits(call: Calling) -> LimitList:
+    """What is limited. There are no limits of rate."""
+    settings = call.deployment.settings
+    absolute = AbsoluteLimits(
+        verb="ABSOLUTE",
+        max_running_backups=settings.max_running_backups_per_account,
+        max_page=MAX_LIMIT,
+        max_body_bytes=settings.max_body_bytes,
+    )
+    return LimitList(limits=[absolute])
+
+
+def _offered(call: Call) -> list[DatastoreAnswer]:
+    return answers.shown_datastores(call.links, call.account, service.list_datastores(call.deployment))
+
+
+def _datastore(call: Call, wanted: str) -> DatastoreAnswer:
+    for entry in _offered(call):
+        if wanted.lower() in {entry.name, entry.id}:
+            return entry
+    raise NotFound(f"Datastore '{wanted}' cannot be found.")
+
+
+def _version(versions: Sequence[VersionAnswer], wanted: str) -> VersionAnswer:
+    for entry in versions:
+        if wanted.lower() in {entry.name, entry.id}:
+            return entry
+    raise NotFound(f"Datastore version '{wanted}' cannot be found.")

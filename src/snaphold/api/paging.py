@@ -1,0 +1,88 @@
+"""Pages: ``limit`` and ``marker`` of a request, and the link to the next page (contract, section 2, "List")."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeVar
+
+from fastapi import Depends, Query, Request
+
+from snaphold.errors import BadRequest
+from snaphold.service.requests import PageRequest
+
+DEFAULT_LIMIT: Final = 20
+MAX_LIMIT: Final = 100
+_LIMIT: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_MARKER: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)  # clients put it into URLs as it is
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+T = TypeVar("T")
+
+
+def parse_page(limit: str | None, marker: str | None) -> PageRequest:
+    """Which part of a list is wanted. A limit above the maximum means the maximum.
+
+    Raises:
+        BadRequest: a limit that is no positive number, or a marker that can be none.
+    """
+    if limit is not None and (not _LIMIT.fullmatch(limit) or int(limit) < 1):
+        raise BadRequest("limit must be a positive integer")
+    if marker is not None and not _MARKER.fullmatch(marker):
+        raise BadRequest("marker must be a value from a link to a next page")
+    if marker is not None and marker.isdigit() and len(marker) > 18:
+        raise BadRequest("marker is too large an offset")
+    return PageRequest(limit=DEFAULT_LIMIT if limit is None else min(int(limit), MAX_LIMIT), marker=marker)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """The page that a request wants, and where it was asked for."""
+
+    wanted: PageRequest
+    path: str
+    query: Sequence[tuple[str, str]]
+
+
+def page_of(
+    request: Request,
+    limit: Annotated[
+        str | None,
+        Query(
+            description=f"Rows of a page: {DEFAULT_LIMIT} when not given, at most {MAX_LIMIT}.",
+            json_schema_extra={"type": "integer", "minimum": 1},
+        ),
+    ] = None,
+    marker: Annotated[
+        str | None, Query(description="The page behind this row, as its link says; or an offset.")
+    ] = None,
+) -> Page:
+    """The page that this request wants. Raises ``BadRequest``."""
+    wanted = parse_page(limit, marker)
+    return Page(wanted=wanted, path=request.url.path, query=request.query_params.multi_items())
+
+
+Paged = Annotated[Page, Depends(page_of)]
+
+
+def page_by_key(rows: Sequence[T], key_of: Callable[[T], str], page: PageRequest) -> tuple[list[T], str | None]:
+    """A page of rows that have no date: by key. Returns the next page's marker too, None when there is no more.
+
+    A key that could not stand in a URL as it is becomes ``~`` and its UTF-8 in hexadecimal.
+    """
+    start = "" if page.marker is None else _key(page.marker)
+    behind = sorted((row for row in rows if page.marker is None or key_of(row) > start), key=key_of)
+    part = behind[: page.limit]
+    return part, _marker(key_of(part[-1])) if len(behind) > page.limit else None
+
+
+def _marker(key: str) -> str:
+    return key if _PLAIN_KEY.fullmatch(key) else f"~{key.encode().hex()}"
+
+
+def _key(marker: str) -> str:
+    if not marker.startswith("~"):
+        return marker
+    try:
+        return bytes.fromhex(marker[1:]).decode()
+    except ValueError as error:
+        raise BadRequest("marker must be a value from a link to a next page") from error
