@@ -1,0 +1,1 @@
+"""Measurements beside the plain tools, in one run, as ratios: these figures depend on the machine."""

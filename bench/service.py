@@ -1,0 +1,106 @@
+"""A service of its own for a measurement, and its API."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+
+SNAPHOLD: Final = Path(sys.executable).parent / "snaphold"
+ACCOUNT: Final = "1234"
+PASSWORD: Final = "bench"  # noqa: S105 - of a service that lives for one measurement
+POLL_S: Final = 0.01
+TIMEOUT_S: Final = 1800
+
+
+class Service:
+    """``snaphold serve`` in a directory of its own. A context manager: everything is gone afterwards."""
+
+    def __init__(self, parent: Path | None) -> None:
+        self.state_dir = Path(tempfile.mkdtemp(prefix="snaphold-bench-", dir=parent))
+        self.state_dir.chmod(0o755)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._log = (self.state_dir / "serve.log").open("wb")
+        self._api = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=60)
+
+    def __enter__(self) -> Self:
+        state_dir = ["--state-dir", str(self.state_dir)]
+        argv = [str(SNAPHOLD), "serve", *state_dir, "--region", f"DFW=127.0.0.1:{self._port}"]
+        self._process = subprocess.Popen(argv, stdout=self._log, stderr=self._log)
+        self._wait_for(self._answers)
+        account = ["account", "add", *state_dir, ACCOUNT, "--user", "bench", "--password", PASSWORD]
+        subprocess.run([str(SNAPHOLD), *account], check=True, stdout=subprocess.DEVNULL)
+        credentials = {"username": "bench", "password": PASSWORD}
+        login = self._api.post("/v2.0/tokens", json={"auth": {"passwordCredentials": credentials}})
+        self._api.headers["X-Auth-Token"] = login.raise_for_status().json()["access"]["token"]["id"]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        subprocess.run([SNAPHOLD, "stop", "--state-dir", self.state_dir], check=False, stdout=subprocess.DEVNULL)
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+        self._api.close()
+        self._log.close()
+        shutil.rmtree(self.state_dir, ignore_errors=True)
+
+    def create(self, volume_gb: int, **more: Any) -> dict[str, Any]:
+        """A new instance, once it is ACTIVE."""
+        body = {"instance": {"name": "bench", "flavorRef": 2, "volume": {"size": volume_gb}, **more}}
+        made = self._call("POST", "/instances", body)["instance"]
+        return self._until(f"/instances/{made['id']}", "instance", "ACTIVE")
+
+    def back_up(self, instance: dict[str, Any]) -> dict[str, Any]:
+        """A backup, once it is COMPLETED."""
+        made = self._call("POST", "/backups", {"backup": {"name": "bench", "instance": instance["id"]}})["backup"]
+        return self._until(f"/backups/{made['id']}", "backup", "COMPLETED")
+
+    def delete(self, path: str) -> None:
+        """Delete something, and wait until it is gone."""
+        self._call("DELETE", path)
+        self._wait_for(lambda: self._api.get(f"/v1.0/{ACCOUNT}{path}").status_code == httpx.codes.NOT_FOUND)
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self._api.request(method, f"/v1.0/{ACCOUNT}{path}", json=body)
+        if answer.is_error:
+            raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text}")
+        return json.loads(answer.content) if answer.content else None
+
+    def _until(self, path: str, root: str, wanted: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def there() -> bool:
+            found.update(self._call("GET", path)[root])
+            if found["status"] in {"ERROR", "FAILED"}:
+                raise RuntimeError(f"{path}: {found}")
+            return bool(found["status"] == wanted)
+
+        self._wait_for(there)
+        return found
+
+    def _answers(self) -> bool:
+        if self._process.poll() is not None:
+            raise RuntimeError((self.state_dir / "serve.log").read_text())
+        try:
+            return self._api.get("/").is_success
+        except httpx.TransportError:
+            return False
+
+    @staticmethod
+    def _wait_for(condition: Any) -> None:
+        end = time.monotonic() + TIMEOUT_S
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError
+            time.sleep(POLL_S)
