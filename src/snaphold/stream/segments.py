@@ -1,0 +1,343 @@
+"""The road between a stream and the store: compressed and cut in segments on the way in, verified on the way out.
+
+    read → 1 MiB blocks → compress (``threads`` at once) → in order → segments → put (``IN_FLIGHT`` at most)
+
+Memory is bounded by the segments under way, whatever the size of the stream. The first failure anywhere ends
+everything; when a function here returns or raises, no thread of its own is left.
+"""
+
+import functools
+import hashlib
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
+
+from snaphold.errors import Damaged, Overtaken, SnapholdError
+from snaphold.store.base import SEGMENT_SIZE, ObjectStore
+from snaphold.stream.compress import BLOCK_SIZE, Member, compress_block
+from snaphold.stream.index import Index
+from snaphold.stream.manifest import Manifest, Segment
+from snaphold.stream.xbstream import Chunk, File
+
+IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled included
+PROGRESS_STEP: Final = 16 << 20  # bytes of the stream between two calls of on_progress
+_STOP_POLL_S: Final = 0.05
+
+
+class StreamWatch(Protocol):
+    """Looks at a stream as it goes by: :class:`snaphold.stream.xbstream.Watch`."""
+
+    files: list[File]
+    chunks: list[Chunk]
+
+    def feed(self, data: memoryview) -> None:
+        """The next bytes. Raises ``Damaged``."""
+
+    def finish(self) -> None:
+        """The end. Raises ``Damaged`` when the stream is not whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was put under the prefix, for ``publish`` and for the manifest."""
+
+    segments: list[Segment]
+    sha256: str  # of all segments in a row
+    size_bytes: int  # of all segments
+    stream_bytes: int  # read
+    index: bytes  # the index object (:mod:`snaphold.stream.index`)
+
+
+def write_backup(
+    read: Callable[[memoryview], int],
+    store: ObjectStore,
+    prefix: str,
+    *,
+    level: int,
+    threads: int = 0,
+    watch: StreamWatch,
+    kill: Callable[[], None],
+    on_progress: Callable[[int], None] = lambda _: None,
+    stop: threading.Event | None = None,
+    segment_size: int = SEGMENT_SIZE,
+) -> Written:
+    """Compress a stream and put it under the prefix as segments. Publishing them is the caller's next step.
+
+    ``read`` fills the start of a buffer and returns the count, 0 at the end of a good stream; it is called by the
+    calling thread only. ``kill`` makes a ``read`` that waits return or raise soon; it is called at most once, by
+    another thread, when something else has failed or ``stop`` is set. ``threads``: 0 means one a core.
+    ``on_progress`` gets the bytes read so far, every PROGRESS_STEP and at the end, in the calling thread.
+
+    Raises:
+        Overtaken: ``stop`` was set.
+        Damaged: the stream is not whole, says ``watch``.
+        SnapholdError: whatever ``read`` or the store raised first. Segments may be left under the prefix.
+    """
+    put = functools.partial(store.put_segment, prefix)
+    threads = threads or os.cpu_count() or 1
+    with _Intake(put, level=level, threads=threads, segment_size=segment_size, kill=kill, stop=stop) as intake:
+        stream_bytes = reported = 0
+        while True:
+            block = intake.free_block()
+            filled = _fill(block, read, intake.check)
+            if not filled:
+                break
+            watch.feed(block[:filled])
+            intake.submit(block, filled)
+            stream_bytes += filled
+            if stream_bytes - reported >= PROGRESS_STEP:
+                on_progress(reported := stream_bytes)
+            if filled < BLOCK_SIZE:
+                break
+        watch.finish()
+        intake.finish()
+        on_progress(stream_bytes)
+    index = Index.of(
+        block_size=BLOCK_SIZE,
+        segment_size=segment_size,
+        stream_bytes=stream_bytes,
+        files=watch.files,
+        chunks=watch.chunks,
+        members=intake.members,
+    )
+    return Written(
+        segments=intake.segments,
+        sha256=intake.sha256.hexdigest(),
+        size_bytes=sum(segment.size_bytes for segment in intake.segments),
+        stream_bytes=stream_bytes,
+        index=index.encode(),
+    )
+
+
+def read_backup(
+    manifest: Manifest, store: ObjectStore, *, threads: int = 0, stop: threading.Event | None = None
+) -> Iterator[list[bytes]]:
+    """The segments of a backup in order, each as pieces whose SHA-256 was verified before any is handed on.
+
+    At most IN_FLIGHT segments are in memory, the one that was handed on last included. Close the iterator early to
+    give up. ``threads``: 0 means as many as that allows.
+
+    Raises:
+        ObjectMissing: the data object is not there.
+        Damaged: it is shorter or longer than the manifest says, or a segment differs; the message names both.
+        Overtaken: ``stop`` was set.
+    """
+    name, sizes = manifest.data.name, [segment.size_bytes for segment in manifest.segments]
+    if sum(sizes) != manifest.data.size_bytes or any(size != manifest.segment_size_bytes for size in sizes[:-1]):
+        raise Damaged(f"the manifest's segments of {name} do not add up")
+    if (size := store.size(name)) != manifest.data.size_bytes:
+        raise Damaged(f"{name} has {size} bytes instead of {manifest.data.size_bytes}")
+    ahead = IN_FLIGHT - 1
+    pool = ThreadPoolExecutor(min(threads, ahead) if threads else ahead, thread_name_prefix="segment")
+    fetching: deque[Future[list[bytes]]] = deque()
+    ended = threading.Event()
+
+    def check() -> None:
+        if ended.is_set() or (stop is not None and stop.is_set()):
+            raise Overtaken(f"reading {name} was stopped")
+
+    try:
+        for number in range(len(sizes)):
+            while len(fetching) < ahead and number + len(fetching) < len(sizes):
+                fetching.append(pool.submit(_fetch, manifest, store, number + len(fetching), check))
+            pieces = fetching.popleft().result()
+            check()
+            yield pieces
+            del pieces
+    finally:
+        ended.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def discard(store: ObjectStore, prefix: str) -> None:
+    """Delete whatever is under an attempt's prefix."""
+    for info in list(store.list(prefix)):
+        store.delete(info.name)
+
+
+def _fetch(manifest: Manifest, store: ObjectStore, number: int, check: Callable[[], None]) -> list[bytes]:
+    """One segment's pieces, verified."""
+    name, expected = manifest.data.name, manifest.segments[number]
+    start = number * manifest.segment_size_bytes
+    sha256, pieces, size = hashlib.sha256(), [], 0
+    for piece in store.get(name, start, expected.size_bytes):
+        check()
+        sha256.update(piece)
+        pieces.append(piece)
+        size += len(piece)
+    if size != expected.size_bytes:
+        raise Damaged(f"segment {number} of {name} has {size} bytes instead of {expected.size_bytes}")
+    if sha256.hexdigest() != expected.sha256:
+        raise Damaged(f"segment {number} of {name} differs from what was written")
+    return pieces
+
+
+def _fill(block: memoryview, read: Callable[[memoryview], int], check: Callable[[], None]) -> int:
+    """Fill a block; less than all of it only at the stream's end."""
+    filled = 0
+    while filled < len(block):
+        try:
+            count = read(block[filled:])
+        except SnapholdError:
+            check()  # a read that failed because of kill() is not the first cause
+            raise
+        check()
+        if not count:
+            break
+        filled += count
+    return filled
+
+
+class _Intake:
+    """Compresses blocks, puts segments. One thread gives it blocks; leaving its context ends its threads."""
+
+    def __init__(
+        self,
+        put: Callable[[int, list[bytes | memoryview]], None],
+        *,
+        level: int,
+        threads: int,
+        segment_size: int,
+        kill: Callable[[], None],
+        stop: threading.Event | None,
+    ) -> None:
+        self.segments: list[Segment] = []
+        self.members: list[tuple[int, bytes]] = []  # length and digest
+        self.sha256 = hashlib.sha256()
+        self._put_segment, self._level, self._segment_size, self._kill = put, level, segment_size, kill
+        self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        for _ in range(2 * threads + 4):
+            self._free.put(memoryview(bytearray(BLOCK_SIZE)))
+        self._compressed: queue.SimpleQueue[tuple[Future[Member], memoryview] | None] = queue.SimpleQueue()
+        self._slots = threading.Semaphore(IN_FLIGHT)
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._ended = threading.Event()
+        self._compressing = ThreadPoolExecutor(threads, thread_name_prefix="compress")
+        self._putting = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="put")
+        self._puts: list[Future[None]] = []
+        self._threads = [threading.Thread(target=self._cut, name="cut")]
+        if stop is not None:
+            self._threads.append(threading.Thread(target=self._look_for_stop, args=(stop,), name="stop"))
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._fail(error)
+        self._ended.set()
+        self._compressed.put(None)
+        for _ in range(IN_FLIGHT):
+            self._slots.release()
+        self._compressing.shutdown(cancel_futures=True)
+        self._putting.shutdown(cancel_futures=True)
+        for thread in self._threads:
+            thread.join()
+
+    def check(self) -> None:
+        """Raise the first failure, if there is one."""
+        if self._failure is not None:
+            raise self._failure
+
+    def free_block(self) -> memoryview:
+        """A buffer of BLOCK_SIZE bytes to fill; waits for one."""
+        block = self._free.get()
+        self.check()
+        assert block is not None  # noqa: S101 -- None is put after a failure only
+        return block
+
+    def submit(self, block: memoryview, filled: int) -> None:
+        """Compress the start of a block; it becomes free when its member has found its place in a segment."""
+        self._compressed.put((self._compressing.submit(compress_block, block[:filled], self._level), block))
+
+    def finish(self) -> None:
+        """Wait until every block that was submitted is in the store."""
+        self._compressed.put(None)
+        self._threads[0].join()
+        for put in self._puts:
+            put.exception()
+        self.check()
+
+    def _cut(self) -> None:
+        """Cut the members, in order, in segments, and have those put. A thread's body."""
+        try:
+            segment = _Segment()
+            while (item := self._compressed.get()) is not None:
+                member = item[0].result()
+                self.members.append((len(member.data), member.digest))
+                rest = memoryview(member.data)
+                while rest:
+                    if not segment.pieces:
+                        self._slots.acquire()  # here a slow store holds up everything before
+                        if self._ended.is_set():
+                            return
+                    part, rest = rest[: self._segment_size - segment.size], rest[self._segment_size - segment.size :]
+                    segment.add(part)
+                    self.sha256.update(part)
+                    if segment.size == self._segment_size:
+                        self._put(segment)
+                        segment = _Segment()
+                self._free.put(item[1])
+            if segment.pieces and not self._ended.is_set():
+                self._put(segment)
+        except BaseException as error:  # noqa: BLE001 -- check() raises it in the calling thread
+            self._fail(error)
+
+    def _put(self, segment: "_Segment") -> None:
+        """Hand a segment to the threads that put."""
+        number = len(self.segments)
+        self.segments.append(Segment(size_bytes=segment.size, sha256=segment.sha256.hexdigest()))
+
+        def put() -> None:
+            try:
+                if not self._ended.is_set():
+                    self._put_segment(number, segment.pieces)
+            except BaseException as error:
+                self._fail(error)
+                raise
+            finally:
+                segment.pieces.clear()
+                self._slots.release()
+
+        self._puts.append(self._putting.submit(put))
+
+    def _look_for_stop(self, stop: threading.Event) -> None:
+        while not self._ended.wait(_STOP_POLL_S):
+            if stop.is_set():
+                self._fail(Overtaken("the backup was stopped"))
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep the first failure, and wake whoever waits."""
+        with self._lock:
+            if self._failure is not None:
+                return
+            self._failure = error
+        self._ended.set()
+        self._free.put(None)
+        for _ in range(IN_FLIGHT):
+            self._slots.release()
+        with suppress(SnapholdError):
+            self._kill()
+
+
+class _Segment:
+    """A segment that is being filled."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes | memoryview] = []
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def add(self, piece: memoryview) -> None:
+        self.pieces.append(piece)
+        self.size += len(piece)
+        self.sha256.update(piece)
