@@ -202,12 +202,12 @@ def service() -> Iterator[Api]:
     log = state / "serve.log"
     try:
         with log.open("wb") as output:
-            words = [SNAPHOLD, "serve", "--state-dir", state, "--region", f"DFW=127.0.0.1:{port}"]
+            words = [str(SNAPHOLD), "serve", "--state-dir", str(state), "--region", f"DFW=127.0.0.1:{port}"]
             server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
             api = Api(f"http://127.0.0.1:{port}")
             _wait_until_it_answers(api.base, server, log)
-            add = [SNAPHOLD, "account", "add", "--state-dir", state, ACCOUNT, "--user", "demo"]
+            add = [str(SNAPHOLD), "account", "add", "--state-dir", str(state), ACCOUNT, "--user", "demo"]
             subprocess.run(add, input=b"let-me-in\n", stdout=subprocess.DEVNULL, check=True)
             api.log_in("demo", "let-me-in")
             yield api

@@ -84,7 +84,7 @@ def test_an_account_by_standard_input(
     (tmp_path / "password").write_text("a pass phrase\n")
     with (tmp_path / "password").open() as file:
         monkeypatch.setattr(sys, "stdin", file)
-        words = ["account", "add", "--state-dir", tmp_path / "state", "1234", "--user", "demo"]
+        words = ["account", "add", "--state-dir", str(tmp_path / "state"), "1234", "--user", "demo"]
         assert snaphold(monkeypatch, *words, "--role", "dbaas:observer") == 0
     said = capsys.readouterr().out
     assert {"account": "1234", "user": "demo"}.items() <= json.loads(said[said.index("{") :]).items()

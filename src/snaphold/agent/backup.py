@@ -74,7 +74,9 @@ class _Attempt:
         index = ObjectFacts(name=f"{spec.id}.index", size_bytes=len(written.index), sha256=sha256_of(written.index))
         self._publish(index.name, lambda: self._store.put(index.name, written.index))
         reached(Step.BACKUP_INDEX_WRITTEN)
-        manifest = self._manifest(written, taken, data, index, size_bytes, incarnation)
+        manifest = self._manifest(
+            written, taken, data=data, index=index, size_bytes=size_bytes, incarnation=incarnation
+        )
         document, name = manifest.dump(), f"{spec.id}.json"
         self._lease.confirm()
         self._publish(name, lambda: self._store.put(name, document))
@@ -139,6 +141,7 @@ class _Attempt:
         self,
         written: Written,
         taken: Taken,
+        *,
         data: ObjectFacts,
         index: ObjectFacts,
         size_bytes: int,

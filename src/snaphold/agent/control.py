@@ -85,7 +85,7 @@ class Control:
                 timeout=_TIMEOUT_S + wait_s,
             )
         except httpx.HTTPError as error:
-            raise Transient(f"{self.url} does not answer: {error or type(error).__name__}") from error
+            raise Transient(f"{self.url} does not answer: {str(error) or type(error).__name__}") from error
         if response.is_success:
             try:
                 return answer.model_validate_json(response.content or b"{}")

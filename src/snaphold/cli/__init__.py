@@ -26,6 +26,11 @@ app.add_typer(account_app, name="account")
 app.add_typer(host_app, name="host")
 
 
+_RegionName = Annotated[
+    str | None, typer.Option("--name", help="which of the regions this process is of, where several are given")
+]
+
+
 def main() -> None:
     """Run the command line. What the operator can mend is one line on standard error, exit status 1."""
     try:
@@ -35,7 +40,9 @@ def main() -> None:
         sys.exit(1)
 
 
-def _command(where: typer.Typer, name: str, options: Callable[..., Callable[..., None]]) -> Callable[..., None]:
+def _command(
+    where: typer.Typer, name: str, options: Callable[..., Callable[..., None]]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def register(function: Callable[..., None]) -> Callable[..., None]:
         return where.command(name, help=function.__doc__)(options(function))
 
@@ -73,20 +80,21 @@ def stop(given: Given) -> None:
 def api(
     given: Given,
     *,
+    name: _RegionName = None,
     with_worker: Annotated[bool, typer.Option("--with-worker", help="do the worker's part here too")] = False,
 ) -> None:
     """Serve the HTTP API of one region."""
     from snaphold.cli.processes import run_api  # noqa: PLC0415
 
-    run_api(given, with_worker=with_worker)
+    run_api(given, name, with_worker=with_worker)
 
 
 @_command(app, "worker", with_settings)
-def worker(given: Given) -> None:
+def worker(given: Given, *, name: _RegionName = None) -> None:
     """Do what the control plane of one region does later: delete, sweep, give up silent hosts' work."""
     from snaphold.cli.processes import run_worker  # noqa: PLC0415
 
-    run_worker(given)
+    run_worker(given, name)
 
 
 @_command(app, "agent", with_settings)

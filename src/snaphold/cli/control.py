@@ -14,6 +14,7 @@ from snaphold.errors import Unauthorized, Unavailable
 from snaphold.queue import Queue
 from snaphold.service import hosts
 from snaphold.service.deployment import Deployment
+from snaphold.store.base import Stores
 
 
 class LocalStoreGate:
@@ -27,6 +28,21 @@ class LocalStoreGate:
         place = next((path for path in (self._root / account, self._root) if path.is_dir()), None)
         if place is None or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
             raise Unavailable("The object store does not answer.")
+
+
+class Objects:
+    """The objects of accounts' containers, for ``GET <locationRef>``. Implements ``api.ObjectReader``."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+
+    def size(self, account: str, name: str) -> int:
+        """The object's length in bytes."""
+        return self._stores.of(account).size(name)
+
+    def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
+        """The object's bytes."""
+        return self._stores.of(account).get(name, start, length)
 
 
 @contextlib.contextmanager

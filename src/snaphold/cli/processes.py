@@ -4,7 +4,8 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -16,21 +17,42 @@ from snaphold.errors import SetupError
 if TYPE_CHECKING:
     from snaphold.service.deployment import Deployment
 
+_LAST_ANSWERS_S: Final = 2  # what requests get to end by themselves when the process is told to
+_KEEP_ALIVE_S: Final = 30
+
 _log = structlog.get_logger(__name__)
 
 
-def run_api(given: Given, *, with_worker: bool) -> None:
+def run_api(given: Given, name: str | None, *, with_worker: bool) -> None:
     """The API of one region, and with ``--with-worker`` its worker in a thread."""
     import uvicorn  # noqa: PLC0415
 
-    from snaphold.cli.control import built_app, opened_deployment  # noqa: PLC0415
+    from snaphold.api import create_app  # noqa: PLC0415
+    from snaphold.cli.control import Objects, opened_deployment  # noqa: PLC0415
+    from snaphold.cli.stores import stores_of  # noqa: PLC0415
+    from snaphold.identity.embedded import open_embedded  # noqa: PLC0415
 
-    region, state = _one_region(given)
+    region, state = _one_region(given, name)
     set_up_logs(given.settings, region.name)
     stopping = threading.Event()
-    with opened_deployment(given.settings, state, region.name) as deployment:
-        app = built_app(deployment, state, region)
-        server = uvicorn.Server(
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            stopping.set()  # agents' long polls end too, and the worker
+            super().handle_exit(sig, frame)
+
+    with (
+        opened_deployment(given.settings, state, region.name) as deployment,
+        contextlib.closing(open_embedded(state.path, given.settings.token_lifetime_s)) as identity,
+    ):
+        app = create_app(
+            deployment,
+            identity,
+            regions={endpoint.name: endpoint.url for endpoint in parse_regions(given.settings.region)},
+            object_reader=Objects(stores_of(state, region.name)),
+            ending=stopping,
+        )
+        server = Server(
             uvicorn.Config(
                 app,
                 host=region.address,
@@ -38,8 +60,8 @@ def run_api(given: Given, *, with_worker: bool) -> None:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=2,
-                timeout_keep_alive=30,
+                timeout_graceful_shutdown=_LAST_ANSWERS_S,
+                timeout_keep_alive=_KEEP_ALIVE_S,
             )
         )
         failures: list[BaseException] = []
@@ -69,11 +91,11 @@ def run_api(given: Given, *, with_worker: bool) -> None:
             raise SetupError(f"region {region.name} could not listen on {region.address}:{region.port}")
 
 
-def run_worker(given: Given) -> None:
+def run_worker(given: Given, name: str | None) -> None:
     """The worker of one region."""
     from snaphold.cli.control import opened_deployment  # noqa: PLC0415
 
-    region, state = _one_region(given)
+    region, state = _one_region(given, name)
     set_up_logs(given.settings, f"{region.name}-worker")
     with opened_deployment(given.settings, state, region.name) as deployment, _until_stopped() as stopping:
         _work(deployment, state, region, stopping)
@@ -98,13 +120,15 @@ def _work(deployment: "Deployment", state: StateDirectory, region: Endpoint, sto
     work(deployment, stores_of(state, region.name), state.region(region.name) / "worker.lock", stopping)
 
 
-def _one_region(given: Given) -> tuple[Endpoint, StateDirectory]:
+def _one_region(given: Given, name: str | None) -> tuple[Endpoint, StateDirectory]:
+    """The region of this process: the one named, or the only one there is."""
     regions = parse_regions(given.settings.region)
-    if len(regions) != 1:
-        raise SetupError("one process serves one region (--region NAME=ADDRESS:PORT, once)")
+    mine = [region for region in regions if name in {None, region.name}]
+    if len(mine) != 1:
+        raise SetupError(f"which region is this process's? (--name, one of {', '.join(map(str, regions))})")
     state = StateDirectory(given.state_dir)
-    state.make([regions[0].name])
-    return regions[0], state
+    state.make([mine[0].name])
+    return mine[0], state
 
 
 @contextlib.contextmanager

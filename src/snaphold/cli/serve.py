@@ -65,8 +65,9 @@ def stop(given: Given) -> None:
 
 
 def _control_child(given: Given, region: Endpoint) -> Child:
-    words = given.argv(state_dir=given.state_dir, region=[str(region)])
-    return Child(region.name, python("api", "--with-worker", *words))
+    return Child(
+        region.name, python("api", "--with-worker", "--name", region.name, *given.argv(state_dir=given.state_dir))
+    )
 
 
 def _wait_until_free(state: StateDirectory) -> None:

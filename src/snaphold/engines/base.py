@@ -48,6 +48,9 @@ class BackupStream(Protocol):
         longer than it may: at the latest instead of returning 0.
         """
 
+    def kill(self) -> None:
+        """Make a ``readinto`` that waits in another thread raise soon. May be called at any time, from any thread."""
+
     def taken(self, captured: Mapping[str, bytes]) -> Taken:
         """The facts, once ``readinto`` has returned 0, from the starts of the stream's files that the engine captures.
 
