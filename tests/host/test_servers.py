@@ -240,14 +240,15 @@ def test_another_version_than_the_hosts_is_refused(servers: Servers) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
-def test_a_full_disk_ends_a_create_with_that_reason(state_dir: Path, instance_network: str) -> None:
-    """No space for the data: Permanent with that reason, everything removed, and the next create finds its space."""
+@pytest.mark.parametrize("megabytes", [32, 64], ids=["no space for the data", "no space for the redo log"])
+def test_a_full_disk_ends_a_create_with_that_reason(state_dir: Path, instance_network: str, megabytes: int) -> None:
+    """No space: Permanent with that reason, and everything removed, so that the space is given back."""
     template = state_dir / "roomy"
     roomy = Servers(Settings(state_dir=template, instance_networks=[instance_network]))
     template_directory(template, roomy.installation)
     small = state_dir / "small"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m,mode=755", "tmpfs", str(small)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(small)], check=True)
     try:
         shutil.copytree(template / "template", small / "template")
         servers = Servers(Settings(state_dir=small, instance_networks=[instance_network]))

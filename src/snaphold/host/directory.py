@@ -136,7 +136,7 @@ class InstanceDirectory:
             lines = [line.split("[ERROR]", 1)[1].strip() for line in text.splitlines() if "[ERROR]" in line]
             lines = lines or (text.strip().splitlines()[-1:] if path == self.start_log else [])
             if lines:
-                return "; ".join(dict.fromkeys(lines[-3:]))[:500]
+                return "; ".join(dict.fromkeys(lines[-4:]))[:500]
         return None
 
 

@@ -7,6 +7,7 @@ state. Methods for one instance exclude each other; different instances do not w
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import threading
@@ -36,6 +37,7 @@ MEGABYTE: Final = 1 << 20  # bytes
 ERROR_LOG_LIMIT: Final = 8 << 20  # bytes, after which a start begins a new error log and keeps one old
 STOP_PATIENCE_S: Final = 60.0  # for a server that writes its pages back; then it is killed, and recovers
 _ADDRESS_IN_USE: Final = "Bind on TCP/IP port: Address already in use"
+_DISK_FULL: Final = re.compile(r"No space left|[Dd]isk (is )?full|error number 28|errno: 28|error 28")
 _TOOL_FILES: Final = ("xtrabackup_*", "mariadb_backup_*", "backup-my.cnf", "snaphold.incarnation", "ib_buffer_pool")
 _REMOVED: Final = ".removed."
 
@@ -399,10 +401,13 @@ class Servers:
         while True:
             process = self._process(directory, record)
             if process is None:
-                new = disk.read_untrusted(directory.error_log, ERROR_LOG_LIMIT) or b""
-                if _ADDRESS_IN_USE.encode() in new[log_since:]:
+                log = disk.read_untrusted(directory.error_log, ERROR_LOG_LIMIT) or b""
+                said = log[log_since:].decode(errors="replace")
+                if _ADDRESS_IN_USE in said:
                     raise AddressTaken(f"somebody else listens on {record.address} port {record.port}")
-                raise Permanent(f"the database server does not start: {directory.last_words() or 'it says nothing'}")
+                words = directory.last_words() or "it says nothing"
+                full = "the disk of this host is full: " if _DISK_FULL.search(said) else ""
+                raise Permanent(f"the database server does not start: {full}{words}")
             try:
                 with self._administer(directory, timeout_s=2) as cursor:
                     cursor.execute("SELECT 1")

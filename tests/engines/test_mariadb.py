@@ -1,0 +1,90 @@
+"""What MariaDB's stream says of itself, and when it is not believed. The bytes are as 10.11.19 writes them."""
+
+import struct
+
+import pytest
+
+from snaphold.engines.mariadb import start_checkpoint, taken_from
+from snaphold.errors import Permanent
+
+CHECKPOINTS = b"backup_type = full-backuped\nfrom_lsn = %d\nto_lsn = %d\nlast_lsn = %d\nrecover_binlog_info = 0\n"
+INFO = (
+    b"uuid = 8de39840\ntool_name = mariabackup\ntool_command = --backup --stream=xbstream\n"
+    b"tool_version = 10.11.19-MariaDB\nserver_version = 10.11.18-MariaDB-0+deb12u1\n"
+    b"binlog_pos = filename 'bin.000007', position '1234', GTID of the last change '0-1-99'\n"
+)
+
+
+def _redo(*checkpoints: int) -> bytes:
+    header = bytearray(b"Phys" + bytes(0x3000 - 4))
+    for offset, lsn in zip((0x1000, 0x2000), checkpoints, strict=True):
+        struct.pack_into(">Q", header, offset, lsn)
+    return bytes(header)
+
+
+def _captured(start: int, to: int, last: int, checkpoint: int) -> dict[str, bytes]:
+    return {
+        "xtrabackup_checkpoints": CHECKPOINTS % (start, to, last),
+        "xtrabackup_info": INFO,
+        "ib_logfile0": _redo(0, checkpoint),
+    }
+
+
+def test_the_facts_of_a_full_backup() -> None:
+    """A full starts nowhere; versions lose what the packager added; the position in the binary log is taken apart."""
+    taken = taken_from(_captured(0, 500, 510, 400), None)
+    assert (taken.from_lsn, taken.checkpoint_lsn, taken.to_lsn, taken.last_lsn) == (None, 400, 500, 510)
+    assert (taken.server_version, taken.tool_version) == ("10.11.18", "10.11.19")
+    assert (taken.gtid, taken.binlog_file, taken.binlog_position) == ("0-1-99", "bin.000007", 1234)
+
+
+def test_the_names_of_later_versions_are_known() -> None:
+    """MariaDB 11 gives the small files other names and nothing else."""
+    captured = _captured(0, 500, 510, 400)
+    later = {name.replace("xtrabackup", "mariadb_backup"): text for name, text in captured.items()}
+    assert taken_from(later, None) == taken_from(captured, None)
+
+
+@pytest.mark.parametrize(
+    ("captured", "parent_lsn"),
+    [
+        (_captured(600, 500, 510, 400), 600),
+        (_captured(0, 500, 490, 400), None),
+        (_captured(0, 500, 510, 501), None),
+        (_captured(0, 500, 510, 0), None),
+        (_captured(300, 500, 510, 400), None),
+        (_captured(300, 500, 510, 400), 301),
+        (_captured(0, 500, 510, 400) | {"ib_logfile0": b"Phys"}, None),
+        (_captured(0, 500, 510, 400) | {"xtrabackup_checkpoints": b"to_lsn = many"}, None),
+        (_captured(0, 500, 510, 400) | {"xtrabackup_info": b"server_version = \ntool_version = x"}, None),
+        ({}, None),
+    ],
+    ids=[
+        "ends before it starts",
+        "last before its end",
+        "checkpoint after its end",
+        "no checkpoint",
+        "a full that starts somewhere",
+        "another parent",
+        "redo log cut",
+        "checkpoints garbled",
+        "no versions",
+        "nothing",
+    ],
+)
+def test_facts_that_do_not_fit_are_no_backup(captured: dict[str, bytes], parent_lsn: int | None) -> None:
+    """Exit status 0 and ``completed OK!`` prove nothing when the stream contradicts itself."""
+    with pytest.raises(Permanent):
+        taken_from(captured, parent_lsn)
+
+
+@pytest.mark.parametrize("order", [(7, 9), (9, 7), (9, 0)])
+def test_the_newer_checkpoint_counts(order: tuple[int, int]) -> None:
+    """The server writes its two checkpoints in turn."""
+    assert start_checkpoint(_redo(*order)) == 9
+
+
+def test_an_older_redo_log_is_not_guessed_at() -> None:
+    """Before 10.8 the header was another."""
+    with pytest.raises(Permanent, match="unknown format"):
+        start_checkpoint(bytes(0x3000))

@@ -1,0 +1,71 @@
+"""Backups as a test takes them without our own stream: MariaDB's mbstream is the judge of what came out."""
+
+import subprocess
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from snaphold.engines.base import Engine, ServerAccess, Taken
+from snaphold.engines.installation import Installation
+from snaphold.host.servers import Servers
+from snaphold.protocol import InstanceResult, InstanceSpec
+
+BUFFER = 1 << 20  # bytes
+
+
+def take_to_file(
+    engine: Engine,
+    server: ServerAccess,
+    target: Path,
+    *,
+    installation: Installation,
+    parent_lsn: int | None = None,
+    lock_wait_timeout_s: float = 60,
+    started: threading.Event | None = None,
+) -> Taken:
+    """Take a backup into a file, and read the engine's facts from what mbstream makes of it."""
+    buffer = memoryview(bytearray(BUFFER))
+    with (
+        target.open("wb") as file,
+        engine.take(server, parent_lsn=parent_lsn, lock_wait_timeout_s=lock_wait_timeout_s) as stream,
+    ):
+        if started is not None:
+            started.set()
+        while count := stream.readinto(buffer):
+            file.write(buffer[:count])
+        file.flush()
+        return stream.taken(captured(engine, installation, target))
+
+
+def captured(engine: Engine, installation: Installation, stream: Path) -> Mapping[str, bytes]:
+    """The starts of the files that the engine wants to see."""
+    directory = stream.with_suffix(".extracted")
+    directory.mkdir()
+    extract(installation, stream, directory, uid=None, gid=None)
+    return {
+        name: (directory / name).read_bytes()[:limit]
+        for name, limit in engine.captures.items()
+        if (directory / name).exists()
+    }
+
+
+def extract(installation: Installation, stream: Path, directory: Path, *, uid: int | None, gid: int | None) -> None:
+    """Unpack a stream with mbstream, as the given system user."""
+    with stream.open("rb") as file:
+        subprocess.run(
+            [installation.mbstream, "-x", "-C", directory],
+            stdin=file,
+            user=uid,
+            group=gid,
+            extra_groups=None if uid is None else [],
+            env=dict(installation.environment),
+            check=True,
+        )
+
+
+def restore(engine: Engine, servers: Servers, stream: Path, spec: InstanceSpec, attempt: int = 1) -> InstanceResult:
+    """The way back: staging, extract, prepare, finish."""
+    staging = servers.staging(spec, attempt)
+    extract(servers.installation, stream, staging.directory, uid=staging.uid, gid=staging.gid)
+    engine.prepare(staging.directory, uid=staging.uid, gid=staging.gid, memory_bytes=staging.memory_bytes)
+    return servers.finish_restore(spec, attempt)
