@@ -188,7 +188,9 @@ def _progress(thing: Any) -> str:
     progress = thing.get("progress")
     if not progress:
         return ""
-    return json.dumps(progress) if isinstance(progress, dict) else f"{progress}"
+    if not progress["expected_bytes"]:
+        return ""
+    return f"{progress['step']}, {progress['done_bytes'] >> 20} of some {progress['expected_bytes'] >> 20} MiB"
 
 
 @contextlib.contextmanager

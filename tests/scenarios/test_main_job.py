@@ -8,8 +8,9 @@ pytestmark = pytest.mark.engine
 
 
 def test_a_live_database_is_backed_up_and_comes_back(state_dir: Path, instance_network: str) -> None:
-    """What was in a database when it was backed up is in the restored one: rows, users, passwords; a deleted backup
-    leaves no object.
+    """What was in a database when it was backed up is in the restored one, users and passwords too.
+
+    A deleted backup leaves no object.
     """
     with served(state_dir, instance_network) as service:
         source = service.instance()

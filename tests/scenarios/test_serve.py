@@ -104,7 +104,7 @@ def test_a_killed_process_comes_back(state_dir: Path, instance_network: str, vic
         eventually(lambda: not alive(first), "its end")
         second = service.process_of("-m", f"snaphold\0{victim}")
         assert second != first
-        eventually(lambda: service.backup_if_possible(instance), "a backup to be accepted")
+        eventually(lambda: service.accepts_a_backup(instance), "a backup to be accepted")
 
 
 def test_a_killed_database_server_is_started_again(state_dir: Path, instance_network: str) -> None:

@@ -1,5 +1,6 @@
 """One region's API as the agent of a host sees it: requests, answers, and what a refusal means."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from snaphold.protocol import Answer, Claim, Desired, Heartbeat, Hello, Message,
 
 _TIMEOUT_S: Final = 10.0  # of one request, beyond the time that a claim may wait
 _FIRST_PAUSE_S: Final = 0.2
+_FIRST_PAUSES: Final = 15  # of that length: an API that starts together with us is there within seconds
 _LONGEST_PAUSE_S: Final = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -102,7 +104,8 @@ class Control:
 
 
 def pauses() -> Iterator[float]:
-    """Seconds to wait before each further try: doubling, up to 5."""
+    """Seconds to wait before each further try: short ones at first, then doubling, up to 5."""
+    yield from itertools.repeat(_FIRST_PAUSE_S, _FIRST_PAUSES)
     pause = _FIRST_PAUSE_S
     while True:
         yield pause

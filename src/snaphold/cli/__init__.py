@@ -82,11 +82,14 @@ def api(
     *,
     name: _RegionName = None,
     with_worker: Annotated[bool, typer.Option("--with-worker", help="do the worker's part here too")] = False,
+    with_local_agent: Annotated[
+        bool, typer.Option("--with-local-agent", help="make a token for an agent on this machine, if it has none")
+    ] = False,
 ) -> None:
     """Serve the HTTP API of one region."""
     from snaphold.cli.processes import run_api  # noqa: PLC0415
 
-    run_api(given, name, with_worker=with_worker)
+    run_api(given, name, with_worker=with_worker, with_local_agent=with_local_agent)
 
 
 @_command(app, "worker", with_settings)

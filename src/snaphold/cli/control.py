@@ -70,14 +70,13 @@ def opened_deployment(settings: Settings, state: StateDirectory, region: str) ->
         catalog.close()
 
 
-def make_local_token(settings: Settings, state: StateDirectory, region: str) -> None:
+def make_local_token(deployment: Deployment, state: StateDirectory) -> None:
     """See that the agent of this machine has a token which the region's record knows."""
-    path = state.agent_token(region)
-    with opened_deployment(settings, state, region) as deployment:
-        with contextlib.suppress(FileNotFoundError, Unauthorized):
-            hosts.authenticate_host(deployment, path.read_text("ascii").strip())
-            return
-        token = hosts.add_host(deployment, socket.gethostname())
+    path = state.agent_token(deployment.region)
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, Unauthorized):
+        hosts.authenticate_host(deployment, path.read_text("ascii").strip())
+        return
+    token = hosts.add_host(deployment, socket.gethostname())
     new = path.with_suffix(".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:

@@ -66,7 +66,7 @@ def _with_options(command: Callable[..., None], names: tuple[str, ...]) -> Calla
     signature = inspect.Signature([*own, *options])
     run.__signature__ = signature  # type: ignore[attr-defined] # what typer reads
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 

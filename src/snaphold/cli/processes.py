@@ -23,12 +23,15 @@ _KEEP_ALIVE_S: Final = 30
 _log = structlog.get_logger(__name__)
 
 
-def run_api(given: Given, name: str | None, *, with_worker: bool) -> None:
-    """The API of one region, and with ``--with-worker`` its worker in a thread."""
+def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_agent: bool) -> None:
+    """The API of one region, and with ``with_worker`` its worker in a thread.
+
+    ``with_local_agent``: there is a token for this machine's agent before the API answers anyone.
+    """
     import uvicorn  # noqa: PLC0415
 
     from snaphold.api import create_app  # noqa: PLC0415
-    from snaphold.cli.control import Objects, opened_deployment  # noqa: PLC0415
+    from snaphold.cli.control import Objects, make_local_token, opened_deployment  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.identity.embedded import open_embedded  # noqa: PLC0415
 
@@ -45,6 +48,8 @@ def run_api(given: Given, name: str | None, *, with_worker: bool) -> None:
         opened_deployment(given.settings, state, region.name) as deployment,
         contextlib.closing(open_embedded(state.path, given.settings.token_lifetime_s)) as identity,
     ):
+        if with_local_agent:
+            make_local_token(deployment, state)
         app = create_app(
             deployment,
             identity,

@@ -11,7 +11,6 @@ from typing import Final
 
 from rich.console import Console
 
-from snaphold.cli.control import make_local_token
 from snaphold.cli.logs import set_up_logs
 from snaphold.cli.machine import servers_of
 from snaphold.cli.options import Given
@@ -36,8 +35,6 @@ def serve(given: Given) -> None:
         installation = servers_of(given.settings, state).installation
         for region in regions:
             check_port(region)
-        for region in regions:
-            make_local_token(given.settings, state, region.name)
         children = [_control_child(given, region) for region in regions]
         shared = given.settings.shared_system_user or "warn"
         words = given.argv(state_dir=state.path, shared_system_user=shared)
@@ -65,9 +62,8 @@ def stop(given: Given) -> None:
 
 
 def _control_child(given: Given, region: Endpoint) -> Child:
-    return Child(
-        region.name, python("api", "--with-worker", "--name", region.name, *given.argv(state_dir=given.state_dir))
-    )
+    words = given.argv(state_dir=given.state_dir)
+    return Child(region.name, python("api", "--with-worker", "--with-local-agent", "--name", region.name, *words))
 
 
 def _wait_until_free(state: StateDirectory) -> None:

@@ -13,8 +13,6 @@ from typing import Final
 
 import structlog
 
-from snaphold.errors import SetupError
-
 _LOOK_INTERVAL_S: Final = 0.2
 _FIRST_PAUSE_S: Final = 0.2  # before a process that died is started again; doubled each time, up to the longest
 _LONGEST_PAUSE_S: Final = 15.0
@@ -86,7 +84,7 @@ def supervise(children: Sequence[Child], urls: Sequence[str], ready: Callable[[]
     They are ended in reverse order.
 
     Raises:
-        SetupError: one of them ended before all was ready (it has said why).
+        SystemExit: one of them ended before all was ready; it has said why.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
@@ -118,7 +116,7 @@ def _wait_until_ready(children: Sequence[Child], urls: Sequence[str]) -> None:
     while silent:
         for child in children:
             if child.status() is not None:
-                raise SetupError(f"the process {child.name} ended at its start")
+                sys.exit(1)
         silent = [url for url in silent if not _answers(url)]
         if silent:
             time.sleep(_LOOK_INTERVAL_S)
