@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -117,7 +117,7 @@ def write_backup(
 
 def read_backup(
     manifest: Manifest, store: ObjectStore, *, threads: int = 0, stop: threading.Event | None = None
-) -> Iterator[list[bytes]]:
+) -> Generator[list[bytes], None, None]:
     """The segments of a backup in order, each as pieces whose SHA-256 was verified before any is handed on.
 
     At most IN_FLIGHT segments are in memory, the one that was handed on last included. Close the iterator early to

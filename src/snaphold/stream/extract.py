@@ -1,0 +1,153 @@
+"""Brings a backup's files back: verified segments on their way into a process that extracts them."""
+
+import fcntl
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from snaphold.errors import Damaged, Overtaken, Permanent
+from snaphold.store.base import ObjectStore
+from snaphold.stream.extractor import DAMAGED
+from snaphold.stream.manifest import Manifest
+from snaphold.stream.process import EXIT_WAIT_S, PIPE_SIZE, Running, Tool
+from snaphold.stream.segments import read_backup
+
+_STOP_POLL_MS: Final = 100
+
+
+def extract_backup(
+    manifest: Manifest,
+    store: ObjectStore,
+    directory: Path,
+    *,
+    uid: int | None = None,
+    gid: int | None = None,
+    threads: int = 0,
+    on_progress: Callable[[int], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Write the files of a backup into an empty directory that belongs to the user ``uid``; sync them afterwards.
+
+    No byte leaves here before its segment's SHA-256 was verified. The files are written by a process that has given
+    up every other right (:mod:`snaphold.stream.extractor`). ``threads``: 0 means one a core. ``on_progress`` gets the
+    decompressed bytes so far, in the calling thread. A failure leaves files in the directory.
+
+    Raises:
+        ObjectMissing: the data object is not there.
+        Damaged: its bytes, or the stream in them, are not what a backup has; the message names what.
+        Permanent: the files cannot be written.
+        Overtaken: ``stop`` was set.
+    """
+    extracting = threads or os.cpu_count() or 1
+    with _Extractor(directory, uid=uid, gid=gid, threads=extracting, on_progress=on_progress, stop=stop) as extractor:
+        with closing(read_backup(manifest, store, threads=threads, stop=stop)) as segments:
+            for pieces in segments:
+                for piece in pieces:
+                    extractor.send(piece)
+        extractor.finish(manifest.data.name, manifest.stream_bytes)
+
+
+class _Extractor:
+    """The extracting process. Leaving the context ends it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        uid: int | None,
+        gid: int | None,
+        threads: int,
+        on_progress: Callable[[int], None],
+        stop: threading.Event | None,
+    ) -> None:
+        self._on_progress, self._stop = on_progress, stop
+        self._scratch = tempfile.TemporaryDirectory(prefix="snaphold-extract-")
+        argv = [sys.executable, "-P", "-m", "snaphold.stream.extractor", "--directory", str(directory)]
+        argv += ["--threads", str(threads)]
+        if uid is not None and gid is not None:
+            argv += ["--uid", str(uid), "--gid", str(gid)]
+        tool = Tool(argv=argv, messages=Path(self._scratch.name) / "messages")
+        self._running = Running(tool, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._running.stdin is not None  # noqa: S101 -- a pipe was asked for
+        assert self._running.stdout is not None  # noqa: S101 -- the same
+        self._input, self._output = self._running.stdin, self._running.stdout
+        with suppress(PermissionError):  # the user's pipes take too much memory already: slower, no worse
+            fcntl.fcntl(self._input, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        os.set_blocking(self._input.fileno(), False)
+        self._poll = select.poll()
+        self._poll.register(self._input, select.POLLOUT)
+        self._poll.register(self._output, select.POLLIN)
+        self._line = b""  # the beginning of what it says next
+        self._done = 0  # the last number that it said
+        self._silent = False  # whether it has closed its output
+
+    def send(self, piece: bytes) -> None:
+        """Hand it the next bytes."""
+        rest = memoryview(piece)
+        while rest:
+            events = self._wait()
+            if events.get(self._input.fileno(), 0):
+                try:
+                    rest = rest[os.write(self._input.fileno(), rest) :]
+                except BlockingIOError:
+                    continue
+                except BrokenPipeError:
+                    self._verdict()
+                    raise Permanent("the extraction ended before the backup did") from None
+
+    def finish(self, name: str, stream_bytes: int) -> None:
+        """Wait for its end. Raises ``Damaged`` when it has seen another number of bytes than it should."""
+        self._poll.unregister(self._input)
+        self._input.close()
+        while not self._silent:
+            self._wait()
+        self._verdict()
+        if self._done != stream_bytes:
+            raise Damaged(f"{name} holds a stream of {self._done} bytes instead of {stream_bytes}")
+
+    def _wait(self) -> dict[int, int]:
+        """Wait for something to happen, and listen. Raises ``Overtaken``."""
+        events = dict(self._poll.poll(_STOP_POLL_MS))
+        if self._stop is not None and self._stop.is_set():
+            raise Overtaken("the extraction was stopped")
+        if events.get(self._output.fileno()):
+            said = os.read(self._output.fileno(), 65536)
+            if not said:
+                self._silent = True
+                self._poll.unregister(self._output)
+            *lines, self._line = (self._line + said).split(b"\n")
+            if lines:
+                self._done = int(lines[-1])
+                self._on_progress(self._done)
+        return events
+
+    def _verdict(self) -> None:
+        """Raise unless it has ended well."""
+        status = self._running.wait(EXIT_WAIT_S)
+        if status == 0:
+            return
+        *_, reason = ["the extraction failed", *self._running.tool.tail().splitlines()]
+        if status == DAMAGED:
+            raise Damaged(f"the backup cannot be extracted: {reason}")
+        if status is None:
+            raise Permanent("the extraction does not end")
+        if status == 1:
+            raise Permanent(f"the backup cannot be extracted: {reason}")
+        raise self._running.failure(status)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.end()
+        self._scratch.cleanup()
