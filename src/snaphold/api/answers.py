@@ -62,7 +62,7 @@ class BackupSource(Answer):
     id: str
 
 
-class Progress(Answer):
+class BackupProgress(Answer):
     """How far a running backup is. Bytes of the source's files; ``percent`` is null until they were counted."""
 
     step: str | None
@@ -92,7 +92,7 @@ class BackupAnswer(Answer):
     locationRef: str | None  # noqa: N815 - the chapter's name
     project_id: str
     object_size: Sometimes[int] = None
-    progress: Sometimes[Progress] = None
+    progress: Sometimes[BackupProgress] = None
     reason: Sometimes[str] = None
 
 
@@ -383,13 +383,13 @@ def _backup(links: Links, backup: Backup) -> dict[str, Any]:
     }
 
 
-def _progress(backup: Backup) -> Progress | None:
+def _progress(backup: Backup) -> BackupProgress | None:
     if not backup.running:
         return None
     percent = None
     if backup.done_bytes is not None and backup.expected_bytes:
         percent = min(99, 100 * backup.done_bytes // backup.expected_bytes)  # 100 is COMPLETED's to say
-    return Progress(
+    return BackupProgress(
         step=backup.step, done_bytes=backup.done_bytes, expected_bytes=backup.expected_bytes, percent=percent
     )
 

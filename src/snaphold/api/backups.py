@@ -64,7 +64,8 @@ def act_on_backup(
     call: Calling, backup_id: str, body: Annotated[BackupAction, Depends(BodyOf(BackupAction))]
 ) -> Response:
     """Have a backup copied to another region, consolidated, proven, or cancelled."""
-    service.act_on_backup(call.deployment, call.account, backup_id, body.name)
+    region = None if body.copy_backup is None else body.copy_backup.target_backup_region
+    service.act_on_backup(call.deployment, call.account, backup_id, body.name, target_region=region)
     return Response(status_code=202)
 
 

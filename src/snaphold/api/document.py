@@ -26,7 +26,10 @@ class DescribedAPI(FastAPI):
             document = super().openapi()
             models = _add_bodies(self, document)
             _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
-            document["components"]["schemas"].update(definitions["$defs"])
+            schemas = document["components"]["schemas"]
+            for name, schema in definitions["$defs"].items():
+                if schemas.setdefault(name, schema) != schema:
+                    raise ValueError(f"two schemas are called {name}")
             for path in document["paths"].values():
                 for operation in path.values():
                     _drop_validation_error(operation)

@@ -26,7 +26,11 @@ _TYPES: Final = {"gz": "application/gzip", "zst": "application/zstd", "json": "a
 
 
 @router.head("/v1/{storage_account}/{container}/{name:path}", response_class=Response)
-@router.get("/v1/{storage_account}/{container}/{name:path}", response_class=StreamingResponse)
+@router.get(
+    "/v1/{storage_account}/{container}/{name:path}",
+    response_class=StreamingResponse,
+    responses={206: {"description": "The range that was asked for."}},
+)
 async def read_object(  # noqa: PLR0917 - the framework passes them by name
     request: Request,
     desk: AtDesk,

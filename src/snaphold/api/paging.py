@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
 from fastapi import Depends, Query, Request
+from pydantic import WithJsonSchema
 
 from snaphold.errors import BadRequest
 from snaphold.service.requests import PageRequest
@@ -47,10 +48,8 @@ def page_of(
     request: Request,
     limit: Annotated[
         str | None,
-        Query(
-            description=f"Rows of a page: {DEFAULT_LIMIT} when not given, at most {MAX_LIMIT}.",
-            json_schema_extra={"type": "integer", "minimum": 1},
-        ),
+        Query(description=f"Rows of a page: {DEFAULT_LIMIT} when not given, at most {MAX_LIMIT}."),
+        WithJsonSchema({"type": "integer", "minimum": 1}),
     ] = None,
     marker: Annotated[
         str | None, Query(description="The page behind this row, as its link says; or an offset.")
@@ -58,7 +57,7 @@ def page_of(
 ) -> Page:
     """The page that this request wants. Raises ``BadRequest``."""
     wanted = parse_page(limit, marker)
-    return Page(wanted=wanted, path=request.url.path, query=request.query_params.multi_items())
+    return Page(wanted=wanted, path=request.scope["path"], query=request.query_params.multi_items())
 
 
 Paged = Annotated[Page, Depends(page_of)]

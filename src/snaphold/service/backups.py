@@ -118,9 +118,21 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
     log.info("backup.delete_requested", backup=backup_id, account=account, members=len(family))
 
 
-def act_on_backup(deployment: Deployment, account: str, backup_id: str, action: str) -> None:
-    """An action on a backup: all of them come with later releases."""
-    show_backup(deployment, account, backup_id)
+def act_on_backup(
+    deployment: Deployment, account: str, backup_id: str, action: str, *, target_region: str | None = None
+) -> None:
+    """An action on a backup: all of them come with later releases. ``target_region``: where a copy is to go.
+
+    Raises:
+        NotFound: no such backup.
+        BadRequest: no region that a copy can go to.
+        Unprocessable: it is not COMPLETED, which a copy needs.
+    """
+    backup = show_backup(deployment, account, backup_id)
+    if target_region is not None:
+        _check_copies(deployment.region, [target_region])
+        if backup.status is not BackupStatus.COMPLETED or backup.deleting:
+            raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
     raise NotOffered(f"The action {action} is not offered by this release.")
 
 
