@@ -55,17 +55,20 @@ def _make(template: Path, installation: Installation) -> None:
     for leftover in template.parent.glob("tmp.*"):
         shutil.rmtree(leftover)
     new = template.with_name(f"tmp.{uuid.uuid4().hex}")
+    scratch = template.with_name(f"{new.name}.scratch")
     new.mkdir(mode=0o700)
+    scratch.mkdir(mode=0o700)
     try:
-        _bootstrap(new, installation)
+        _bootstrap(new, scratch, installation)
         sync_filesystem(new)
         new.rename(template)
         sync_directory(template.parent)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        for path in (new, scratch):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _bootstrap(data: Path, installation: Installation) -> None:
+def _bootstrap(data: Path, scratch: Path, installation: Installation) -> None:
     statements = b"\n".join(
         (_FIRST, *((installation.share / name).read_bytes() for name in _SQL_FILES), _LAST),
     )
@@ -74,6 +77,7 @@ def _bootstrap(data: Path, installation: Installation) -> None:
         "--no-defaults",
         "--bootstrap",
         f"--datadir={data}",
+        f"--tmpdir={scratch}",  # of its own: a starting server removes every temporary table that it finds
         f"--lc-messages-dir={installation.share}",
         f"--character-sets-dir={installation.share / 'charsets'}",
         f"--plugin-dir={data}",
