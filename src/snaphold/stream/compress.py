@@ -27,7 +27,7 @@ _HEADER = struct.Struct("<10sH2sHI")
 _START: Final = bytes([0x1F, 0x8B, 8, 4, 0, 0, 0, 0, 4, 0xFF])  # deflate, extra field, no time, fastest, any system
 _FIELD: Final = b"SN"
 _TRAILER = struct.Struct("<II")
-_MAX_MEMBER: Final = BLOCK_SIZE + (64 << 10)  # bytes; a block that does not shrink grows by far less than this
+_MAX_MEMBER: Final = 2 * BLOCK_SIZE  # bytes; a block that does not shrink grows by far less than this
 
 
 @dataclass(frozen=True, slots=True)

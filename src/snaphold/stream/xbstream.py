@@ -125,6 +125,9 @@ class XbstreamReader:
     def finish(self) -> None:
         """The stream has ended.
 
+        A payload that is missing at a file's very end cannot be seen here; the length of the stream, which the
+        manifest keeps, tells.
+
         Raises:
             Damaged: it is not whole: cut inside a chunk, a file never completed, or its last file, which the tool
                 writes when all else is done, is missing.

@@ -1,0 +1,91 @@
+"""Members: independent, self-describing, and one gzip stream together."""
+
+import gzip
+import random
+import subprocess
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snaphold.errors import Damaged
+from snaphold.stream.compress import BLOCK_SIZE, MemberSplitter, compress_block, decompress_member, digest_of
+from tests.stream.xb import cut_anyhow
+
+LEVELS = [0, 1, 2, 3]
+
+
+def split(*pieces: bytes) -> list[bytes]:
+    """The members of a stream that comes in these pieces."""
+    splitter = MemberSplitter()
+    members = [bytes(member) for piece in pieces for member in splitter.feed(piece)]
+    splitter.finish()
+    return members
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", ["zeros", "noise", "text", "empty", "one byte"])
+def test_members_are_plain_gzip(level: int, kind: str) -> None:
+    """``gzip -dc`` reads members in a row as one stream; each comes apart again, to the same bytes."""
+    block = {
+        "zeros": bytes(BLOCK_SIZE),
+        "noise": random.Random(1).randbytes(BLOCK_SIZE),
+        "text": b"to be or not to be " * 50_000,
+        "empty": b"",
+        "one byte": b"1",
+    }[kind]
+    member = compress_block(memoryview(block), level)
+    assert member.digest == digest_of(member.data)
+    stream = member.data * 2
+    plain = subprocess.run(["gzip", "-dc"], input=stream, capture_output=True, check=True).stdout
+    assert plain == gzip.decompress(stream) == block * 2
+    assert [decompress_member(part) for part in split(stream)] == [block] * 2
+
+
+@given(blocks=st.lists(st.binary(max_size=200), max_size=6), data=st.data())
+def test_members_come_apart_however_they_are_read(blocks: list[bytes], data: st.DataObject) -> None:
+    """Boundaries are found in pieces of any size."""
+    members = [compress_block(memoryview(block), 1).data for block in blocks]
+    assert split(*data.draw(cut_anyhow(b"".join(members)))) == members
+
+
+@given(data=st.data())
+def test_any_flip_is_found(data: st.DataObject) -> None:
+    """A member with any one bit changed is refused, or decompresses to the same bytes (bits that mean nothing)."""
+    block = b"some bytes that repeat, some bytes that do not: " * 20
+    member = bytearray(compress_block(memoryview(block), 1).data)
+    bit = data.draw(st.integers(0, len(member) * 8 - 1))
+    member[bit // 8] ^= 1 << bit % 8
+    try:
+        blocks = [decompress_member(part) for part in split(bytes(member))]
+    except Damaged:
+        return
+    assert blocks == [block]
+
+
+def test_a_cut_is_found() -> None:
+    """A stream that ends inside a member is refused; no bytes at all are no member."""
+    stream = compress_block(memoryview(b"1" * 1000), 1).data * 3
+    ends = {len(stream) * n // 3 for n in range(4)}
+    for length in range(len(stream) + 1):
+        if length in ends:
+            assert len(split(stream[:length])) == length * 3 // len(stream)
+        else:
+            with pytest.raises(Damaged):
+                split(stream[:length])
+
+
+@pytest.mark.parametrize("stream", [gzip.compress(b"1"), b"trailing garbage of any kind", bytes(100)])
+def test_what_is_no_member_of_ours(stream: bytes) -> None:
+    """Foreign gzip, text and zeros behind a member are refused."""
+    with pytest.raises(Damaged):
+        split(compress_block(memoryview(b"1"), 1).data + stream)
+
+
+def test_a_member_is_at_most_a_little_longer_than_its_block() -> None:
+    """What cannot be compressed still makes members that the splitter takes."""
+    noise = random.Random(2).randbytes(4 * BLOCK_SIZE)
+    for start, end in pairwise(range(0, len(noise) + 1, BLOCK_SIZE)):
+        data = compress_block(memoryview(noise)[start:end], 1).data
+        assert split(data) == [data]
