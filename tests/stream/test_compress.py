@@ -3,6 +3,7 @@
 import gzip
 import random
 import subprocess
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -89,3 +90,16 @@ def test_a_member_is_at_most_a_little_longer_than_its_block() -> None:
     for start, end in pairwise(range(0, len(noise) + 1, BLOCK_SIZE)):
         data = compress_block(memoryview(noise)[start:end], 1).data
         assert split(data) == [data]
+
+
+def test_a_member_that_expands_without_end() -> None:
+    """A member that would become more than a block is refused before it has cost more memory than a block."""
+    bomb = compress_block(memoryview(bytes(500 << 20)), 1).data
+    assert len(bomb) < 1 << 20
+    tracemalloc.start()
+    try:
+        with pytest.raises(Damaged):
+            decompress_member(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 4 * BLOCK_SIZE
+    finally:
+        tracemalloc.stop()

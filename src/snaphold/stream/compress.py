@@ -55,14 +55,14 @@ def decompress_member(member: bytes | memoryview) -> bytes:
     """
     view = memoryview(member)
     crc32, length = _TRAILER.unpack(view[-_TRAILER.size :])
+    decompressor = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE, 15)
     try:
-        # One byte more than needed: a buffer that is exactly full would be enlarged.
-        block = igzip_lib.decompress(
-            view[_HEADER.size : -_TRAILER.size], igzip_lib.DECOMP_DEFLATE, 15, min(length, BLOCK_SIZE) + 1
-        )
+        # One byte more than a block has: a member that expands to anything is known by it, and costs no more memory.
+        block = decompressor.decompress(view[_HEADER.size : -_TRAILER.size], BLOCK_SIZE + 1)
     except (_ISAL_ERROR, EOFError, ValueError) as error:
         raise Damaged(f"a gzip member cannot be decompressed: {error}") from error
-    if len(block) != length or isal_zlib.crc32(block) != crc32:
+    whole = decompressor.eof and not decompressor.unused_data and len(block) == length <= BLOCK_SIZE
+    if not whole or isal_zlib.crc32(block) != crc32:
         raise Damaged("a gzip member decompresses to other bytes than were compressed")
     return block
 

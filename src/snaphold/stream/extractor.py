@@ -35,7 +35,6 @@ DAMAGED: Final = 3  # exit status
 PROGRESS_STEP: Final = 16 << 20  # bytes of the stream
 _READ_SIZE: Final = 1 << 20  # bytes
 _MAX_DIRECTORIES: Final = 256  # open at once
-_MEMORY_LIMIT: Final = 4 << 30  # bytes of address space: a member that expands without end is a failure, no more
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
@@ -56,9 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         print("the disk has no space left" if full else error, file=sys.stderr)  # noqa: T201 -- the program's answer
-    except MemoryError:
-        print("a gzip member expands to more than there is memory for", file=sys.stderr)  # noqa: T201 -- the same
-        return DAMAGED
     else:
         return 0
     return 1
@@ -179,7 +175,6 @@ def _give_up_privileges(uid: int | None, gid: int | None) -> None:
         if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl failed")
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     keep_block_memory()
 
