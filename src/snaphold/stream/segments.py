@@ -199,7 +199,7 @@ class _Intake:
 
     def __init__(
         self,
-        put: Callable[[int, list[bytes | memoryview]], None],
+        put: Callable[[int, list[memoryview]], None],
         *,
         level: int,
         threads: int,
@@ -210,12 +210,14 @@ class _Intake:
         self.segments: list[Segment] = []
         self.members: list[tuple[int, bytes]] = []  # length and digest
         self.sha256 = hashlib.sha256()
-        self._put_segment, self._level, self._segment_size, self._kill = put, level, segment_size, kill
+        self._put_segment, self._level, self._kill = put, level, kill
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         for _ in range(2 * threads + 4):
             self._free.put(memoryview(bytearray(BLOCK_SIZE)))
         self._compressed: queue.SimpleQueue[tuple[Future[Member], memoryview] | None] = queue.SimpleQueue()
-        self._slots = threading.Semaphore(IN_FLIGHT)
+        self._buffers: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in memory already
+        for _ in range(IN_FLIGHT):
+            self._buffers.put(memoryview(bytearray(segment_size)))
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._ended = threading.Event()
@@ -236,8 +238,7 @@ class _Intake:
             self._fail(error)
         self._ended.set()
         self._compressed.put(None)
-        for _ in range(IN_FLIGHT):
-            self._slots.release()
+        self._buffers.put(None)
         self._compressing.shutdown(cancel_futures=True)
         self._putting.shutdown(cancel_futures=True)
         for thread in self._threads:
@@ -270,24 +271,24 @@ class _Intake:
     def _cut(self) -> None:
         """Cut the members, in order, in segments, and have those put. A thread's body."""
         try:
-            segment = _Segment()
+            segment: _Segment | None = None
             while (item := self._compressed.get()) is not None:
                 member = item[0].result()
                 self.members.append((len(member.data), member.digest))
+                self.sha256.update(member.data)
                 rest = memoryview(member.data)
                 while rest:
-                    if not segment.pieces:
-                        self._slots.acquire()  # here a slow store holds up everything before
-                        if self._ended.is_set():
+                    if segment is None:
+                        buffer = self._buffers.get()  # here a slow store holds up everything before
+                        if buffer is None or self._ended.is_set():
                             return
-                    part, rest = rest[: self._segment_size - segment.size], rest[self._segment_size - segment.size :]
-                    segment.add(part)
-                    self.sha256.update(part)
-                    if segment.size == self._segment_size:
+                        segment = _Segment(buffer)
+                    rest = segment.add(rest)
+                    if segment.full:
                         self._put(segment)
-                        segment = _Segment()
+                        segment = None
                 self._free.put(item[1])
-            if segment.pieces and not self._ended.is_set():
+            if segment is not None and not self._ended.is_set():
                 self._put(segment)
         except BaseException as error:  # noqa: BLE001 -- check() raises it in the calling thread
             self._fail(error)
@@ -300,13 +301,12 @@ class _Intake:
         def put() -> None:
             try:
                 if not self._ended.is_set():
-                    self._put_segment(number, segment.pieces)
+                    self._put_segment(number, [segment.content])
             except BaseException as error:
                 self._fail(error)
                 raise
             finally:
-                segment.pieces.clear()
-                self._slots.release()
+                self._buffers.put(segment.buffer)
 
         self._puts.append(self._putting.submit(put))
 
@@ -323,8 +323,7 @@ class _Intake:
             self._failure = error
         self._ended.set()
         self._free.put(None)
-        for _ in range(IN_FLIGHT):
-            self._slots.release()
+        self._buffers.put(None)
         with suppress(SnapholdError):
             self._kill()
 
@@ -332,12 +331,25 @@ class _Intake:
 class _Segment:
     """A segment that is being filled."""
 
-    def __init__(self) -> None:
-        self.pieces: list[bytes | memoryview] = []
+    def __init__(self, buffer: memoryview) -> None:
+        self.buffer = buffer
         self.size = 0
         self.sha256 = hashlib.sha256()
 
-    def add(self, piece: memoryview) -> None:
-        self.pieces.append(piece)
-        self.size += len(piece)
-        self.sha256.update(piece)
+    @property
+    def full(self) -> bool:
+        """Whether nothing more fits in."""
+        return self.size == len(self.buffer)
+
+    @property
+    def content(self) -> memoryview:
+        """Its bytes."""
+        return self.buffer[: self.size]
+
+    def add(self, data: memoryview) -> memoryview:
+        """Take what fits of these bytes; returns the rest."""
+        part = data[: len(self.buffer) - self.size]
+        self.buffer[self.size : self.size + len(part)] = part
+        self.size += len(part)
+        self.sha256.update(part)
+        return data[len(part) :]

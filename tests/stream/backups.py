@@ -1,0 +1,77 @@
+"""Makes small backups in a store."""
+
+import io
+from typing import TYPE_CHECKING
+
+from snaphold.store.base import ObjectStore
+from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Source, sha256_of
+from snaphold.stream.segments import Written, write_backup
+
+if TYPE_CHECKING:
+    from snaphold.stream.xbstream import Chunk, File
+
+SEGMENT = 1 << 20  # bytes
+PREFIX = "snaphold/deployment/backup/1/"
+NAME = "backup.xbstream.gz"
+
+
+class AnyStream:
+    """A watch that takes every stream: what it lets through the reading side must refuse."""
+
+    def __init__(self) -> None:
+        self.files: list[File] = []
+        self.chunks: list[Chunk] = []
+
+    def feed(self, data: memoryview) -> None:
+        """Look away."""
+
+    def finish(self) -> None:
+        """Let it pass."""
+
+
+def manifest_of(written: Written, segment_size: int = SEGMENT) -> Manifest:
+    """A manifest of what was written."""
+    return Manifest(
+        id="backup",
+        account="1",
+        deployment="deployment",
+        attempt=1,
+        name="a backup",
+        description=None,
+        source=Source(type="instance", id="instance"),
+        instance_id="instance",
+        parent_id=None,
+        created="2026-01-01T00:00:00.000000Z",
+        updated="2026-01-01T00:00:00Z",
+        is_automated=False,
+        volume_gb=1,
+        flavor_ram_mb=512,
+        size_bytes=written.stream_bytes,
+        stream_bytes=written.stream_bytes,
+        codec="gzip",
+        level=1,
+        datastore=Datastore(
+            type="mariadb", version="10.11", version_id="v", server_version="10.11.19", tool_version="10.11.19"
+        ),
+        lineage=Lineage(incarnation="i", from_lsn=None, checkpoint_lsn=1, to_lsn=2, last_lsn=3),
+        data=ObjectFacts(name=NAME, size_bytes=written.size_bytes, sha256=written.sha256),
+        index=ObjectFacts(name="backup.index", size_bytes=len(written.index), sha256=sha256_of(written.index)),
+        segment_size_bytes=segment_size,
+        segments=written.segments,
+    )
+
+
+def taken(store: ObjectStore, stream: bytes) -> Manifest:
+    """Publish any stream as a backup, in segments of SEGMENT bytes; no check is made of what it is."""
+    written = write_backup(
+        io.BytesIO(stream).readinto,
+        store,
+        PREFIX,
+        level=1,
+        threads=2,
+        watch=AnyStream(),
+        kill=lambda: None,
+        segment_size=SEGMENT,
+    )
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    return manifest_of(written)

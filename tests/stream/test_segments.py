@@ -1,0 +1,357 @@
+"""From a stream to segments and back: whole and verified, or not at all, and nothing is left running."""
+
+import gzip
+import hashlib
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from snaphold.errors import Damaged, ObjectMissing, Overtaken, Permanent, Transient
+from snaphold.store.local import LocalStores
+from snaphold.stream.compress import BLOCK_SIZE, decompress_member, digest_of
+from snaphold.stream.index import Index
+from snaphold.stream.process import Tool, ToolStream
+from snaphold.stream.segments import IN_FLIGHT, Written, discard, read_backup, write_backup
+from snaphold.stream.xbstream import Watch
+from tests.fakes.memory_store import Fault, MemoryStore
+from tests.stream.backups import NAME, PREFIX, SEGMENT, AnyStream, manifest_of, taken
+from tests.stream.xb import INFO, cut_anyhow, end, payload, streams, whole
+
+NOISE = random.Random(1).randbytes(6 * BLOCK_SIZE)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """No thread outlives a call, however it ends."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in set(threading.enumerate()) - before if thread.name != "spawner"]
+    assert left == []
+
+
+@pytest.fixture
+def memory() -> MemoryStore:
+    """The store of these tests."""
+    return MemoryStore(segment_size=SEGMENT)
+
+
+def reader(pieces: list[bytes]) -> Callable[[memoryview], int]:
+    """A source that yields these pieces, and splits those that do not fit."""
+    rest = [memoryview(piece) for piece in pieces if piece]
+
+    def read(buffer: memoryview) -> int:
+        if not rest:
+            return 0
+        piece = rest.pop(0)
+        count = min(len(piece), len(buffer))
+        buffer[:count] = piece[:count]
+        if piece[count:]:
+            rest.insert(0, piece[count:])
+        return count
+
+    return read
+
+
+def write(store: MemoryStore, stream: bytes, **more: object) -> Written:
+    """Write a stream that comes whole."""
+    arguments: dict[str, object] = {"level": 1, "threads": 2, "watch": Watch(), "kill": lambda: None}
+    arguments |= {"segment_size": SEGMENT, **more}
+    return write_backup(reader([stream]), store, PREFIX, **arguments)  # type: ignore[arg-type]
+
+
+BIG = whole("a", NOISE) + whole("b", bytes(3 << 20)) + INFO
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    made=streams(),
+    big=st.sampled_from([b"", whole("big", NOISE)]),
+    level=st.integers(0, 3),
+    threads=st.integers(1, 3),
+    data=st.data(),
+)
+def test_what_is_written_is_what_was_read(
+    made: tuple[list[bytes], dict[str, bytes]], big: bytes, level: int, threads: int, data: st.DataObject
+) -> None:
+    """However reads end: the object is the stream, plainly gzipped; hashes, sizes and index are of these bytes."""
+    chunks, _ = made
+    stream = big + b"".join(chunks)
+    store, watch, told = MemoryStore(segment_size=SEGMENT), Watch(), list[int]()
+    written = write_backup(
+        reader(data.draw(cut_anyhow(stream))),
+        store,
+        PREFIX,
+        level=level,
+        threads=threads,
+        watch=watch,
+        kill=lambda: pytest.fail("killed a good stream"),
+        on_progress=told.append,
+        segment_size=SEGMENT,
+    )
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    content = store.objects[NAME]
+    assert gzip.decompress(content) == stream
+    assert (written.stream_bytes, told[-1]) == (len(stream), len(stream))
+    assert (written.size_bytes, written.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    parts = [content[at : at + SEGMENT] for at in range(0, len(content), SEGMENT)]
+    assert [segment.sha256 for segment in written.segments] == [hashlib.sha256(p).hexdigest() for p in parts]
+    index = Index.decode(written.index)
+    assert (index.block_size, index.segment_size, index.stream_bytes) == (BLOCK_SIZE, SEGMENT, len(stream))
+    assert index.chunks == watch.chunks
+    for number, member in enumerate(index.members):
+        at = member.segment * SEGMENT + member.offset
+        data_of_member = content[at : at + member.length]
+        assert digest_of(data_of_member) == member.digest
+        assert decompress_member(data_of_member) == stream[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]
+
+
+def test_the_last_upload_fails_after_the_tool_ended_well(memory: MemoryStore) -> None:
+    """A tool that exited 0 does not make good what the store refused: the store's error comes out."""
+    count = len(write(memory, BIG).segments)
+    store = MemoryStore(segment_size=SEGMENT)
+    store.faults = [Fault("put_segment", Permanent("the store has no space left"), first=count, last=count)]
+    with pytest.raises(Permanent, match="no space left"):
+        write(store, BIG)
+    discard(store, PREFIX)
+    assert store.objects == {}
+
+
+def test_an_early_upload_failure_ends_the_tool(memory: MemoryStore, tmp_path: Path) -> None:
+    """When the store fails, a tool that would go on for ever is killed, and the store's error is the reason."""
+    memory.faults = [Fault("put_segment", Permanent("the store refused"))]
+    endless = Tool(argv=["/bin/sh", "-c", "cat /dev/urandom"], messages=tmp_path / "messages")
+    with ToolStream(endless) as stream, pytest.raises(Permanent, match="the store refused"):
+        write_backup(
+            stream.readinto, memory, PREFIX, level=1, watch=AnyStream(), kill=stream.kill, segment_size=SEGMENT
+        )
+
+
+def test_a_tool_that_fails_late(memory: MemoryStore, tmp_path: Path) -> None:
+    """The whole stream came, the tool even says so, and exits 1: that is a failure, with the tool's words."""
+    (tmp_path / "stream").write_bytes(BIG)
+    tool = Tool(
+        argv=["/bin/sh", "-c", "cat stream; echo 'completed OK!' >&2; exit 1"],
+        messages=tmp_path / "messages",
+        cwd=tmp_path,
+    )
+    with ToolStream(tool) as stream, pytest.raises(Permanent, match="exit status 1: completed OK!"):
+        write_backup(stream.readinto, memory, PREFIX, level=1, watch=Watch(), kill=stream.kill, segment_size=SEGMENT)
+
+
+@pytest.mark.parametrize("what", ["silent", "busy"])
+def test_a_stop_while_the_tool_runs(memory: MemoryStore, tmp_path: Path, what: str) -> None:
+    """A stop ends the tool, whether it is silent or busy, and everything else, at once."""
+    script = {"silent": "echo $$ >&2; exec sleep 1000", "busy": "echo $$ >&2; exec cat /dev/zero"}[what]
+    messages, stop = tmp_path / "messages", threading.Event()
+    timer = threading.Timer(0.2, stop.set)
+    timer.start()
+    began = time.monotonic()
+    with (
+        ToolStream(Tool(argv=["/bin/sh", "-c", script], messages=messages)) as stream,
+        pytest.raises(Overtaken, match="the backup was stopped"),
+    ):
+        write_backup(
+            stream.readinto,
+            memory,
+            PREFIX,
+            level=1,
+            watch=AnyStream(),
+            kill=stream.kill,
+            stop=stop,
+            segment_size=SEGMENT,
+        )
+    assert time.monotonic() - began < 10
+    assert not Path(f"/proc/{int(messages.read_text())}").exists()
+    timer.join()
+
+
+def test_a_stop_before_the_start(memory: MemoryStore) -> None:
+    """An attempt that was overtaken before it began ends as well."""
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Overtaken):
+        write_backup(
+            lambda buffer: len(buffer),  # noqa: PLW0108 -- an endless stream
+            memory,
+            PREFIX,
+            level=1,
+            watch=AnyStream(),
+            kill=lambda: None,
+            stop=stop,
+            segment_size=SEGMENT,
+        )
+
+
+@pytest.mark.parametrize(
+    "stream", [BIG[:-30], payload("a", NOISE) + INFO, whole("a", NOISE), BIG + b"garbage", b""], ids=len
+)
+def test_a_stream_that_is_not_whole(memory: MemoryStore, stream: bytes) -> None:
+    """What the watch says of a stream decides, though the tool ended well; the tool is killed once, to be sure."""
+    killed: list[bool] = []
+    with pytest.raises(Damaged):
+        write(memory, stream, kill=lambda: killed.append(True))
+    assert killed == [True]
+
+
+def test_a_bug_in_a_callback_comes_out(memory: MemoryStore) -> None:
+    """Whatever is raised in the calling thread is raised as it is, with everything ended."""
+
+    def fail(_: int) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        write(memory, BIG, on_progress=fail)
+
+
+def test_a_slow_store_holds_up_the_reading(memory: MemoryStore) -> None:
+    """With a store that does not answer, no more is read than its segments in flight and a few blocks."""
+    memory.gate = threading.Event()
+    limit = IN_FLIGHT * SEGMENT + 2 * (2 * 2 + 4) * BLOCK_SIZE
+    read, waiting = 0, threading.Event()
+    source = reader([payload("a", NOISE * 20), end("a"), INFO])
+
+    def counted(buffer: memoryview) -> int:
+        nonlocal read
+        count = source(buffer)
+        read += count
+        return count
+
+    def write_all() -> None:
+        write_backup(
+            counted, memory, PREFIX, level=1, threads=2, watch=Watch(), kill=lambda: None, segment_size=SEGMENT
+        )
+
+    thread = threading.Thread(target=write_all)
+    thread.start()
+    before, deadline = -1, time.monotonic() + 10
+    while (before != read or memory.in_flight < IN_FLIGHT) and time.monotonic() < deadline:
+        before = read
+        waiting.wait(0.05)
+    assert 0 < read <= limit
+    memory.gate.set()
+    thread.join()
+    assert read > limit
+    assert memory.most_in_flight == IN_FLIGHT
+
+
+def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
+    """A stream longer than the allowed memory, hard to compress, real segments, a real store: under 300 MB in all."""
+    script = f"""
+import random
+from pathlib import Path
+from snaphold.store.local import LocalStores
+from snaphold.stream.segments import write_backup
+noise, rest = memoryview(random.Random(1).randbytes(1 << 20)), [400]
+class Anything:
+    files, chunks = [], []
+    def feed(self, data): pass
+    def finish(self): pass
+def read(buffer):
+    rest[0] -= 1
+    if rest[0] < 0:
+        return 0
+    buffer[:] = noise[:len(buffer)]
+    return len(buffer)
+store = LocalStores(Path({str(tmp_path)!r})).of("1")
+written = write_backup(read, store, "snaphold/d/b/1/", level=1, watch=Anything(), kill=lambda: None)
+store.publish("1.gz", "snaphold/d/b/1/", len(written.segments), size_bytes=written.size_bytes)
+status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+print(len(written.segments), int(status["VmHWM"].split()[0]) >> 10)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    segments, mebibytes = map(int, done.stdout.split())
+    assert segments == 7
+    assert mebibytes < 286
+
+
+def test_segments_read_back(memory: MemoryStore) -> None:
+    """Reading yields each segment's bytes, in order."""
+    manifest = taken(memory, BIG)
+    assert b"".join(b"".join(pieces) for pieces in read_backup(manifest, memory)) == memory.objects[NAME]
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flip_is_found_before_its_segment_is_handed_on(data: st.DataObject) -> None:
+    """All segments before the damaged one come, then Damaged names the object and the segment."""
+    memory = MemoryStore(segment_size=SEGMENT)
+    manifest = taken(memory, BIG)
+    content = bytearray(memory.objects[NAME])
+    bit = data.draw(st.integers(0, len(content) * 8 - 1))
+    content[bit // 8] ^= 1 << bit % 8
+    memory.objects[NAME] = bytes(content)
+    number = bit // 8 // SEGMENT
+    segments = read_backup(manifest, memory)
+    assert b"".join(b"".join(next(segments)) for _ in range(number)) == content[: number * SEGMENT]
+    with pytest.raises(Damaged, match=f"segment {number} of {NAME} differs"):
+        next(segments)
+
+
+@pytest.mark.parametrize("change", ["shorter", "longer", "swapped", "missing"])
+def test_an_object_that_is_another(memory: MemoryStore, change: str) -> None:
+    """A data object of another length, with segments in another order, or none at all, is refused by name."""
+    manifest = taken(memory, BIG)
+    content = memory.objects.pop(NAME)
+    swapped = content[SEGMENT : 2 * SEGMENT] + content[:SEGMENT] + content[2 * SEGMENT :]
+    if change != "missing":
+        memory.objects[NAME] = {"shorter": content[:-1], "longer": content + b"1", "swapped": swapped}[change]
+    with pytest.raises(ObjectMissing if change == "missing" else Damaged, match=NAME):
+        list(read_backup(manifest, memory))
+
+
+def test_a_manifest_that_does_not_add_up(memory: MemoryStore) -> None:
+    """Segments that are not the whole object are refused before a byte is read."""
+    manifest = taken(memory, BIG)
+    broken = manifest.model_copy(update={"segments": manifest.segments[:-1]})
+    with pytest.raises(Damaged, match="do not add up"):
+        list(read_backup(broken, memory))
+    assert memory.calls["get"] == 0
+
+
+def test_a_store_that_fails_while_it_is_read(memory: MemoryStore) -> None:
+    """A fault of the store comes out as it is: it says nothing about the bytes."""
+    manifest = taken(memory, BIG)
+    memory.faults = [Fault("get", first=2, last=99)]
+    with pytest.raises(Transient):
+        list(read_backup(manifest, memory))
+
+
+def test_reading_ahead_is_bounded(memory: MemoryStore) -> None:
+    """While the first segment is being used, at most the next two are fetched; giving up ends the fetching."""
+    manifest = taken(memory, BIG)
+    assert len(manifest.segments) > IN_FLIGHT + 1
+    segments = read_backup(manifest, memory)
+    next(segments)
+    next(segments)
+    assert memory.calls["get"] <= IN_FLIGHT + 1
+    segments.close()
+
+
+def test_reading_that_is_stopped(memory: MemoryStore) -> None:
+    """A stop ends the reading with Overtaken."""
+    manifest, stop = taken(memory, BIG), threading.Event()
+    segments = read_backup(manifest, memory, stop=stop)
+    next(segments)
+    stop.set()
+    with pytest.raises(Overtaken):
+        next(segments)
+
+
+def test_through_a_real_store(tmp_path: Path) -> None:
+    """The same through files: written, published, read back; nothing is left beside the object."""
+    store = LocalStores(tmp_path, segment_size=SEGMENT).of("1")
+    written = write_backup(
+        reader([BIG]), store, PREFIX, level=1, watch=Watch(), kill=lambda: None, segment_size=SEGMENT
+    )
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    read = b"".join(b"".join(pieces) for pieces in read_backup(manifest_of(written), store))
+    assert gzip.decompress(read) == BIG
+    assert [info.name for info in store.list("")] == [NAME]
