@@ -6,7 +6,7 @@ Sources: OpenStack Object Storage API, "Get object content and metadata"; RFC 91
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated, Final, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
@@ -19,8 +19,11 @@ from snaphold.errors import NotFound, ObjectMissing, Transient, Unavailable
 
 router = APIRouter(tags=["objects"], responses=documented(401, 403, 404, 405, 416, 500, 503))
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _PREFIXES: Final = (STORAGE_PREFIX, "AUTH_")  # Rackspace's and OpenStack's
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}(?:/[A-Za-z0-9._-]{1,200})*", re.ASCII)
+_MAX_NAME: Final = 1000  # characters
 _RANGE: Final = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})", re.ASCII)
 _TYPES: Final = {"gz": "application/gzip", "zst": "application/zstd", "json": "application/json"}
 
@@ -46,9 +49,9 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     account = _account(storage_account)
     check_account(caller, account)
     check_right(caller, request.method)
-    if container != CONTAINER or not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):
+    if container != CONTAINER or not _is_name(name):
         raise NotFound("The object cannot be found.")
-    size = await run_in_threadpool(_size, desk.objects.size, account, name)
+    size = await run_in_threadpool(_asked, desk.objects.size, account, name)
     etag = f'"{hashlib.sha256(f"{account}/{name}/{size}".encode()).hexdigest()[:32]}"'
     headers = {"Accept-Ranges": "bytes", "ETag": etag}
     wanted = None if if_range not in (None, etag) else parse_range(range_, size)
@@ -64,7 +67,8 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     status = 200 if wanted is None else 206
     if request.method == "HEAD" or length == 0:
         return Response(None, status, headers)
-    return StreamingResponse(desk.objects.get(account, name, start, length), status, headers)
+    pieces = await run_in_threadpool(_asked, desk.objects.get, account, name, start, length)
+    return StreamingResponse(pieces, status, headers)
 
 
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
@@ -92,9 +96,13 @@ def _account(storage_account: str) -> str:
     raise NotFound("The resource could not be found.")
 
 
-def _size(size_of: Callable[[str, str], int], account: str, name: str) -> int:
+def _is_name(name: str) -> bool:
+    return len(name) <= _MAX_NAME and bool(_NAME.fullmatch(name)) and not {".", ".."} & set(name.split("/"))
+
+
+def _asked(ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     try:
-        return size_of(account, name)
+        return ask(*args, **kwargs)
     except ObjectMissing as error:
         raise NotFound("The object cannot be found.") from error
     except Transient as error:

@@ -1,0 +1,301 @@
+"""A region with its edge: the real application on a real socket, and a host that the test plays over `/agent/v1`."""
+
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import uvicorn
+
+from snaphold.api import create_app
+from snaphold.api.document import DescribedAPI
+from snaphold.identity.base import ADMIN, CREATOR, OBSERVER
+from snaphold.identity.embedded import EmbeddedIdentity, open_embedded
+from snaphold.protocol import Task
+from snaphold.service.deployment import StoreGate
+from snaphold.store.local import LocalStores
+from tests.support.region import Region, a_result, open_region
+
+FAULTS = {
+    400: "badRequest",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "itemNotFound",
+    405: "badMethod",
+    409: "overtaken",
+    413: "overLimit",
+    415: "badMediaType",
+    416: "requestedRangeNotSatisfiable",
+    422: "unprocessableEntity",
+    500: "instanceFault",
+    501: "notImplemented",
+    503: "serviceUnavailable",
+}
+USERS = {  # user: account, roles
+    "demo": ("1234", []),
+    "other": ("9999", []),
+    "admin": ("1234", [ADMIN]),
+    "creator": ("1234", [CREATOR]),
+    "observer": ("1234", [OBSERVER]),
+}
+
+
+class StoredObjects:
+    """Reads the local store, as the command line wires it."""
+
+    def __init__(self, stores: LocalStores) -> None:
+        self._stores = stores
+
+    def size(self, account: str, name: str) -> int:
+        """The object's length."""
+        return self._stores.of(account).size(name)
+
+    def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
+        """The object's bytes."""
+        return self._stores.of(account).get(name, start, length)
+
+
+@dataclass
+class Site:
+    """What a test needs at hand. Every answer that passes through here is held to the rules for all answers."""
+
+    region: Region
+    identity: EmbeddedIdentity
+    app: DescribedAPI
+    url: str
+    stores: LocalStores
+    client: httpx.Client
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """Any request. Its answer must carry an id, and be JSON or empty where it is a refusal."""
+        answer = self.client.request(method, path, **more)
+        check_answer(answer)
+        self._check_documented(method, answer)
+        return answer
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, user: str = "demo", account: str = "1234"
+    ) -> httpx.Response:
+        """A client's request below its account."""
+        headers = {"X-Auth-Token": self.token(user)}
+        return self.send(method, f"/v1.0/{account}{path}", json=body, headers=headers)
+
+    def ok(self, method: str, path: str, body: Any = None, *, user: str = "demo", account: str = "1234") -> Any:
+        """The answer's document to a request that must succeed."""
+        answer = self.call(method, path, body, user=user, account=account)
+        assert answer.status_code in {200, 202}, answer.text
+        return answer.json() if answer.content else None
+
+    def token(self, user: str) -> str:
+        """A token of this user."""
+        if user not in self.tokens:
+            body = {"auth": {"passwordCredentials": {"username": user, "password": f"{user}-secret"}}}
+            self.tokens[user] = self.send("POST", "/v2.0/tokens", json=body).json()["access"]["token"]["id"]
+        return self.tokens[user]
+
+    def agent(self, path: str, body: Any, *, token: str | None = None) -> httpx.Response:
+        """What the host's agent says."""
+        headers = {"Authorization": f"Bearer {token or self.region.token}"}
+        return self.send("POST", f"/agent/v1/{path}", json=body, headers=headers)
+
+    def claim(self, wait_s: float = 0) -> dict[str, Any]:
+        """What the host is to do."""
+        work = self.agent("claim", {"session": self.region.session, "wait_s": wait_s}).json()
+        assert isinstance(work, dict)
+        return work
+
+    def work(self, *, ok: bool = True) -> dict[str, Any]:
+        """The host does its next task, or fails at it; the task."""
+        task = self.claim()["task"]
+        assert task is not None
+        report: dict[str, Any] = {"session": self.region.session, "attempt": task["attempt"], "ok": ok}
+        if not ok:
+            report["reason"] = "it was told to fail"
+        elif task["backup"] is not None:
+            report["backup"] = a_result_of(task)
+        else:
+            report["instance"] = {
+                "address": "127.77.0.1",
+                "port": 3306,
+                "used_bytes": 1 << 30,
+                "full_version": "10.11.19",
+            }
+        assert self.agent(f"tasks/{task['id']}/report", report).status_code == 200
+        return dict(task)
+
+    def instance(self, *, user: str = "demo", account: str = "1234", **more: Any) -> dict[str, Any]:
+        """An ACTIVE instance."""
+        body = {"instance": {"name": "db", "flavorRef": 1, "volume": {"size": 2}, **more}}
+        made = self.ok("POST", "/instances", body, user=user, account=account)["instance"]
+        self.work()
+        return dict(self.ok("GET", f"/instances/{made['id']}", user=user, account=account)["instance"])
+
+    def backup(self, instance_id: str, name: str = "b", *, user: str = "demo", account: str = "1234") -> dict[str, Any]:
+        """A COMPLETED backup."""
+        body = {"backup": {"name": name, "instance": instance_id}}
+        made = self.ok("POST", "/backups", body, user=user, account=account)["backup"]
+        self.work()
+        return dict(self.ok("GET", f"/backups/{made['id']}", user=user, account=account)["backup"])
+
+    def _check_documented(self, method: str, answer: httpx.Response) -> None:
+        """Whatever a route answers, its entry in the document says so."""
+        operation = operation_of(self.app.openapi(), method, answer.url.path)
+        assert operation is None or str(answer.status_code) in operation["responses"], (method, answer.url.path)
+
+
+class AnsweringHost:
+    """The host's agent, which keeps databases and users of instances in memory, and answers questions in a thread."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.databases: dict[str, dict[str, Any]] = {}
+        self.users: dict[tuple[str, str], dict[str, Any]] = {}
+        self.refuse: tuple[str, str] | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self._site.url) as client:
+            headers = {"Authorization": f"Bearer {self._site.region.token}"}
+            session = self._site.region.session
+            while not self._end.is_set():
+                claim = {"session": session, "wait_s": 0.3, "accept_tasks": False}
+                question = client.post("/agent/v1/claim", json=claim, headers=headers).json()["question"]
+                if question is not None:
+                    answer = {"session": session, **self._answer(question["kind"], question["payload"])}
+                    client.post(f"/agent/v1/questions/{question['id']}/answer", json=answer, headers=headers)
+
+    def _answer(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if self.refuse is not None:
+            return {"ok": False, "error": self.refuse[0], "message": self.refuse[1]}
+        match kind:
+            case "list_databases":
+                return {"ok": True, "payload": {"databases": list(self.databases.values())}}
+            case "create_databases":
+                self.databases.update({row["name"]: row for row in payload["databases"]})
+            case "delete_database":
+                del self.databases[payload["name"]]
+            case "list_users":
+                rows = [
+                    {"name": name, "host": host, "databases": [{"name": each} for each in row["databases"]]}
+                    for (name, host), row in self.users.items()
+                ]
+                return {"ok": True, "payload": {"users": rows}}
+            case "create_users":
+                self.users.update({(row["name"], row["host"]): row for row in payload["users"]})
+            case _:
+                del self.users[payload["name"], payload["host"]]
+        return {"ok": True}
+
+
+def check_answer(answer: httpx.Response) -> None:
+    """Contract, section 8: an id on every answer; refusals in one form; Retry-After with 413 only."""
+    assert re.fullmatch(r"req-[0-9a-f-]{36}", answer.headers["X-Compute-Request-Id"])
+    assert "Retry-After" not in answer.headers or answer.status_code == 413
+    if answer.status_code >= 400 and answer.request.method != "HEAD":
+        assert answer.headers["Content-Type"] == "application/json"
+        (name, body), *more = answer.json().items()
+        assert (name, body["code"], more) == (FAULTS[answer.status_code], answer.status_code, [])
+        assert isinstance(body["message"], str)
+        assert body["message"]
+
+
+def check_fault(answer: httpx.Response, code: int, message: str | None = None) -> None:
+    """This refusal, with this message (a pattern)."""
+    assert answer.status_code == code, answer.text
+    if message is not None:
+        assert re.fullmatch(message, answer.json()[FAULTS[code]]["message"]), answer.text
+
+
+def operation_of(document: Mapping[str, Any], method: str, path: str) -> dict[str, Any] | None:
+    """The document's entry of a request, None for unknown routes."""
+    for template, operations in document["paths"].items():
+        pattern = re.sub(r"\\{name\\}$", ".+", re.sub(r"\\{[a-z_]+\\}(?!$)", "[^/]+", re.escape(template)))
+        pattern = re.sub(r"\\{[a-z_]+\\}", "[^/]+", pattern)
+        if re.fullmatch(pattern, path) and method.lower() in operations:
+            return dict(operations[method.lower()])
+    return None
+
+
+def a_result_of(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What a host says of a backup that it has taken."""
+    return a_result(Task.model_validate(task)).model_dump()
+
+
+@contextmanager
+def opened_site(directory: Path, *, gate: StoreGate | None = None, **settings: float | str) -> Iterator[Site]:
+    """A site in this directory, with one host that has said hello, served on a free port."""
+    region = open_region(directory, **settings)
+    if gate is not None:
+        region.deployment = replace(region.deployment, store_gate=gate)
+    identity = open_embedded(directory, 3600)
+    for user, (account, roles) in USERS.items():
+        identity.add_account(account, user, f"{user}-secret", roles)
+    stores = LocalStores(directory / "store")
+    regions = {"DFW": "http://127.0.0.1:8779", "IAD": "http://127.0.0.1:8780"}
+    app = create_app(region.deployment, identity, regions=regions, object_reader=StoredObjects(stores))
+    with served(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield Site(region=region, identity=identity, app=app, url=url, stores=stores, client=client)
+    identity.close()
+    region.deployment.catalog.close()
+
+
+@contextmanager
+def served(app: DescribedAPI) -> Iterator[str]:
+    """Serve it on a free port of this machine; its address."""
+    started = threading.Event()
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            started.set()
+
+    server = Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert started.wait(20)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def routes_of(app: DescribedAPI, *, under: str, fill: Mapping[str, str] | None = None) -> Sequence[tuple[str, str]]:
+    """(method, path) of every documented route below ``under``, its parameters filled in (else with an unknown id)."""
+    unknown = str(uuid.uuid4())
+
+    def filled(template: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda found: (fill or {}).get(found[1], unknown), template)
+
+    return [
+        (method.upper(), filled(template))
+        for template, operations in app.openapi()["paths"].items()
+        if template.startswith(under)
+        for method in operations
+    ]
+
+
+def poll(what: Callable[[], bool]) -> None:
+    """Wait until it is so, at most 10 seconds."""
+    waiting = threading.Event()
+    for _ in range(200):
+        if what():
+            return
+        waiting.wait(0.05)
+    raise AssertionError("it did not happen within 10 seconds")
