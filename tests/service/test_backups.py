@@ -86,6 +86,20 @@ def test_an_attempt_that_was_given_up_may_not_report(region: Region) -> None:
     assert show_backup(region.deployment, ACCOUNT, backup.id).status is BackupStatus.FAILED
 
 
+def test_a_report_whose_answer_was_lost_may_come_again(region: Region) -> None:
+    """The agent asks again when no answer came: a 409 now would make it remove a backup that the record has."""
+    instance = region.active_instance()
+    backup = request_backup(region.deployment, ACCOUNT, a_backup(instance.id))
+    task = region.claim()
+    assert task is not None
+    for _ in range(2):
+        region.report(task)
+    assert show_backup(region.deployment, ACCOUNT, backup.id).status is BackupStatus.COMPLETED
+    delete_instance(region.deployment, ACCOUNT, instance.id)
+    region.report(task)
+    assert show_instance(region.deployment, ACCOUNT, instance.id).status is InstanceStatus.SHUTDOWN
+
+
 def test_a_lease_that_is_renewed_is_kept(region: Region) -> None:
     """Progress within the lease's time keeps the attempt alive for as long as it takes."""
     instance = region.active_instance()

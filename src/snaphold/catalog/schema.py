@@ -120,6 +120,7 @@ tasks = sa.Table(
     sa.Column("lease_until_us", Time),
     sa.Column("created_us", Time, nullable=False),
     sa.Column("ended_us", Time),
+    sa.Column("reported", sa.Boolean, nullable=False),  # ended by its attempt's own report, not given up
     sa.Index("ix_tasks_host_id_state_created_us", "host_id", "state", "created_us"),
     # A host works on one task of an instance at a time.
     sa.Index(

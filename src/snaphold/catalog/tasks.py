@@ -34,6 +34,7 @@ def insert(
             backup_id=backup_id,
             payload=payload,
             created_us=tx.now_us,
+            reported=False,
         )
     )
 
@@ -75,15 +76,30 @@ def current(tx: Transaction, host_id: str, task_id: str, session: str, number: i
     return None if row is None else _attempt(dict(row))
 
 
+def has_reported(tx: Transaction, host_id: str, task_id: str, session: str, number: int) -> bool:
+    """Whether this very attempt ended the task by its report: then the same report may come again, and is heard."""
+    statement = sa.select(tasks.c.id).where(
+        tasks.c.id == task_id,
+        tasks.c.host_id == host_id,
+        tasks.c.session == session,
+        tasks.c.attempt == number,
+        tasks.c.state == TaskState.ENDED,
+        tasks.c.reported,
+    )
+    return tx.connection.execute(statement).first() is not None
+
+
 def renew(tx: Transaction, attempt: Attempt, lease_until_us: int) -> None:
     """Prolong the lease."""
     tx.connection.execute(tasks.update().where(tasks.c.id == attempt.task_id).values(lease_until_us=lease_until_us))
 
 
-def end(tx: Transaction, attempt: Attempt) -> None:
-    """The task is over, however it went. What it was about stays readable, without its payload."""
+def end(tx: Transaction, attempt: Attempt, *, reported: bool) -> None:
+    """The task is over, by its attempt's own report or because it was given up. Its payload is dropped."""
     statement = tasks.update().where(tasks.c.id == attempt.task_id)
-    tx.connection.execute(statement.values(state=TaskState.ENDED, ended_us=tx.now_us, lease_until_us=None, payload={}))
+    tx.connection.execute(
+        statement.values(state=TaskState.ENDED, ended_us=tx.now_us, lease_until_us=None, payload={}, reported=reported)
+    )
 
 
 def put_back(tx: Transaction, attempt: Attempt) -> None:

@@ -126,10 +126,16 @@ def progress(deployment: Deployment, host_id: str, task_id: str, message: Progre
 
 
 def report(deployment: Deployment, host_id: str, task_id: str, message: Report) -> None:
-    """The attempt has ended. Raises ``Overtaken`` when it was given up before: nothing is written."""
+    """The attempt has ended. The same report may come again, where its answer was lost on the way: it is no news.
+
+    Raises:
+        Overtaken: the attempt was given up before; nothing is written.
+    """
     with deployment.catalog.writing() as tx:
+        if tasks.has_reported(tx, host_id, task_id, message.session, message.attempt):
+            return
         attempt = _current(tx, host_id, task_id, message.session, message.attempt)
-        tasks.end(tx, attempt)
+        tasks.end(tx, attempt, reported=True)
         if message.ok:
             _succeed(tx, attempt, message)
         else:
@@ -181,7 +187,7 @@ def give_up(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: s
     if attempt.kind in {TaskKind.RESTART, TaskKind.DELETE}:
         tasks.put_back(tx, attempt)
         return
-    tasks.end(tx, attempt)
+    tasks.end(tx, attempt, reported=False)
     _fail(tx, deployment, attempt, reason)
 
 

@@ -136,6 +136,7 @@ def upgrade() -> None:
         sa.Column("lease_until_us", sa.BigInteger(), nullable=True),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.Column("ended_us", sa.BigInteger(), nullable=True),
+        sa.Column("reported", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
     )
     op.create_index(op.f("ix_tasks_backup_id"), "tasks", ["backup_id"], unique=False)
