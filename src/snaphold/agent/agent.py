@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal
 
 import structlog
@@ -187,26 +188,15 @@ class Agent:
                 self._leases.discard(lease)
 
     def _report(self, region: Region, task: Task, report: Report) -> None:
-        """Report until the API answers.
+        """Report until the API answers; it hears the same report again where its answer was lost.
 
         Raises:
-            Overtaken: the report was refused.
-            Unreported: nobody can say; an earlier try may have been accepted and its answer lost, or we are stopping.
+            Overtaken: the attempt was given up before.
+            Unreported: nobody can say whether it was accepted; we are stopping, or the API makes no sense of it.
         """
-        tries = 0
-
-        def send() -> None:
-            nonlocal tries
-            tries += 1
-            region.control.report(task.id, report)
-
         try:
-            until_answered(send, self._stopping)
-        except (Overtaken, Permanent) as error:
-            if tries > 1:
-                raise Unreported(str(error)) from error
-            raise Overtaken(str(error)) from error
-        except Transient as error:
+            until_answered(partial(region.control.report, task.id, report), self._stopping)
+        except (Permanent, Transient) as error:
             raise Unreported(str(error)) from error
 
     def _report_failure(self, region: Region, task: Task, reason: str) -> None:
