@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -48,6 +48,7 @@ class MemoryStore:
         self.faults: list[Fault] = []
         self.in_flight = 0  # put_segment calls under way
         self.most_in_flight = 0
+        self.on_call: Callable[[str], None] = lambda _: None  # told of each call, with the method's name
         self.gate: threading.Event | None = None  # put_segment waits for it
         self._segment_size = segment_size
         self._piece = piece
@@ -143,6 +144,7 @@ class MemoryStore:
         _raise(fault)
 
     def _called(self, method: str) -> Fault | None:
+        self.on_call(method)
         with self._lock:
             self.calls[method] += 1
             number = self.calls[method]
