@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -58,6 +58,7 @@ class Served:
             *(f"--region={region}=127.0.0.1:{port}" for region, port in self.ports.items()),
             *flags,
         )
+        self.environment: Mapping[str, str] = os.environ
         self.process: subprocess.Popen[bytes] | None = None
         self.token: str | None = None
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{self.ports[regions[0]]}", timeout=60, trust_env=False)
@@ -66,7 +67,12 @@ class Served:
         """Start the service and wait until every region answers; the first time, add the account too."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=self.environment,
             )
         for port in self.ports.values():
             eventually(lambda port=port: self._answers(port), f"an answer on port {port}")  # type: ignore[misc]
@@ -149,6 +155,10 @@ class Served:
     def tail(self) -> str:
         """The end of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
+
+    def objects_of(self, backup: Any) -> list[Path]:
+        """Whatever in a store carries a backup's id: objects, segments, temporary files."""
+        return [path for path in (self.state_dir / "regions").rglob("*") if backup["id"] in str(path)]
 
     @staticmethod
     def _answers(port: int) -> bool:

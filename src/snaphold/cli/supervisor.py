@@ -15,8 +15,8 @@ import structlog
 
 _LOOK_INTERVAL_S: Final = 0.2
 _FIRST_PAUSE_S: Final = 0.2  # before a process that died is started again; doubled each time, up to the longest
-_LONGEST_PAUSE_S: Final = 15.0
-_CALM_S: Final = 60.0  # a process that lived this long starts with the first pause again
+_LONGEST_PAUSE_S: Final = 5.0
+_CALM_S: Final = 10.0  # a process that lived this long starts with the first pause again
 _STOP_S: Final = 8.0  # what a process gets to end by itself
 
 _log = structlog.get_logger(__name__)
