@@ -60,8 +60,11 @@ def files_in(directory: Path) -> dict[str, bytes]:
 
 
 def put_back(store: ObjectStore, stream: bytes, target: Path) -> None:
-    """Publish a stream as a backup, whatever it is, and extract it."""
-    extract_backup(taken(store, stream), store, target, threads=2)
+    """Publish a stream as a backup, whatever it is, and extract it, with root as somebody else."""
+    owner = 312_345 if AS_ROOT else None
+    if AS_ROOT:
+        os.chown(target, 312_345, 312_345, follow_symlinks=False)
+    extract_backup(taken(store, stream), store, target, uid=owner, gid=owner, threads=2)
 
 
 def extracted_here(stream: bytes, target: Path, level: int = 1) -> None:

@@ -20,7 +20,7 @@ from typing import Final, Protocol, Self
 
 from snaphold.errors import Damaged, Overtaken, SnapholdError
 from snaphold.store.base import SEGMENT_SIZE, ObjectStore
-from snaphold.stream.compress import BLOCK_SIZE, Member, compress_block
+from snaphold.stream.compress import BLOCK_SIZE, Member, compress_block, keep_block_memory
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, Segment
 from snaphold.stream.xbstream import Chunk, File
@@ -79,6 +79,7 @@ def write_backup(
         Damaged: the stream is not whole, says ``watch``.
         SnapholdError: whatever ``read`` or the store raised first. Segments may be left under the prefix.
     """
+    keep_block_memory()
     put = functools.partial(store.put_segment, prefix)
     threads = threads or os.cpu_count() or 1
     with _Intake(put, level=level, threads=threads, segment_size=segment_size, kill=kill, stop=stop) as intake:
