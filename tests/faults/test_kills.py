@@ -1,4 +1,4 @@
-"""``kill -9`` at every named step of what an agent does (snaphold.agent.steps): all converges, nothing is left."""
+"""``kill -9`` at every named step of what an agent does (snaphold.steps): all converges, nothing is left."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from snaphold.agent.steps import Step
+from snaphold.steps import Step
 from tests.conftest import processes_naming
 from tests.scenarios.served import Served, alive, eventually, kill, query
 from tests.support.pauses import Pauses

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from snaphold.agent.steps import Step
+from snaphold.steps import Step
 from tests.scenarios.served import eventually
 
 

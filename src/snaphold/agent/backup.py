@@ -8,7 +8,7 @@ import structlog
 
 from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room, nicely
-from snaphold.agent.steps import Step, reached
+from snaphold.steps import Step, reached
 from snaphold.engines.base import Taken
 from snaphold.errors import ObjectExists, Overtaken, Permanent, SnapholdError
 from snaphold.model import rfc3339, segment_prefix

@@ -9,7 +9,7 @@ import structlog
 from snaphold.agent.instances import removed_when_overtaken
 from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room, nicely
-from snaphold.agent.steps import Step, reached
+from snaphold.steps import Step, reached
 from snaphold.errors import Damaged, Permanent
 from snaphold.host.servers import Staging
 from snaphold.protocol import ChainLink, InstanceResult, InstanceSpec, Task

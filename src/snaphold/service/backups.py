@@ -22,6 +22,7 @@ from snaphold.model import (
 from snaphold.protocol import BackupSpec, TaskKind
 from snaphold.service.deployment import Deployment
 from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
+from snaphold.steps import Step, reached
 
 log = structlog.get_logger()
 
@@ -51,6 +52,7 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
         ):
             raise unavailable_for_action(instance.id, InstanceStatus.BACKUP)
         _give_to_host(tx, deployment, instance, backup)
+    reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
     log.info("backup.requested", backup=backup.id, instance=instance.id, account=account, name=backup.name)
     return backup
@@ -115,6 +117,7 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
             raise Unprocessable(f"Backup {used} is in use.")
         backups.mark_deleting(tx, [member.id for member in family], deleting=True)
         deployment.queue.enqueue(tx, "delete_backup", backup_id)
+    reached(Step.CONTROL_ASKED)
     log.info("backup.delete_requested", backup=backup_id, account=account, members=len(family))
 
 

@@ -32,6 +32,7 @@ from snaphold.protocol import (
     Work,
 )
 from snaphold.service.deployment import Deployment
+from snaphold.steps import Step, reached
 
 log = structlog.get_logger()
 
@@ -111,7 +112,10 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
                 payload=asked.payload,
             )
             return Work(question=question)
-        return Work(task=_claim_task(tx, deployment, host_id, message) if message.accept_tasks else None)
+        task = _claim_task(tx, deployment, host_id, message) if message.accept_tasks else None
+    if task is not None:
+        reached(Step.CONTROL_CLAIMED)
+    return Work(task=task)
 
 
 def progress(deployment: Deployment, host_id: str, task_id: str, message: Progress) -> None:
@@ -140,6 +144,7 @@ def report(deployment: Deployment, host_id: str, task_id: str, message: Report) 
             _succeed(tx, attempt, message)
         else:
             _fail(tx, deployment, attempt, message.reason or "It failed without a reason.")
+    reached(Step.CONTROL_REPORTED)
     log.info(
         "task.ended",
         task=task_id,

@@ -23,6 +23,7 @@ from snaphold.protocol import ChainLink, Datastore, InstanceSpec, TaskKind
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.deployment import Deployment
 from snaphold.service.requests import InstancePage, InstanceRequest, PageRequest
+from snaphold.steps import Step, reached
 
 log = structlog.get_logger()
 
@@ -70,6 +71,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         )
         instances.insert(tx, instance)
         _give_to_host(tx, instance, request, backup)
+    reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(host.id)
     log.info("instance.requested", instance=instance.id, account=account, restored_from=instance.restored_from)
     return instance
@@ -127,6 +129,7 @@ def delete_instance(deployment: Deployment, account: str, instance_id: str) -> N
             return
         _begin(tx, instance, [InstanceStatus.ACTIVE, InstanceStatus.ERROR], InstanceStatus.SHUTDOWN)
         _simple_task(tx, instance, TaskKind.DELETE)
+    reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
     log.info("instance.delete_requested", instance=instance_id, account=account)
 

@@ -10,6 +10,7 @@ from snaphold.catalog import backups
 from snaphold.catalog.database import Catalog
 from snaphold.errors import SnapholdError
 from snaphold.model import Backup, BackupStatus, backup_prefix
+from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ class Remover:
                 return
             with self._catalog.writing() as tx:
                 backups.mark_deleted(tx, member.id)
+            reached(Step.REMOVAL_RECORDED)
             log.info("backup.deleted", backup=member.id, account=member.account)
 
     def sweep_backup(self, backup_id: str) -> None:
@@ -62,10 +64,14 @@ class Remover:
 
     def _remove_objects(self, backup: Backup) -> int:
         store = self._stores.of(backup.account)
+        reached(Step.REMOVAL_BEGUN)
         store.delete(f"{backup.id}.json")
-        return self._remove_under(store, f"{backup.id}.") + self._remove_under(
+        reached(Step.REMOVAL_MANIFEST_REMOVED)
+        removed = self._remove_under(store, f"{backup.id}.") + self._remove_under(
             store, backup_prefix(self._deployment_id, backup.id)
         )
+        reached(Step.REMOVAL_OBJECTS_REMOVED)
+        return removed
 
     @staticmethod
     def _remove_under(store: ObjectStore, prefix: str) -> int:

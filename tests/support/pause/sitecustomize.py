@@ -1,4 +1,4 @@
-"""Lets a test stop an agent between two named steps (snaphold.agent.steps); never a part of the service.
+"""Lets a test stop an agent between two named steps (snaphold.steps); never a part of the service.
 
 Python imports this module at its start when this directory is on PYTHONPATH. In a process whose command line says
 ``agent``, and when PAUSE_DIRECTORY is set: an agent that reaches the step named in ``PAUSE_DIRECTORY/at`` writes its
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 if "agent" in sys.orig_argv and "PAUSE_DIRECTORY" in os.environ:
-    from snaphold.agent.steps import Step, observers
+    from snaphold.steps import Step, observers
 
     directory = Path(os.environ["PAUSE_DIRECTORY"])
 

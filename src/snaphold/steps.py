@@ -1,4 +1,4 @@
-"""The named steps of everything that an agent does, so that a test can end a process exactly between two of them.
+"""The named steps of what an agent or a worker does, so that a test can end a process exactly between two of them.
 
 Reaching a step is logged at DEBUG and told to whoever put a callable in ``observers`` (nobody, outside tests).
 """
@@ -41,6 +41,16 @@ class Step(StrEnum):
 
     DELETE_CLAIMED = "delete.claimed"  # the server and its directory
     DELETE_REMOVED = "delete.removed"  # nothing; the record still has the instance
+
+    # Of the control process. The first three: committed, while the answer is still to be sent.
+    CONTROL_ASKED = "control.asked"  # a backup, an instance or a delete was asked for
+    CONTROL_CLAIMED = "control.claimed"  # an agent was given a task
+    CONTROL_REPORTED = "control.reported"  # a task has ended
+
+    REMOVAL_BEGUN = "removal.begun"  # all objects of a backup that is being deleted, or has failed
+    REMOVAL_MANIFEST_REMOVED = "removal.manifest-removed"  # objects that are no backup any more
+    REMOVAL_OBJECTS_REMOVED = "removal.objects-removed"  # nothing; the record still has the backup
+    REMOVAL_RECORDED = "removal.recorded"  # nothing
 
 
 observers: Final[list[Callable[[Step], None]]] = []
