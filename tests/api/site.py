@@ -93,9 +93,11 @@ class Site:
         return answer.json() if answer.content else None
 
     def token(self, user: str) -> str:
-        """A token of this user."""
+        """A token of this user, who is added when first needed (without a password: hashing one takes its time)."""
         if user not in self.tokens:
-            body = {"auth": {"passwordCredentials": {"username": user, "password": f"{user}-secret"}}}
+            account, roles = USERS[user]
+            key = self.identity.add_account(account, user, None, roles)["api_key"]
+            body = {"auth": {"RAX-KSKEY:apiKeyCredentials": {"username": user, "apiKey": key}}}
             self.tokens[user] = self.send("POST", "/v2.0/tokens", json=body).json()["access"]["token"]["id"]
         return self.tokens[user]
 
@@ -169,7 +171,7 @@ class AnsweringHost:
         self._thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._site.url) as client:
+        with httpx.Client(base_url=self._site.url, timeout=60) as client:
             headers = {"Authorization": f"Bearer {self._site.region.token}"}
             session = self._site.region.session
             while not self._end.is_set():
@@ -243,12 +245,10 @@ def opened_site(directory: Path, *, gate: StoreGate | None = None, **settings: f
     if gate is not None:
         region.deployment = replace(region.deployment, store_gate=gate)
     identity = open_embedded(directory, 3600)
-    for user, (account, roles) in USERS.items():
-        identity.add_account(account, user, f"{user}-secret", roles)
     stores = LocalStores(directory / "store")
     regions = {"DFW": "http://127.0.0.1:8779", "IAD": "http://127.0.0.1:8780"}
     app = create_app(region.deployment, identity, regions=regions, object_reader=StoredObjects(stores))
-    with served(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with served(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield Site(region=region, identity=identity, app=app, url=url, stores=stores, client=client)
     identity.close()
     region.deployment.catalog.close()

@@ -4,8 +4,14 @@ import pytest
 
 from tests.api.site import Site, check_fault
 
-PASSWORD = {"username": "demo", "password": "demo-secret"}
+PASSWORD = {"username": "keyless", "password": "its-secret"}
 WRONG = "Unable to authenticate user with credentials provided."
+
+
+@pytest.fixture(autouse=True)
+def _keyless(site: Site) -> None:
+    """A user with a password."""
+    site.identity.add_account("1234", "keyless", "its-secret", [])
 
 
 def _v3(user: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -64,7 +70,7 @@ def test_v2_catalog(site: Site) -> None:
 @pytest.mark.parametrize("scope", [{}, {"scope": {"project": {"name": "1234", "domain": {"id": "default"}}}}, {"scope": "unscoped"}])
 def test_v3_password(site: Site, scope: dict[str, Any]) -> None:
     """A password gives a token in a header, and the catalog in the body."""
-    user = {"name": "demo", "password": "demo-secret", "domain": {"id": "default"}}
+    user = {"name": "keyless", "password": "its-secret", "domain": {"id": "default"}}
     answer = site.send("POST", "/v3/auth/tokens", json=_v3(user, **scope))
     assert answer.status_code == 201
     token = answer.json()["token"]
@@ -88,11 +94,11 @@ def test_token_for_token(site: Site) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {"auth": {"passwordCredentials": {"username": "demo", "password": "wrong"}}},
-        {"auth": {"passwordCredentials": {"username": "nobody", "password": "demo-secret"}}},
+        {"auth": {"passwordCredentials": {"username": "keyless", "password": "wrong"}}},
+        {"auth": {"passwordCredentials": {"username": "nobody", "password": "its-secret"}}},
         {"auth": {"passwordCredentials": PASSWORD, "tenantName": "9999"}},
         {"auth": {"passwordCredentials": PASSWORD, "tenantName": "1234", "tenantId": "9999"}},
-        {"auth": {"RAX-KSKEY:apiKeyCredentials": {"username": "demo", "apiKey": "demo-secret"}}},
+        {"auth": {"RAX-KSKEY:apiKeyCredentials": {"username": "keyless", "apiKey": "its-secret"}}},
     ],
 )
 def test_v2_refusals(site: Site, body: dict[str, Any]) -> None:
@@ -103,8 +109,8 @@ def test_v2_refusals(site: Site, body: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        _v3({"name": "demo", "password": "wrong"}),
-        _v3({"name": "demo", "password": "demo-secret"}, scope={"project": {"id": "9999"}}),
+        _v3({"name": "keyless", "password": "wrong"}),
+        _v3({"name": "keyless", "password": "its-secret"}, scope={"project": {"id": "9999"}}),
     ],
 )
 def test_v3_refusals(site: Site, body: dict[str, Any]) -> None:
@@ -118,7 +124,7 @@ def test_v3_refusals(site: Site, body: dict[str, Any]) -> None:
         ("/v2.0/tokens", {}),
         ("/v2.0/tokens", {"auth": {}}),
         ("/v2.0/tokens", {"auth": {"passwordCredentials": {"username": "demo"}}}),
-        ("/v2.0/tokens", {"auth": {"passwordCredentials": {"username": "demo", "password": 5}}}),
+        ("/v2.0/tokens", {"auth": {"passwordCredentials": {"username": "keyless", "password": 5}}}),
         ("/v3/auth/tokens", {"auth": {"identity": {"methods": []}}}),
         ("/v3/auth/tokens", {"auth": {"identity": {"methods": ["totp"]}}}),
         ("/v3/auth/tokens", _v3({"password": "x"})),

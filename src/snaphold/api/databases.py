@@ -62,7 +62,7 @@ def delete_database(call: Calling, instance_id: str, name: str) -> Response:
 def list_users(call: Calling, instance_id: str, page: Paged) -> UserList:
     """The users that clients made, by name."""
     found = [answers.shown_user(row) for row in service.list_users(call.deployment, call.account, instance_id)]
-    rows, marker = page_by_key(found, lambda row: f"{row.name}@{row.host}", page.wanted)
+    rows, marker = page_by_key(found, lambda row: f"{row.name}\0{row.host}", page.wanted)
     return UserList(users=rows, links=_next(call, page, marker))
 
 

@@ -1,0 +1,200 @@
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.api.site import AnsweringHost, Site, check_fault, opened_site
+
+HASH_OF_P = "*7B9EBEED26AA52ED10C0F549FA863F13C39E0209"  # SELECT PASSWORD('p')
+
+
+@pytest.fixture
+def host(site: Site) -> Iterator[AnsweringHost]:
+    """The host's agent, which answers questions."""
+    with AnsweringHost(site) as host:
+        yield host
+
+
+@pytest.fixture
+def path(site: Site, host: AnsweringHost) -> str:  # noqa: ARG001 - it must be there
+    """The path of an instance."""
+    return f"/instances/{site.instance()['id']}"
+
+
+def test_databases(site: Site, path: str) -> None:
+    """Made 202, listed by name with what was asked for, dropped 202; done when answered."""
+    body = {"databases": [{"name": "shop", "character_set": "utf8", "collate": "utf8_general_ci"}, {"name": "a.b"}]}
+    answer = site.call("POST", f"{path}/databases", body)
+    assert (answer.status_code, answer.content) == (202, b"")
+    assert site.ok("GET", f"{path}/databases") == {
+        "databases": [{"name": "a.b"}, {"name": "shop", "character_set": "utf8", "collate": "utf8_general_ci"}]
+    }
+    assert site.call("DELETE", f"{path}/databases/a%2eb").status_code == 202
+    assert [row["name"] for row in site.ok("GET", f"{path}/databases")["databases"]] == ["shop"]
+
+
+def test_users(site: Site, path: str, host: AnsweringHost) -> None:
+    """A user's password reaches the host as a hash; users are shown, found by name and host, and dropped."""
+    users = [
+        {"name": "app", "password": "p", "databases": [{"name": "shop"}, {"name": "shop"}]},
+        {"name": "app", "password": "p", "host": "10.%"},
+        {"name": "b@c", "password": "p", "host": None, "databases": None},
+    ]
+    assert site.call("POST", f"{path}/users", {"users": users}).status_code == 202
+    assert {row["password_hash"] for row in host.users.values()} == {HASH_OF_P}
+    shown = [
+        {"name": "app", "host": "%", "databases": [{"name": "shop"}]},
+        {"name": "app", "host": "10.%", "databases": []},
+        {"name": "b@c", "host": "%", "databases": []},
+    ]
+    assert site.ok("GET", f"{path}/users") == {"users": shown}
+    for name, user in (("app", 0), ("app@%25", 0), ("app%4010.%25", 1), ("b@c@", 2), ("b%40c%40%25", 2)):
+        assert site.ok("GET", f"{path}/users/{name}") == {"user": shown[user]}
+        assert site.ok("GET", f"{path}/users/{name}/databases") == {"databases": shown[user]["databases"]}
+    check_fault(site.call("GET", f"{path}/users/nobody"), 404)
+    check_fault(site.call("GET", f"{path}/users/app@localhost"), 404)
+    for name in ("app%4010.%25", "b@c@%25", "app"):
+        assert site.call("DELETE", f"{path}/users/{name}").status_code == 202
+    assert site.ok("GET", f"{path}/users") == {"users": []}
+
+
+BAD_NAMES = ["", " d", "d ", "a/b", "a`b", "a'b", 'a"b', "a;b", "a\\b", "a,b", "d\0", "d\n", "\U0001f600", 5, None]
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, "x" * 65, "mysql", "SYS", "information_schema", "#mysql50#x", "snaphold_x"])
+def test_bad_database_names(site: Site, path: str, name: object) -> None:
+    """What MariaDB or a client could misread, what is too long, and what belongs to the system or to us: 400."""
+    check_fault(site.call("POST", f"{path}/databases", {"databases": [{"name": name}]}), 400)
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, "x" * 33, "root", "ROOT", "mariadb.sys", "snaphold"])
+def test_bad_user_names(site: Site, path: str, name: object) -> None:
+    """The same for users; root is nobody's."""
+    check_fault(site.call("POST", f"{path}/users", {"users": [{"name": name, "password": "p"}]}), 400)
+
+
+@pytest.mark.parametrize(
+    ("where", "body"),
+    [
+        ("databases", {"databases": []}),
+        ("databases", {"databases": [{"name": "d"}, {"name": "d"}]}),
+        ("databases", {"databases": [{"name": "d", "character_set": "utf8; drop"}]}),
+        ("databases", {"databases": [{"name": "d", "collate": 5}]}),
+        ("databases", {"databases": ["d"]}),
+        ("users", {"users": []}),
+        ("users", {"users": [{"name": "u"}]}),
+        ("users", {"users": [{"name": "u", "password": ""}]}),
+        ("users", {"users": [{"name": "u", "password": "p\0"}]}),
+        ("users", {"users": [{"name": "u", "password": ["p"]}]}),
+        ("users", {"users": [{"name": "u", "password": "p", "host": "a b"}]}),
+        ("users", {"users": [{"name": "u", "password": "p", "host": ""}]}),
+        ("users", {"users": [{"name": "u", "password": "p", "databases": [{"name": "mysql"}]}]}),
+        ("users", {"users": [{"name": "u", "password": "p"}] * 2}),
+    ],
+)
+def test_bad_forms(site: Site, path: str, where: str, body: dict[str, Any]) -> None:
+    """Empty lists, doubles, values of the wrong type: 400."""
+    check_fault(site.call("POST", f"{path}/{where}", body), 400)
+
+
+@pytest.mark.parametrize("name", ["mysql", "a%60b", "x" * 65, "%20", "snaphold"])
+def test_names_that_nobody_made(site: Site, path: str, name: str) -> None:
+    """System databases and impossible names are not there, so they cannot be dropped."""
+    check_fault(site.call("DELETE", f"{path}/databases/{name}"), 404)
+    check_fault(site.call("DELETE", f"{path}/users/{name}"), 404)
+    check_fault(site.call("DELETE", f"{path}/users/root"), 404)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [("BadRequest", 400), ("NotFound", 404), ("Unprocessable", 422), ("Unavailable", 503), ("Nonsense", 503)],
+)
+def test_what_the_host_refuses(site: Site, path: str, host: AnsweringHost, error: str, code: int) -> None:
+    """A host's refusal reaches the caller with its words."""
+    host.refuse = (error, "Database shop exists already.")
+    answer = site.call("POST", f"{path}/databases", {"databases": [{"name": "shop"}]})
+    check_fault(answer, code, "Database shop exists already.")
+
+
+def test_not_offered(site: Site, path: str) -> None:
+    """Changing users and grants is checked in form, and not offered."""
+    for where, body, bad in (
+        ("users", {"users": [{"name": "u", "password": "p"}]}, {"users": []}),
+        ("users/u", {"user": {"name": "v"}}, {"user": {"password": ""}}),
+        ("users/u/databases", {"databases": [{"name": "d"}]}, {"databases": []}),
+    ):
+        check_fault(site.call("PUT", f"{path}/{where}", body), 501)
+        check_fault(site.call("PUT", f"{path}/{where}", bad), 400)
+    check_fault(site.call("DELETE", f"{path}/users/u/databases/d"), 501)
+
+
+def test_pages(site: Site, path: str) -> None:
+    """By name, in pages whose markers can stand in a URL as they are, whatever the names."""
+    names = ["0", "7x", "a", "a.b", "d d", "é", "备", "~z", "x" * 64, "x" * 63]
+    site.ok("POST", f"{path}/databases", {"databases": [{"name": name} for name in names]})
+    site.ok("POST", f"{path}/users", {"users": [{"name": name[:20], "password": "p"} for name in names[:6]]})
+    for where, count in (("databases", 10), ("users", 6)):
+        found: list[str] = []
+        query = "?limit=1&x=y"
+        while query:
+            page = site.ok("GET", f"{path}/{where}{query}")
+            found += [row["name"] for row in page[where]]
+            hrefs = [link["href"] for link in page.get("links", [])]
+            query = "?" + hrefs[0].partition("?")[2] if hrefs else ""
+            assert not query or "x=y" in query
+            assert all(character.isalnum() or character in "._~-=&?" for character in query)
+        assert found == sorted(names[:count] if where == "databases" else names[:6])
+    assert "links" not in site.ok("GET", f"{path}/databases")
+    for bad in ("limit=0", "marker=~zz", "marker=%25", "marker=~ff"):
+        check_fault(site.call("GET", f"{path}/databases?{bad}"), 400)
+
+
+def test_reads_during_a_backup(site: Site, path: str) -> None:
+    """While a backup is taken, databases and users can be listed."""
+    instance = path.rpartition("/")[2]
+    site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance}})
+    assert site.ok("GET", f"{path}/databases") == {"databases": []}
+    assert site.ok("GET", f"{path}/users") == {"users": []}
+
+
+def test_silent_host(tmp_path: Path) -> None:
+    """A host that does not answer in time is a 503, and nothing of the question stays."""
+    with opened_site(tmp_path, question_timeout_s=0.4) as site:
+        path = f"/instances/{site.instance()['id']}"
+        check_fault(site.call("GET", f"{path}/databases"), 503)
+        assert site.claim()["question"] is None
+
+
+def test_waiting_callers_hold_up_nobody(tmp_path: Path) -> None:
+    """However many callers wait for a silent host, other requests and the host's own go on meanwhile."""
+    with opened_site(tmp_path, question_timeout_s=2.5) as site:
+        path = f"/instances/{site.instance()['id']}"
+        url, headers = f"{site.url}/v1.0/1234{path}/databases", {"X-Auth-Token": site.token("demo")}
+        waiting = threading.Semaphore(0)
+
+        def ask(_: int) -> int:
+            waiting.release()
+            return httpx.get(url, headers=headers, timeout=60).status_code
+
+        with ThreadPoolExecutor(45) as pool:
+            asked = [pool.submit(ask, number) for number in range(45)]
+            for _ in asked:
+                waiting.acquire()
+            for _ in range(5):
+                site.ok("GET", "/backups")
+                site.claim()
+            assert not any(each.done() for each in asked)
+            assert {each.result() for each in asked} <= {503}
+
+
+def test_odd_names_in_paths(site: Site, path: str) -> None:
+    """Names in paths are what they are once decoded."""
+    site.ok("POST", f"{path}/users", {"users": [{"name": "50%_of?it#", "password": "p"}]})
+    name = quote("50%_of?it#", safe="")
+    assert site.ok("GET", f"{path}/users/{name}")["user"]["name"] == "50%_of?it#"
+    assert site.call("DELETE", f"{path}/users/{name}").status_code == 202

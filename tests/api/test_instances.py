@@ -1,0 +1,302 @@
+import uuid
+from typing import Any
+
+import pytest
+
+from snaphold.model import datastore_id, version_id
+from tests.api.site import Site, check_fault
+
+UNKNOWN = str(uuid.UUID(int=7))
+ENDPOINT = "http://127.0.0.1:8779"
+
+
+def _post(site: Site, **fields: Any) -> Any:
+    return site.call("POST", "/instances", {"instance": {"name": "db", "flavorRef": 1, **fields}})
+
+
+def test_create_answer_and_show(site: Site) -> None:
+    """200, every field of the contract's section 4; address and use once they are known."""
+    answer = _post(site, volume={"size": 2, "type": None}, nics=[], access={"is_public": False}, availability_zone="x")
+    assert answer.status_code == 200
+    made = answer.json()["instance"]
+    path = f"instances/{made['id']}"
+    assert made.pop("created") == made.pop("updated") == "2023-11-14T22:13:20Z"
+    expected = {
+        "id": made["id"],
+        "name": "db",
+        "status": "BUILD",
+        "operating_status": "NEW",
+        "flavor": {
+            "id": "1",
+            "links": [
+                {"href": f"{ENDPOINT}/v1.0/1234/flavors/1", "rel": "self"},
+                {"href": f"{ENDPOINT}/flavors/1", "rel": "bookmark"},
+            ],
+        },
+        "volume": {"size": 2},
+        "datastore": {"type": "mariadb", "version": "10.11"},
+        "region": "DFW",
+        "hostname": None,
+        "ip": [],
+        "addresses": [],
+        "links": [
+            {"href": f"{ENDPOINT}/v1.0/1234/{path}", "rel": "self"},
+            {"href": f"{ENDPOINT}/{path}", "rel": "bookmark"},
+        ],
+    }
+    assert made == expected
+    site.work()
+    shown = site.ok("GET", f"/{path}")["instance"]
+    assert shown | {"created": 0, "updated": 0} == expected | {
+        "created": 0,
+        "updated": 0,
+        "status": "ACTIVE",
+        "operating_status": "HEALTHY",
+        "volume": {"size": 2, "used": 1.0},
+        "hostname": "127.77.0.1",
+        "ip": ["127.77.0.1"],
+        "addresses": [{"address": "127.77.0.1", "type": "private"}],
+    }
+
+
+def test_other_port(site: Site) -> None:
+    """A port other than 3306 is told."""
+    made = _post(site, volume={"size": 2}).json()["instance"]
+    task = site.claim()["task"]
+    instance = {"address": "10.0.0.1", "port": 13306, "used_bytes": 0, "full_version": "10.11.19"}
+    report = {"session": site.region.session, "attempt": 1, "ok": True, "instance": instance}
+    site.agent(f"tasks/{task['id']}/report", report)
+    assert site.ok("GET", f"/instances/{made['id']}")["instance"]["port"] == 13306
+
+
+def test_failed(site: Site) -> None:
+    """An instance that could not be built is in ERROR, with the reason."""
+    made = _post(site, volume={"size": 2}).json()["instance"]
+    site.work(ok=False)
+    shown = site.ok("GET", f"/instances/{made['id']}")["instance"]
+    assert (shown["status"], shown["reason"], shown["operating_status"]) == (
+        "ERROR",
+        "it was told to fail",
+        "CRASHED",
+    )
+
+
+@pytest.mark.parametrize("reference", [2, "2", "http://127.0.0.1:8779/v1.0/1234/flavors/2", "/flavors/2/"], ids=repr)
+def test_flavor_references(site: Site, reference: object) -> None:
+    """A flavor is named by its id, as number or text, or by an href that ends in it."""
+    answer = _post(site, flavorRef=reference, volume={"size": 1})
+    assert answer.json()["instance"]["flavor"]["id"] == "2"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"flavorRef": 9},
+        {"flavorRef": 0},
+        {"flavorRef": True},
+        {"flavorRef": None},
+        {"flavorRef": ""},
+        {"flavorRef": [1]},
+        {"flavorRef": 1.5},
+        {"flavorRef": "x" * 5000},
+        {"name": ""},
+        {"name": "  "},
+        {"name": "n" * 256},
+        {"name": 5},
+        {"volume": None},
+        {"volume": {}},
+        {"volume": 2},
+        {"volume": {"size": 0}},
+        {"volume": {"size": -1}},
+        {"volume": {"size": "2"}},
+        {"volume": {"size": True}},
+        {"volume": {"size": 1.5}},
+        {"volume": {"size": 10**40}},
+        {"datastore": "mariadb"},
+        {"datastore": {"type": 5}},
+        {"datastore": {"version": 10.11}},
+        {"databases": {}},
+        {"databases": [{}]},
+        {"databases": [{"name": "d"}, {"name": "d"}]},
+        {"users": [{"name": "u"}]},
+        {"users": [{"name": "root", "password": "p"}]},
+        {"users": [{"name": "u", "password": "p"}, {"name": "u", "password": "q", "host": "%"}]},
+        {"restorePoint": {}},
+        {"restorePoint": {"backupRef": ""}},
+        {"restorePoint": {"backupRef": 5}},
+        {"replica_of": 5},
+    ],
+)
+def test_create_bad_form(site: Site, fields: dict[str, Any]) -> None:
+    """What cannot be meant is a 400; an instance that is not restored needs a volume."""
+    check_fault(_post(site, **{"volume": {"size": 2}, **fields}), 400)
+
+
+def test_create_not_found(site: Site) -> None:
+    """An unknown datastore, version, backup or source is a 404; a known source's replica is not offered."""
+    volume = {"volume": {"size": 2}}
+    instance = site.instance()["id"]
+    foreign = site.instance(user="other", account="9999")["id"]
+    check_fault(_post(site, **volume, datastore={"type": "oracle"}), 404)
+    check_fault(_post(site, **volume, datastore={"type": "mariadb", "version": "5.5"}), 404)
+    for unknown in (UNKNOWN, "zz", foreign):
+        check_fault(_post(site, **volume, restorePoint={"backupRef": unknown}), 404)
+        check_fault(_post(site, **volume, replica_of=unknown), 404)
+    check_fault(_post(site, **volume, replica_of=instance), 501)
+
+
+@pytest.mark.parametrize(
+    "datastore",
+    [
+        {"type": "mariadb"},
+        {"type": "MariaDB", "version": "10.11"},
+        {"type": datastore_id("mariadb"), "version": version_id("mariadb", "10.11")},
+        {"version": "10.11.19"},
+        {},
+        None,
+    ],
+)
+def test_datastore_references(site: Site, datastore: object) -> None:
+    """A datastore and its version are named by name or id; what is left out is the newest that is offered."""
+    answer = _post(site, volume={"size": 1}, datastore=datastore)
+    assert answer.json()["instance"]["datastore"] == {"type": "mariadb", "version": "10.11"}
+
+
+def test_restore(site: Site) -> None:
+    """A backup's reference restores it, on its own volume's size when none is named; the host gets its manifest."""
+    backup = site.backup(site.instance(volume={"size": 3})["id"])
+    reference = f"{ENDPOINT}/v1.0/1234/backups/{backup['id']}"
+    answer = _post(site, restorePoint={"backupRef": reference}, databases=[{"name": "more"}])
+    assert (answer.status_code, answer.json()["instance"]["volume"]) == (200, {"size": 3})
+    task = site.claim()["task"]
+    assert task["kind"] == "restore"
+    assert task["chain"] == [{"backup_id": backup["id"], "account": "1234", "manifest_sha256": "0" * 64}]
+    assert task["instance"]["databases"] == [{"name": "more", "character_set": None, "collate": None}]
+
+
+def test_restore_refusals(site: Site) -> None:
+    """A backup that is not COMPLETED 422, another datastore 400, too small a volume 403 in the contract's words."""
+    instance = site.instance()["id"]
+    made = site.ok("POST", "/backups", {"backup": {"name": "n", "instance": instance}})["backup"]
+    check_fault(_post(site, restorePoint={"backupRef": made["id"]}), 422)
+    task = site.claim()["task"]
+    result = {
+        "manifest_sha256": "0" * 64,
+        "size_bytes": 3 << 29,
+        "object_bytes": 1,
+        "object_name": f"{made['id']}.xbstream.gz",
+        "incarnation": "i",
+        "from_lsn": None,
+        "checkpoint_lsn": 1,
+        "to_lsn": 2,
+        "updated": "2026-01-02T03:04:05Z",
+    }
+    report = {"session": site.region.session, "attempt": 1, "ok": True, "backup": result}
+    assert site.agent(f"tasks/{task['id']}/report", report).status_code == 200
+    point = {"restorePoint": {"backupRef": made["id"]}}
+    check_fault(_post(site, **point, datastore={"type": "mysql"}), 400)
+    small = r"Backup is too large for given flavor or volume\. Backup size: 1\.5 GBs\. Available size: 1 GBs\."
+    check_fault(_post(site, **point, volume={"size": 1}), 403, small)
+    assert _post(site, **point).status_code == 200
+
+
+def test_no_host(site: Site) -> None:
+    """Where no host is there, what needs one is a 503, and nothing was made."""
+    instance = site.instance()["id"]
+    site.region.clock.advance(3600)
+    check_fault(_post(site, volume={"size": 1}), 503)
+    check_fault(site.call("GET", f"/instances/{instance}/databases"), 503)
+    check_fault(site.call("POST", f"/instances/{instance}/action", {"restart": {}}), 503)
+    assert site.ok("GET", "/datastores") == {"datastores": []}
+    assert [row["status"] for row in site.ok("GET", "/instances")["instances"]] == ["ACTIVE"]
+
+
+def test_list(site: Site) -> None:
+    """The account's own, newest first, in pages whose links keep the query; what clients add to it is tolerated."""
+    made = [site.instance(name=f"i{number}")["id"] for number in range(3)]
+    site.instance(user="other", account="9999")
+    query = "include_clustered=False&include_replicas=True&include_ha=True"
+    assert [row["id"] for row in site.ok("GET", f"/instances?{query}")["instances"]] == made[::-1]
+    page = site.ok("GET", f"/instances?limit=2&{query}")
+    assert page["links"] == [
+        {"href": f"{ENDPOINT}/v1.0/1234/instances?limit=2&{query}&marker={made[1]}", "rel": "next"}
+    ]
+    assert [row["id"] for row in site.ok("GET", f"/instances?marker={made[1]}")["instances"]] == [made[0]]
+
+
+def test_delete_and_restart(site: Site) -> None:
+    """Both 202 without a body, and a task for the host."""
+    instance = site.instance()["id"]
+    answer = site.call("POST", f"/instances/{instance}/action", {"restart": {}})
+    assert (answer.status_code, answer.content) == (202, b"")
+    assert site.ok("GET", f"/instances/{instance}")["instance"]["status"] == "REBOOT"
+    assert site.work()["kind"] == "restart"
+    answer = site.call("DELETE", f"/instances/{instance}")
+    assert (answer.status_code, answer.content) == (202, b"")
+    assert site.ok("GET", f"/instances/{instance}")["instance"]["status"] == "SHUTDOWN"
+    assert site.work()["kind"] == "delete"
+    check_fault(site.call("GET", f"/instances/{instance}"), 404)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, 400),
+        ({"frobnicate": {}}, 400),
+        ({"restart": {}, "stop": {}}, 400),
+        ({"restart": 5}, 400),
+        ({"resize": None}, 400),
+        ({"resize": {}}, 400),
+        ({"resize": {"volume": {"size": 0}}}, 400),
+        ({"resize": {"flavorRef": 99}}, 400),
+        ({"resize": {"flavorRef": 1, "volume": {"size": 3}}}, 400),
+        ({"resize": {"volume": {"size": 3}}}, 501),
+        ({"resize": {"flavorRef": "2"}}, 501),
+        ({"stop": {}}, 501),
+        ({"start": {}}, 501),
+        ({"reset_status": {}}, 501),
+    ],
+)
+def test_actions(site: Site, body: dict[str, Any], code: int) -> None:
+    """An action is one known key; what a later release does is checked first, its instance too."""
+    instance = site.instance()["id"]
+    check_fault(site.call("POST", f"/instances/{instance}/action", body), code)
+    check_fault(site.call("POST", f"/instances/{UNKNOWN}/action", body), 404 if code == 501 else code)
+
+
+@pytest.mark.parametrize("body", [{}, {"instance": {}}, {"instance": {"name": ""}}, {"instance": {"name": 5}}])
+def test_bad_rename(site: Site, body: dict[str, Any]) -> None:
+    """A rename needs a name."""
+    check_fault(site.call("PATCH", f"/instances/{UNKNOWN}", body), 400)
+
+
+@pytest.mark.parametrize("instance", [UNKNOWN, "zz"])
+def test_unknown_instance(site: Site, instance: str) -> None:
+    """An id that was never given is a 404 wherever it stands."""
+    path = f"/instances/{instance}"
+    for method, where, body in (
+        ("GET", "", None),
+        ("DELETE", "", None),
+        ("PATCH", "", {"instance": {"name": "n"}}),
+        ("POST", "/action", {"restart": {}}),
+        ("POST", "/action", {"stop": {}}),
+        ("POST", "/action", {"reset_status": {}}),
+        ("GET", "/root", None),
+        ("POST", "/root", None),
+        ("GET", "/databases", None),
+        ("POST", "/databases", {"databases": [{"name": "d"}]}),
+        ("DELETE", "/databases/d", None),
+        ("GET", "/users", None),
+        ("POST", "/users", {"users": [{"name": "u", "password": "p"}]}),
+        ("GET", "/users/u", None),
+        ("DELETE", "/users/u", None),
+        ("PUT", "/users/u/databases", {"databases": [{"name": "d"}]}),
+    ):
+        check_fault(site.call(method, f"{path}{where}", body), 404, f"Instance {instance} cannot be found.")
+
+
+def test_root(site: Site) -> None:
+    """Nobody may log in as root, which is told; enabling it is not offered."""
+    instance = site.instance()["id"]
+    assert site.ok("GET", f"/instances/{instance}/root") == {"rootEnabled": False}
+    check_fault(site.call("POST", f"/instances/{instance}/root"), 501)
