@@ -29,6 +29,7 @@ _WATCH_INTERVAL_S: Final = 1.0  # between two looks at the database servers
 _FAULT_PAUSE_S: Final = 10.0  # before a server that does not start is started again
 _QUESTIONS_AT_ONCE: Final = 4
 _CARE_AT_ONCE: Final = 4
+_LOOKS_AT_ONCE: Final = 16
 
 _log = structlog.get_logger(__name__)
 
@@ -73,6 +74,7 @@ class Agent:
         self._tasks = ThreadPoolExecutor(settings.agent_tasks, "task")
         self._questions = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, "question")
         self._care = ThreadPoolExecutor(_CARE_AT_ONCE, "care")
+        self._looks = ThreadPoolExecutor(_LOOKS_AT_ONCE, "look")  # one that hangs must not make the host look dead
 
     def run(self, stopping: threading.Event) -> None:
         """Clear away what an earlier process left half-made, then serve until ``stopping`` is set."""
@@ -242,7 +244,7 @@ class Agent:
             self._care.submit(work)
 
     def _states(self) -> list[InstanceState]:
-        return [self._servers.state(instance_id) for instance_id in self._servers.ids()]
+        return list(self._looks.map(self._servers.state, self._servers.ids()))
 
 
 class Unreported(SnapholdError):

@@ -133,5 +133,8 @@ def _answers(url: str) -> bool:
 
 
 def python(*words: str) -> list[str]:
-    """The argument list that runs ``snaphold`` with these words, by this very interpreter."""
-    return [sys.executable, "-m", "snaphold", *words]
+    """The argument list that runs ``snaphold`` with these words, by this very interpreter.
+
+    ``-P``: nothing is imported from the directory that the operator happens to be in.
+    """
+    return [sys.executable, "-P", "-m", "snaphold", *words]
