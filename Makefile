@@ -23,10 +23,10 @@ demo: setup data ## back up and restore a real data set, from start to finish
 	@$(BIN)/python demo/main.py
 
 test: setup data ## all tests but the long ones, on real MariaDB servers
-	@$(BIN)/pytest -n $(JOBS) --dist loadgroup
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 torture: setup data ## the long fault tests: every victim at every step
-	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -m torture
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m torture
 
 check: setup ## format, lint, types, imports, spelling and the tests that start no database
 	@$(BIN)/ruff format --check .

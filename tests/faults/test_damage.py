@@ -12,7 +12,7 @@ import pytest
 
 from tests.scenarios.served import ACCOUNT, Served, eventually, query, served
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("damage")]
+pytestmark = pytest.mark.engine
 
 Damage = Callable[[Path, str, str], None]  # container, the backup's id, another backup's id
 

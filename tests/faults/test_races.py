@@ -13,7 +13,7 @@ import pytest
 
 from tests.scenarios.served import ACCOUNT, Served, eventually, free_port, served, snaphold
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("races")]
+pytestmark = pytest.mark.engine
 
 ROUNDS: Final = 5
 
@@ -29,6 +29,8 @@ class Doors:
             httpx.Client(base_url=base, headers=headers, trust_env=False, timeout=60) for base in (first, url)
         ]
         self.source = service.instance()
+        for client in self.clients:  # neither is slow because it is asked for the first time
+            client.get(f"/v1.0/{ACCOUNT}/instances").raise_for_status()
 
     def at_once(self, *requests: tuple[str, str, object]) -> list[httpx.Response]:
         """Send requests at the same moment, in turn to the one process and the other; their answers in order."""
@@ -139,11 +141,16 @@ def ways_to_be_busy(instance: Any) -> list[tuple[str, str, object]]:
 
 @pytest.mark.parametrize("order", [lambda ways: ways, lambda ways: ways[::-1]], ids=["forth", "back"])
 def test_an_instance_serves_one_request_at_a_time(doors: Doors, order: Callable[[list[Any]], list[Any]]) -> None:
-    """Of a backup, a restart and a delete that come at once exactly one is accepted; the others are told so."""
+    """Of a backup, a restart and a delete that come at once exactly one is accepted; the others are told so.
+
+    Who comes after the delete was done is told that there is no such instance.
+    """
     instance = doors.service.instance()
     path = f"/instances/{instance['id']}"
     answers = doors.at_once(*order(ways_to_be_busy(instance)))
-    assert codes(answers) == [202, 422, 422]
+    assert codes(answers) in ([202, 422, 422], [202, 404, 422], [202, 404, 404])
+    (won,) = (answer.request.method for answer in answers if answer.status_code == 202)
+    assert won == "DELETE" or 404 not in codes(answers)
     eventually(lambda: doors.status(path) in {"ACTIVE", None}, "the instance to be free or gone")
     if doors.status(path) is not None:
         doors.service.ok("DELETE", path)
