@@ -8,11 +8,11 @@ import structlog
 
 from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room, nicely
-from snaphold.steps import Step, reached
 from snaphold.engines.base import Taken
 from snaphold.errors import ObjectExists, Overtaken, Permanent, SnapholdError
 from snaphold.model import rfc3339, segment_prefix
 from snaphold.protocol import BackupResult, BackupSpec, Task
+from snaphold.steps import Step, reached
 from snaphold.store.base import SEGMENT_SIZE
 from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Source, sha256_of
 from snaphold.stream.segments import Written, discard, write_backup

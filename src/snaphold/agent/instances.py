@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room
-from snaphold.steps import Step, reached
 from snaphold.errors import Overtaken
 from snaphold.protocol import InstanceResult, InstanceSpec, Task
+from snaphold.steps import Step, reached
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import structlog
 from snaphold.agent.instances import removed_when_overtaken
 from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room, nicely
-from snaphold.steps import Step, reached
 from snaphold.errors import Damaged, Permanent
 from snaphold.host.servers import Staging
 from snaphold.protocol import ChainLink, InstanceResult, InstanceSpec, Task
+from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore
 from snaphold.stream.extract import extract_backup
 from snaphold.stream.manifest import Manifest, load
