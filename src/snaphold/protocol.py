@@ -1,7 +1,7 @@
 """What an agent and the API say to each other (``/agent/v1``), as JSON over HTTP with the host's own bearer token.
 
     POST /agent/v1/hello                    Hello    → Welcome      once an agent process starts: a new session
-    POST /agent/v1/heartbeat                Heartbeat→ Desired      every ``heartbeat_s``
+    POST /agent/v1/heartbeat                Heartbeat→ Desired      every ``renew_s`` of Welcome
     POST /agent/v1/claim                    Claim    → Work         long poll: a task, a question, or nothing
     POST /agent/v1/tasks/{id}/progress      Progress → {}           renews the lease
     POST /agent/v1/tasks/{id}/report        Report   → {}           ends the task; compare-and-set by attempt
