@@ -77,9 +77,12 @@ def load_settings(flags: Mapping[str, Any], config: Path | None, environ: Mappin
         merged.update(_from_file(config))
     merged.update({key: value for key, value in flags.items() if value is not None})
     try:
-        return Settings.model_validate(merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
         raise SetupError("; ".join(_complaint(part) for part in error.errors())) from error
+    if settings.renew_s >= settings.lease_s:
+        raise SetupError("the setting renew_s does not fit: a lease (lease_s) must be renewed before it runs out")
+    return settings
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -52,7 +52,8 @@ INSTANCE_MOVES: Final[Mapping[InstanceStatus, frozenset[InstanceStatus]]] = {
     InstanceStatus.ACTIVE: frozenset({InstanceStatus.BACKUP, InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN}),
     InstanceStatus.BACKUP: frozenset({InstanceStatus.ACTIVE}),
     InstanceStatus.REBOOT: frozenset({InstanceStatus.ACTIVE, InstanceStatus.ERROR}),
-    InstanceStatus.ERROR: frozenset({InstanceStatus.SHUTDOWN}),
+    # A server that was there once may come back by itself, or by another restart.
+    InstanceStatus.ERROR: frozenset({InstanceStatus.ACTIVE, InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN}),
     InstanceStatus.SHUTDOWN: frozenset({InstanceStatus.ERROR}),
 }
 

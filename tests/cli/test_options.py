@@ -39,7 +39,7 @@ def test_a_flag_beats_the_file_and_the_file_the_environment(tmp_path: Path, monk
 def test_words_for_another_process_give_the_same_settings(tmp_path: Path) -> None:
     """A process that we start has our flags, but for those that it gets instead."""
     config = tmp_path / "snaphold.toml"
-    config.write_text("lease_s = 7\n")
+    config.write_text("lease_s = 70\n")
     seen: list[Given] = []
     with_settings(seen.append)(config=config, region=["DFW=127.0.0.1:1", "IAD=127.0.0.1:2"], log_level="debug")
     assert [

@@ -1,4 +1,5 @@
 import uuid
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -6,7 +7,7 @@ import sqlalchemy as sa
 from snaphold.catalog import backups
 from snaphold.errors import BadRequest, NotFound, NotOffered, Overtaken, Unprocessable
 from snaphold.model import BackupStatus, InstanceStatus, rfc3339
-from snaphold.protocol import Progress
+from snaphold.protocol import Claim, Heartbeat, InstanceState, Progress
 from snaphold.service import hosts as host_service
 from snaphold.service.backups import (
     delete_backup,
@@ -308,3 +309,48 @@ def _with_limit(region: Region, limit: int) -> Deployment:
     fields = {name: getattr(region.deployment, name) for name in region.deployment.__dataclass_fields__}
     settings = region.deployment.settings.model_copy(update={"max_running_backups_per_account": limit})
     return Deployment(**{**fields, "settings": settings})
+
+
+def test_a_failed_restart_does_not_lose_the_data(region: Region) -> None:
+    """An instance in ERROR that has been ACTIVE is still wanted running, and is ACTIVE again once it runs."""
+    instance = region.active_instance()
+    restart_instance(region.deployment, ACCOUNT, instance.id)
+    task = region.claim()
+    assert task is not None
+    region.report(task, ok=False)
+    assert show_instance(region.deployment, ACCOUNT, instance.id).status is InstanceStatus.ERROR
+    down, up = (InstanceState(id=instance.id, running=running) for running in (False, True))
+    for state, status in ((down, InstanceStatus.ERROR), (up, InstanceStatus.ACTIVE)):
+        beat = Heartbeat(session=region.session, instances=[state])
+        assert host_service.heartbeat(region.deployment, region.host_id, beat).instances == {instance.id: "running"}
+        assert show_instance(region.deployment, ACCOUNT, instance.id).status is status
+
+
+def test_a_waiting_delete_is_not_given_up_round_after_round(region: Region) -> None:
+    """A delete that nobody has claimed just waits for its host: no round of the reaper writes anything about it."""
+    instance = region.active_instance()
+    delete_instance(region.deployment, ACCOUNT, instance.id)
+    region.clock.advance(region.deployment.settings.lease_s * 10)
+    assert [host_service.reap(region.deployment) for _ in range(3)] == [0, 0, 0]
+
+
+def test_an_increment_is_never_silently_a_full(region: Region) -> None:
+    """incremental: 1 on top of a completed backup is not offered yet (501); without one it means a full."""
+    instance = region.active_instance()
+    request = replace(a_backup(instance.id), incremental=True)
+    request_backup(region.deployment, ACCOUNT, request)
+    task = region.claim()
+    assert task is not None
+    region.report(task)
+    with pytest.raises(NotOffered):
+        request_backup(region.deployment, ACCOUNT, request)
+
+
+def test_a_stale_session_gets_no_work(region: Region) -> None:
+    """After another process has said hello, the earlier one is told to say hello again instead of being given work."""
+    instance = region.active_instance()
+    request_backup(region.deployment, ACCOUNT, a_backup(instance.id))
+    old = region.session
+    region.hello()
+    with pytest.raises(Overtaken):
+        host_service.claim(region.deployment, region.host_id, Claim(session=old, wait_s=0))

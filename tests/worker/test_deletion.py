@@ -151,3 +151,14 @@ def test_a_late_writer_is_swept_again_after_the_grace_time(region: Region, store
     region.clock.advance(61)
     remover(region, stores).sweep_recent(60_000_000)
     assert stores.of(ACCOUNT).objects == FOREIGN
+
+
+def test_a_delete_whose_job_was_lost_is_taken_up(region: Region, stores: MemoryStores) -> None:
+    """Whatever is marked as being deleted is deleted in the end, with or without its job."""
+    backup = region.completed_backup(region.active_instance())
+    fill(stores.of(ACCOUNT), region, backup)
+    delete_backup(region.deployment, ACCOUNT, backup.id)
+    remover(region, stores).take_up_deletions()
+    assert stores.of(ACCOUNT).objects == FOREIGN
+    with pytest.raises(NotFound):
+        show_backup(region.deployment, ACCOUNT, backup.id)

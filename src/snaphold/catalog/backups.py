@@ -64,7 +64,10 @@ def mark_deleted(tx: Transaction, backup_id: str) -> None:
 
 def mark_delete_failed(tx: Transaction, backup_ids: Sequence[str], reason: str) -> None:
     """The store refused: they stay visible, and DELETE may be sent again."""
-    statement = backups.update().where(backups.c.id.in_(backup_ids), backups.c.deleted_us.is_(None))
+    origins = [status for status in BackupStatus if status not in RUNNING]
+    statement = backups.update().where(
+        backups.c.id.in_(backup_ids), backups.c.deleted_us.is_(None), backups.c.status.in_(origins)
+    )
     tx.connection.execute(
         statement.values(status=BackupStatus.DELETE_FAILED, deleting=False, reason=reason, updated_us=tx.now_us)
     )
@@ -86,6 +89,17 @@ def running_of_account(tx: Transaction, account: str) -> int:
     """How many backups of this account are being taken."""
     statement = sa.select(sa.func.count()).where(backups.c.account == account, backups.c.status.in_(RUNNING))
     return int(tx.connection.execute(statement).scalar_one())
+
+
+def has_completed(tx: Transaction, source_id: str) -> bool:
+    """Whether there is a backup of this source on which an increment could be taken."""
+    statement = sa.select(backups.c.id).where(
+        backups.c.source_id == source_id,
+        backups.c.status == BackupStatus.COMPLETED,
+        backups.c.deleted_us.is_(None),
+        ~backups.c.deleting,
+    )
+    return tx.connection.execute(statement.limit(1)).first() is not None
 
 
 def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
@@ -119,10 +133,9 @@ def page(
 
 
 def failed_since(tx: Transaction, since_us: int, until_us: int) -> list[Backup]:
-    """Failed backups whose end lies in this time: what they wrote may be swept."""
+    """Failed backups, deleted ones too, whose end lies in this time: what they wrote may be swept."""
     statement = backups.select().where(
         backups.c.status == BackupStatus.FAILED,
-        backups.c.deleted_us.is_(None),
         backups.c.updated_us.between(since_us, until_us),
     )
     return [_backup(row) for row in tx.connection.execute(statement).mappings()]

@@ -116,3 +116,5 @@ def _mapped() -> Iterator[None]:
         yield
     except exc.OperationalError as error:
         raise Unavailable(f"the catalog does not answer: {error.orig}") from error
+    except exc.TimeoutError as error:
+        raise Unavailable("the catalog does not answer: too many requests at once") from error

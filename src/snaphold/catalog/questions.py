@@ -106,6 +106,12 @@ def forget(tx: Transaction, question_id: str) -> None:
     tx.connection.execute(questions.delete().where(questions.c.id == question_id))
 
 
+def any_overdue(tx: Transaction, before_us: int) -> bool:
+    """Whether there are some whose asker is long gone."""
+    statement = sa.select(questions.c.id).where(questions.c.deadline_us < before_us)
+    return tx.connection.execute(statement.limit(1)).first() is not None
+
+
 def forget_overdue(tx: Transaction, before_us: int) -> None:
     """Drop those whose asker is long gone."""
     tx.connection.execute(questions.delete().where(questions.c.deadline_us < before_us))

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.schema import hosts, tasks
 from snaphold.model import Attempt, TaskState
+from snaphold.protocol import TaskKind
 
 
 def insert(
@@ -117,10 +118,14 @@ def of_other_sessions(tx: Transaction, host_id: str, session: str) -> list[Attem
 
 
 def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
-    """Attempts whose lease has run out, and tasks that wait for a host which has been away for a lease's time."""
+    """Attempts whose lease has run out, and tasks that wait for a host which has been away for a lease's time.
+
+    A restart and a delete may wait: they are not among the latter.
+    """
     expired = sa.and_(tasks.c.state == TaskState.CLAIMED, tasks.c.lease_until_us < tx.now_us)
     unheard = sa.and_(
         tasks.c.state == TaskState.WAITING,
+        tasks.c.kind.in_([TaskKind.BACKUP, TaskKind.CREATE, TaskKind.RESTORE]),
         tasks.c.created_us < tx.now_us - lease_us,
         sa.or_(hosts.c.seen_us.is_(None), hosts.c.seen_us < tx.now_us - lease_us),
     )

@@ -7,18 +7,23 @@ import hashlib
 import hmac
 import re
 import secrets
+import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
 from snaphold.catalog.identity_db import IdentityDatabase, UserRow, open_identity_database
-from snaphold.errors import SetupError, Unauthorized
+from snaphold.errors import SetupError, Unauthorized, Unavailable
 from snaphold.identity.base import ROLES, Caller, Login
 
 DATABASE: Final = "identity.db"
 _ACCOUNT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes a directory's name and part of URLs
 _USER: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,128}")
 _SCRYPT: Final = (1 << 14, 8, 1)  # n, r, p: 16 MiB and some 40 ms (RFC 7914, section 2)
+_SCRYPT_PLACES: Final = threading.BoundedSemaphore(
+    4
+)  # logins at a time: what they take of memory and threads is bounded
+_SCRYPT_WAIT_S: Final = 2.0
 _WRONG: Final = "Unable to authenticate user with credentials provided."
 _NOT_VALID: Final = "The token is unknown or has expired."
 
@@ -128,7 +133,12 @@ def password_fits(password: str, kept: str) -> bool:
 
 
 def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=64 << 20, dklen=32)
+    if not _SCRYPT_PLACES.acquire(timeout=_SCRYPT_WAIT_S):
+        raise Unavailable("Too many logins at once.")
+    try:
+        return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=64 << 20, dklen=32)
+    finally:
+        _SCRYPT_PLACES.release()
 
 
 def _sha256(secret: str) -> str:

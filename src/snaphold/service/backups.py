@@ -42,7 +42,7 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
         _check_not_busy(tx, deployment, account, instance)
         _check_parent(tx, account, instance, request.parent_id)
         _check_copies(deployment.region, request.copy_to)
-        if request.parent_id is not None:
+        if request.parent_id is not None or (request.incremental and backups.has_completed(tx, instance.id)):
             raise NotOffered("Incremental backups are not offered by this release.")
         if request.copy_to:
             raise NotOffered("Copying to other regions is not offered by this release.")

@@ -96,12 +96,11 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
         Overtaken: another process speaks for this host.
     """
     with deployment.catalog.reading() as tx:
-        host = hosts.get(tx, host_id)
-        if host is None or host.session != message.session:
-            raise Overtaken("Another agent process speaks for this host.")
+        _check_session(tx, host_id, message.session)
         if not questions.has_asked(tx, host_id) and not (message.accept_tasks and tasks.has_waiting(tx, host_id)):
             return Work()
     with deployment.catalog.writing() as tx:
+        _check_session(tx, host_id, message.session)
         asked = questions.take(tx, host_id)
         if asked is not None:
             question = Question(
@@ -168,7 +167,7 @@ def answer(deployment: Deployment, host_id: str, question_id: str, message: Answ
 def reap(deployment: Deployment) -> int:
     """Give up every attempt whose host has been silent for a lease's time; how many that were."""
     with deployment.catalog.reading() as tx:
-        if not tasks.silent(tx, deployment.lease_us):
+        if not tasks.silent(tx, deployment.lease_us) and not questions.any_overdue(tx, tx.now_us - deployment.lease_us):
             return 0
     with deployment.catalog.writing() as tx:
         attempts = tasks.silent(tx, deployment.lease_us)
@@ -194,6 +193,12 @@ def give_up(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: s
         return
     tasks.end(tx, attempt, reported=False)
     _fail(tx, deployment, attempt, reason)
+
+
+def _check_session(tx: Transaction, host_id: str, session: str) -> None:
+    host = hosts.get(tx, host_id)
+    if host is None or host.session != session:
+        raise Overtaken("Another agent process speaks for this host.")
 
 
 def _claim_task(tx: Transaction, deployment: Deployment, host_id: str, message: Claim) -> Task | None:
@@ -297,6 +302,8 @@ def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState]) 
         wanted = _wanted(tx, instance)
         if wanted is not None:
             desired[state.id] = wanted
+        if state.running and instance.status is InstanceStatus.ERROR and wanted == "running":
+            instances.move(tx, state.id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
     return Desired.model_validate({"instances": desired})
 
 
@@ -304,13 +311,14 @@ def _wanted(tx: Transaction, instance: Instance) -> str | None:
     """What the record wants of a server, or None while a task decides.
 
     1. Of a deleted instance, and of one that was given up before it ever was ACTIVE, nothing is kept.
-    2. A failed one that has data is left stopped: only its owner may throw it away.
+    2. One that has been ACTIVE has data, which only its owner may throw away: its host goes on trying to run it, and
+       when it runs it is ACTIVE again.
     3. While a task is open (create, restart, delete), the task decides; but a backup's server runs.
     """
     if instance.deleted_us is not None:
         return "absent"
     if instance.status is InstanceStatus.ERROR:
-        return "absent" if instance.address is None else "stopped"
+        return "absent" if instance.address is None else "running"
     if instance.status in _KEEP_RUNNING:
         task = tasks.open_of_instance(tx, instance.id)
         return "running" if task is None or task.kind == TaskKind.BACKUP else None

@@ -100,7 +100,7 @@ def rename_instance(deployment: Deployment, account: str, instance_id: str, name
 
 
 def restart_instance(deployment: Deployment, account: str, instance_id: str) -> None:
-    """Have its server stopped and started.
+    """Have its server stopped and started; one in ERROR that has been ACTIVE too.
 
     Raises:
         NotFound: no such instance.
@@ -109,7 +109,8 @@ def restart_instance(deployment: Deployment, account: str, instance_id: str) -> 
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
-        _begin(tx, instance, [InstanceStatus.ACTIVE], InstanceStatus.REBOOT)
+        failed_once = [InstanceStatus.ERROR] if instance.address is not None else []
+        _begin(tx, instance, [InstanceStatus.ACTIVE, *failed_once], InstanceStatus.REBOOT)
         require_host(tx, deployment, instance)
         _simple_task(tx, instance, TaskKind.RESTART)
     deployment.wakeups.notify(instance.host_id)

@@ -41,6 +41,13 @@ class Remover:
             reached(Step.REMOVAL_RECORDED)
             log.info("backup.deleted", backup=member.id, account=member.account)
 
+    def take_up_deletions(self) -> None:
+        """Go on with deletes whose job was lost on the way: the catalog may have failed at any step of it."""
+        with self._catalog.reading() as tx:
+            waiting = backups.to_delete(tx)
+        for backup_id in waiting:
+            self.delete_backup(backup_id)
+
     def sweep_backup(self, backup_id: str) -> None:
         """Remove what a failed backup's attempt left; what cannot be removed now is swept again later."""
         with self._catalog.reading() as tx:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -17,12 +18,40 @@ from snaphold.worker.deletion import Remover
 log = structlog.get_logger()
 
 _REAP_INTERVAL_S = 2.0
+_LATE_S = 5.0  # a wait that took so much longer than asked for: the process, or the machine, was stopped meanwhile
+_JUMP_S = 1.0  # how far the clock may run ahead of the time that has passed
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A look at the clock of the record and at the time that passes."""
+
+    wall_s: float
+    passed_s: float
+
+    @classmethod
+    def now(cls) -> "Moment":
+        """This moment. The time that passes goes on while the machine sleeps."""
+        return cls(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def hosts_could_renew(before: Moment, after: Moment, waited_s: float) -> bool:
+    """Whether a lease that has run out between two moments says anything about its host.
+
+    1. Not when we were stopped for a while: no host could reach us.
+    2. Not when the clock was put forward: the lease ran out without its time having passed.
+    """
+    passed_s = after.passed_s - before.passed_s
+    if passed_s > waited_s + _LATE_S:
+        return False
+    return (after.wall_s - before.wall_s) - passed_s <= _JUMP_S
 
 
 def run_worker(deployment: Deployment, stores: Stores, lock: Path, stop: threading.Event) -> None:
     """Work until ``stop`` is set.
 
-    Leases are looked at only after a lease's time: while this process was away no host could renew one.
+    Leases are looked at only when every host had the time to renew its own: a lease's time after the start, and after
+    each time that this process was stopped or the clock jumped.
 
     Raises:
         SetupError: another worker is at work on this catalog.
@@ -32,13 +61,21 @@ def run_worker(deployment: Deployment, stores: Stores, lock: Path, stop: threadi
     grace_us = int(deployment.settings.sweep_grace_s * 1_000_000)
     with QueueRunner(deployment.catalog, handlers, lock):
         next_sweep_s = time.monotonic()
-        stop.wait(deployment.settings.lease_s)
-        while not stop.is_set():
+        wait_s = deployment.settings.lease_s
+        while True:
+            before = Moment.now()
+            if stop.wait(wait_s):
+                return
+            undisturbed = hosts_could_renew(before, Moment.now(), wait_s)
+            wait_s = _REAP_INTERVAL_S if undisturbed else deployment.settings.lease_s
+            if not undisturbed:
+                log.warning("worker.disturbed", again_in_s=wait_s)
+                continue
             _guarded("reap", lambda: reap(deployment))
             if time.monotonic() >= next_sweep_s:
+                _guarded("deletions", remover.take_up_deletions)
                 _guarded("sweep", lambda: remover.sweep_recent(grace_us))
                 next_sweep_s = time.monotonic() + deployment.settings.sweep_interval_s
-            stop.wait(_REAP_INTERVAL_S)
 
 
 def _guarded(step: str, action: Callable[[], object]) -> None:
