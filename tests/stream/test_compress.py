@@ -77,7 +77,11 @@ def test_a_cut_is_found() -> None:
                 split(stream[:length])
 
 
-@pytest.mark.parametrize("stream", [gzip.compress(b"1"), b"trailing garbage of any kind", bytes(100)])
+@pytest.mark.parametrize(
+    "stream",
+    [gzip.compress(b"1", mtime=0), b"trailing garbage of any kind", bytes(100)],
+    ids=["a plain member", "garbage", "zeros"],
+)
 def test_what_is_no_member_of_ours(stream: bytes) -> None:
     """Foreign gzip, text and zeros behind a member are refused."""
     with pytest.raises(Damaged):
