@@ -15,7 +15,7 @@ from tests.support.instances import connect, instance_spec, query, user_spec
 
 pytestmark = pytest.mark.engine
 
-ODD_NAMES = ["under_score", "per%cent", "back`tick", "quo'te\"s", "back\\slash", "ümläut", "dash-and space", "a_" * 32]
+ODD_NAMES = ["under_score", "per%cent", "back`tick", "quo'te\"s", "back\\slash", "ümläut", "dash-and space", "a_" * 21]
 
 
 class Asked:
@@ -85,6 +85,16 @@ def test_a_grant_is_for_the_one_database(asked: Asked) -> None:
     assert query(asked.result, "SELECT 1", "u", "p", "a_b") == [(1,)]
     with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
         connect(asked.result, "u", "p", "axb")
+
+
+@pytest.mark.parametrize("name", ["%" * 33, "a_" * 32, "\\" * 33])
+def test_a_name_that_cannot_be_escaped_is_granted_to_nobody(asked: Asked, name: str) -> None:
+    """A name that is too long once its wildcards are escaped is no pattern in a grant: its user is not even made."""
+    with pytest.raises(BadRequest, match="cannot be granted"):
+        asked.ask(QuestionKind.CREATE_USERS, users=[user_spec("u", "p", ["shop", name]).model_dump()])
+    assert asked.users() == {"app@%": ["shop"]}
+    with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
+        query(asked.result, "SELECT * FROM mysql.user", "u", "p")
 
 
 def test_a_taken_name_is_refused_and_the_others_are_not_made(asked: Asked) -> None:

@@ -134,12 +134,12 @@ def _create_user(cursor: Cursor, spec: UserSpec) -> None:
         raise BadRequest(f"The user name {spec.name} is reserved.")
     if not _PASSWORD_HASH.fullmatch(spec.password_hash):
         raise BadRequest(f"The password of user {spec.name} is not given as a hash.")
+    # The names are part of the statement, which must not be read as a format once more.
+    patterns = [_name(_escaped(name)).replace("%", "%%") for name in spec.databases]
     account = (spec.name, spec.host)
     cursor.execute("CREATE USER %s@%s IDENTIFIED VIA mysql_native_password USING %s", (*account, spec.password_hash))
     try:
-        for name in spec.databases:
-            # The name is part of the statement, which must not be read as a format once more.
-            pattern = _name(_escaped(name)).replace("%", "%%")
+        for pattern in patterns:
             cursor.execute(f"GRANT ALL PRIVILEGES ON {pattern}.* TO %s@%s", account)
     except BaseException:
         cursor.execute("DROP USER %s@%s", account)
@@ -176,11 +176,13 @@ def _name(name: str) -> str:
 def _escaped(name: str) -> str:
     """A database's name as GRANT wants it, where ``_`` and ``%`` are wildcards.
 
-    The column takes 64 characters; a longer one goes in as it is: ``_`` matches itself as well, and all databases of
-    a server belong to one account.
+    Raises ``BadRequest`` for one that does not fit into the column then: unescaped it would be a pattern, and
+    ``%`` would open the system's own databases.
     """
     escaped = re.sub(r"([\\_%])", r"\\\1", name)
-    return escaped if len(escaped) <= _GRANT_COLUMN else name
+    if len(escaped) > _GRANT_COLUMN:
+        raise BadRequest(f"Rights on database {name} cannot be granted: its name holds too many of _, % and \\.")
+    return escaped
 
 
 def _unescaped(pattern: str) -> str:
