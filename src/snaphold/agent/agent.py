@@ -90,7 +90,11 @@ class Agent:
             threading.Thread(target=self._claim, args=(region,), name=f"claim-{region.name}", daemon=True).start()
         _log.info("agent started", regions=[region.name for region in self._regions], session=self._session[:8])
         while not stopping.wait(_WATCH_INTERVAL_S):
-            self._look_after_servers()
+            try:
+                self._look_after_servers()
+            except Exception:  # noqa: BLE001 - the loop that must not die: servers that end would stay so
+                _log.exception("servers cannot be looked after")
+                stopping.wait(_FAULT_PAUSE_S)
         self._stop()
 
     def _stop(self) -> None:
@@ -98,7 +102,7 @@ class Agent:
         self._stopping.set()
         for lease in list(self._leases):
             lease.stop.set()
-        for pool in (self._questions, self._care, self._tasks):
+        for pool in (self._questions, self._care, self._tasks, self._looks):
             pool.shutdown(cancel_futures=True)
         _log.info("agent stopped")
 
@@ -114,6 +118,8 @@ class Agent:
                     region.known.clear()
                 _log.debug("region silent", region=region.name, error=str(error))
                 self._stopping.wait(next(waits))
+            except Exception:  # noqa: BLE001 - the loop that must not die: the host would be silent, though it lives
+                self._bear_with("keeping in touch failed", region=region.name)
             else:
                 waits = pauses()
                 self._stopping.wait(region.renew_s)
@@ -137,6 +143,12 @@ class Agent:
         desired: Desired = region.control.heartbeat(Heartbeat(session=self._session, instances=self._states()))
         return desired.instances
 
+    def _bear_with(self, event: str, **facts: str) -> None:
+        """Log the exception that is being handled, which nobody foresaw, and pause."""
+        if not self._stopping.is_set():  # the pools are shut down by then
+            _log.exception(event, **facts)
+        self._stopping.wait(_FAULT_PAUSE_S)
+
     # What is asked for: tasks and questions.
 
     def _claim(self, region: Region) -> None:
@@ -153,6 +165,9 @@ class Agent:
                     region.known.clear()
                 _log.debug("nothing claimed", region=region.name, error=str(error))
                 self._stopping.wait(next(waits))
+                continue
+            except Exception:  # noqa: BLE001 - the loop that must not die: the host would work no more, though it lives
+                self._bear_with("claiming failed", region=region.name)
                 continue
             waits = pauses()
             with contextlib.suppress(RuntimeError):  # the pools are shut down: we are stopping
@@ -232,8 +247,13 @@ class Agent:
         def work() -> None:
             try:
                 what(instance_id)
-            except SnapholdError as error:
-                _log.warning("instance not as it should be", instance=instance_id, reason=str(error))
+            except Exception as error:  # noqa: BLE001 - nobody else would hear of it; it is tried again
+                _log.warning(
+                    "instance not as it should be",
+                    instance=instance_id,
+                    reason=str(error),
+                    exc_info=not isinstance(error, SnapholdError),
+                )
                 self._not_before[instance_id] = time.monotonic() + _FAULT_PAUSE_S
             else:
                 _log.info("instance put right", instance=instance_id, by=what.__name__)
@@ -244,7 +264,15 @@ class Agent:
             self._care.submit(work)
 
     def _states(self) -> list[InstanceState]:
-        return list(self._looks.map(self._servers.state, self._servers.ids()))
+        return list(self._looks.map(self._state, self._servers.ids()))
+
+    def _state(self, instance_id: str) -> InstanceState:
+        """How an instance is; what goes wrong with the look is its fault, and no other instance's."""
+        try:
+            return self._servers.state(instance_id)
+        except Exception as error:  # noqa: BLE001 - one instance that cannot be looked at must not silence its host
+            _log.warning("instance cannot be looked at", instance=instance_id, exc_info=True)
+            return InstanceState(id=instance_id, running=False, fault=f"it cannot be looked at: {error}")
 
 
 class Unreported(SnapholdError):

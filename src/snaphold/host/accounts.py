@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import secrets
+import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,13 +21,14 @@ import pymysql
 from pymysql.constants import CR, ER
 
 from snaphold.errors import BadRequest, NotFound, SnapholdError, Unavailable, Unprocessable
-from snaphold.host.disk import Owner, write_atomically
+from snaphold.host.disk import Owner, read_untrusted, write_atomically
 
 ADMIN: Final = "snaphold_admin"
 BACKUP: Final = "snaphold_backup"
 BACKUP_RIGHTS: Final = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR"  # what mariabackup documents
 RESERVED_USERS: Final = frozenset({"", "root", "mysql", "mariadb.sys", "PUBLIC", ADMIN, BACKUP})
 LONGEST_SOCKET_PATH: Final = 107  # bytes, sockaddr_un
+_LONGEST_ACCOUNT_FILE: Final = 8192  # bytes; a path of the socket (at most 4096) is in it
 
 _ANSWERS: Final[dict[int, type[SnapholdError]]] = {
     ER.DB_CREATE_EXISTS: BadRequest,
@@ -94,6 +96,8 @@ def administer(admin_file: Path, socket: Path, *, timeout_s: float) -> Iterator[
             yield cursor
     except pymysql.MySQLError as error:
         raise _meaning(error) from error
+    except (OSError, struct.error) as error:  # the line broke, or what came is no packet: PyMySQL passes these on
+        raise Unavailable("the database server does not answer") from error
 
 
 def _connect(user: str, password: str, socket: str, timeout_s: float) -> "pymysql.Connection[Any]":
@@ -126,11 +130,12 @@ def _short_path(socket: Path) -> Iterator[str]:
 
 
 def _credentials(path: Path) -> tuple[str, str]:
+    """User and password of an account file; the backup tool's belongs to the server's user, who may write it."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_file(io.StringIO(path.read_text("utf-8")))
+        parser.read_file(io.StringIO((read_untrusted(path, _LONGEST_ACCOUNT_FILE) or b"").decode()))
         return parser["client"]["user"], parser["client"]["password"]
-    except (OSError, configparser.Error, KeyError) as error:
+    except (UnicodeDecodeError, configparser.Error, KeyError) as error:
         raise Unavailable(f"the account file {path.name} of the instance cannot be read") from error
 
 

@@ -1,0 +1,83 @@
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+
+from snaphold.config import Settings
+from snaphold.host.directory import InstanceDirectory, Record
+from snaphold.host.servers import Servers
+from tests.agent.conftest import Place, running_agent
+from tests.support.instances import wait_for
+
+
+def an_instance_without_a_server(state_dir: Path) -> InstanceDirectory:
+    """What a host has of an instance whose server does not run."""
+    directory = InstanceDirectory(state_dir / "instances", str(uuid.uuid4()))
+    record = Record(
+        id=directory.path.name,
+        account="1234",
+        datastore="mariadb",
+        version="10.11.1",
+        ram_mb=512,
+        attempt=1,
+        kind="create",
+        uid=None,
+        address=None,
+        port=3306,
+        built=True,
+    )
+    directory.make(record)
+    directory.data.mkdir(exist_ok=True)
+    return directory
+
+
+def make_unreadable(directory: Path) -> None:
+    """Nest directories so deeply that no path leads to the innermost: listing it by its name is an OSError."""
+    here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(20):
+        os.mkdir("n" * 250, dir_fd=here)
+        inner = os.open("n" * 250, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+
+
+def heartbeats(place: Place, count: int) -> None:
+    """Wait for so many more."""
+    before = place.line.arrived["heartbeat"]
+    wait_for(lambda: place.line.arrived["heartbeat"] >= before + count, "heartbeats")
+
+
+def test_an_instance_that_cannot_be_looked_at(
+    place: Place, servers: Servers, host_settings: Settings, state_dir: Path
+) -> None:
+    """One instance whose files give an error does not silence its host, whatever the error."""
+    directory = an_instance_without_a_server(state_dir)
+    an_instance_without_a_server(state_dir)
+    make_unreadable(directory.data)
+    with pytest.raises(OSError, match="name too long"):
+        servers.state(directory.path.name)
+    with running_agent(place, servers, host_settings):
+        heartbeats(place, 2)
+
+
+def test_a_host_that_cannot_read_its_instances(
+    place: Place, servers: Servers, host_settings: Settings, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nobody foresaw ends no loop: the agent is heard again once its cause is gone."""
+    monkeypatch.setattr("snaphold.agent.agent._FAULT_PAUSE_S", 0.1)
+    instances = state_dir / "instances"
+    with running_agent(place, servers, host_settings):
+        heartbeats(place, 1)
+        instances.rename(instances.with_name("away"))
+        wait_for(lambda: _quiet(place), "the heartbeats to stop")
+        instances.with_name("away").rename(instances)
+        heartbeats(place, 2)
+
+
+def _quiet(place: Place) -> bool:
+    """Whether no heartbeat came in the time of three."""
+    before = place.line.arrived["heartbeat"]
+    place.line.cut.wait(0.6)
+    return place.line.arrived["heartbeat"] == before

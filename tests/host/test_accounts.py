@@ -1,0 +1,48 @@
+"""The files that the internal accounts' passwords stand in."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from snaphold.errors import Unavailable
+from snaphold.host.accounts import init_sql, write_internal_accounts
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """The admin's and the backup tool's account file, as the host writes them."""
+    admin, backup = tmp_path / "admin.cnf", tmp_path / "backup.cnf"
+    write_internal_accounts(admin, backup, tmp_path / "run" / "s", None)
+    return admin, backup
+
+
+def test_both_accounts_are_made_anew(files: tuple[Path, Path]) -> None:
+    """The init file names both accounts, and no password of theirs."""
+    statements = init_sql(*files).decode()
+    assert statements.count("CREATE OR REPLACE USER") == 2
+    for path in files:
+        assert path.read_text().split("password=")[1].split("\n")[0] not in statements
+
+
+def test_a_file_that_its_reader_blew_up_is_not_read_whole(files: tuple[Path, Path]) -> None:
+    """The server's user can write the backup tool's file: a terabyte in it costs the host no memory."""
+    os.truncate(files[1], 1 << 40)
+    with pytest.raises(Unavailable, match=r"backup\.cnf"):
+        init_sql(*files)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[client]\nuser=u\n"])
+def test_a_file_without_credentials_is_said_to_be_unreadable(files: tuple[Path, Path], content: bytes) -> None:
+    """Whatever stands in it, the fault names the file."""
+    files[1].write_bytes(content)
+    with pytest.raises(Unavailable, match=r"backup\.cnf"):
+        init_sql(*files)
+
+
+def test_a_link_is_not_followed(files: tuple[Path, Path]) -> None:
+    """What the host reads as root is never another file that a link points to."""
+    files[1].unlink()
+    files[1].symlink_to(files[0])
+    with pytest.raises(Unavailable, match=r"backup\.cnf"):
+        init_sql(*files)
