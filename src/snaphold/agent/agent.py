@@ -104,6 +104,8 @@ class Agent:
             lease.stop.set()
         for pool in (self._questions, self._care, self._tasks, self._looks):
             pool.shutdown(cancel_futures=True)
+        for lease in list(self._leases):  # of tasks that had not begun
+            lease.end()
         _log.info("agent stopped")
 
     # What is said without being asked: we are here, and so are the servers.
@@ -172,11 +174,24 @@ class Agent:
             waits = pauses()
             with contextlib.suppress(RuntimeError):  # the pools are shut down: we are stopping
                 if work.task is not None:
-                    lease = Lease(region.control, self._session, work.task, region.renew_s)
-                    self._leases.add(lease)
-                    self._tasks.submit(self._do, region, work.task, lease)
+                    self._take_on(region, work.task)
                 if work.question is not None:
-                    self._questions.submit(self._reply, region, work.question)
+                    due_s = time.monotonic() + work.question.deadline_s
+                    self._questions.submit(self._reply, region, work.question, due_s)
+
+    def _take_on(self, region: Region, task: Task) -> None:
+        """Do the task as soon as a thread is free; its lease is renewed from now on.
+
+        It may have to wait: of several regions each one may have found the last slot free.
+        """
+        lease = Lease(region.control, self._session, task, region.renew_s)
+        self._leases.add(lease)
+        lease.begin()
+        try:
+            self._tasks.submit(self._do, region, task, lease)
+        except RuntimeError:
+            lease.end()
+            raise
 
     def _do(self, region: Region, task: Task, lease: Lease) -> None:
         """Attempt a task and report how it went. What was done stands only when the report was accepted."""
@@ -187,8 +202,12 @@ class Agent:
             begun_s = time.monotonic()
             _log.info("task begun")
             try:
-                with lease, self._instance_locks[task.instance_id], attempted(region.room, task, lease) as outcome:
-                    self._report(region, task, Report(session=self._session, attempt=task.attempt, ok=True, **outcome))
+                with lease, self._instance_locks[task.instance_id]:
+                    lease.check()
+                    with attempted(region.room, task, lease) as outcome:
+                        lease.report_follows()
+                        report = Report(session=self._session, attempt=task.attempt, ok=True, **outcome)
+                        self._report(region, task, report)
                 _log.info("task done", seconds=round(time.monotonic() - begun_s, 3))
             except Overtaken as error:
                 _log.warning("task stopped", reason=str(error))
@@ -221,8 +240,10 @@ class Agent:
         with contextlib.suppress(Overtaken, Unreported):
             self._report(region, task, report)
 
-    def _reply(self, region: Region, question: Question) -> None:
-        answer = answer_to(self._servers, self._session, question)
+    def _reply(self, region: Region, question: Question, due_s: float) -> None:
+        answer = answer_to(self._servers, self._session, question, due_s=due_s)
+        if answer is None:
+            return
         with contextlib.suppress(SnapholdError):  # who asked has been told by the API that we were silent
             region.control.answer(question.id, answer)
 

@@ -33,19 +33,36 @@ class Lease:
         self._news: dict[str, str | int] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._reporting = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"lease-{task.id[:8]}", daemon=True)
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """Renew from now on, before the attempt itself begins: it may have to wait. Once at most."""
         self._thread.start()
+
+    def end(self) -> None:
+        """Renew no more."""
+        self._ended.set()
+        self._wake.set()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        if self._thread.ident is None:
+            self.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._wake.set()
-        self._thread.join()
+        self.end()
+
+    def report_follows(self) -> None:
+        """The attempt is about to report: from now on the answer to the report is the verdict.
+
+        Renewals go on, for the API may be silent for long; but one that crosses the report is answered 409 too.
+        """
+        self._reporting.set()
 
     def tell(
         self,
@@ -93,6 +110,8 @@ class Lease:
             with self._lock:
                 self._news = news | self._news
         except (Overtaken, Permanent) as error:
+            if self._reporting.is_set() or self._ended.is_set():
+                return
             _log.warning("attempt overtaken", task=self._task.id, attempt=self._task.attempt, answer=str(error))
             self.given_up = f"this attempt was given up by the control plane ({error})"
             self.stop.set()
