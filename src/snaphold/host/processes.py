@@ -15,6 +15,7 @@ from typing import Final
 from snaphold.errors import Permanent
 from snaphold.host.disk import Owner
 
+_SERVER_PROGRAMS: Final = {b"mariadbd", b"mysqld"}
 _children: Final[list[subprocess.Popen[bytes]]] = []  # servers that this process started and must reap
 _children_lock: Final = threading.Lock()
 
@@ -63,9 +64,10 @@ def spawn_detached(
 
 
 def find_server(data: Path, owner: Owner | None) -> Process | None:
-    """The server of a data directory: it names it on its command line and runs as its owner.
+    """The server of a data directory: it is called as one, names it on its command line and runs as its owner.
 
-    Who else names it there (another user can write anything on a command line) is not meant.
+    Who else names it there is not meant: another user can write anything on a command line, and the backup tool gets
+    the same argument and the same owner.
     """
     _reap()
     uid = os.geteuid() if owner is None else owner.uid
@@ -144,7 +146,9 @@ def _processes() -> Iterator[Process]:
 
 
 def _serves(pid: int, data: Path, uid: int) -> bool:
-    return f"--datadir={data}".encode() in _command_line(pid) and _uid_of(pid) == uid
+    program, *arguments = _command_line(pid) or [b""]
+    named = program.rsplit(b"/", 1)[-1] in _SERVER_PROGRAMS and f"--datadir={data}".encode() in arguments
+    return named and _uid_of(pid) == uid
 
 
 def _start_of(pid: int) -> int | None:

@@ -1,0 +1,40 @@
+"""Which processes count as a server."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from snaphold.host.processes import find_server
+
+
+@contextmanager
+def running(program: Path, data: Path) -> Iterator[int]:
+    """A real process of this name with a server's argument, which waits until its input ends; its id."""
+    shutil.copy(shutil.which("sh") or "/bin/sh", program)
+    argv = [program, "-c", "echo up; read -r line", "sh", f"--datadir={data}"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        yield process.pid
+
+
+@pytest.mark.parametrize("name", ["mariadbd", "mysqld"])
+def test_a_server_is_found_by_its_name_and_its_data(tmp_path: Path, name: str) -> None:
+    """A program of this name with exactly this data directory is the server, and of no other directory."""
+    with running(tmp_path / name, tmp_path / "data") as pid:
+        found = find_server(tmp_path / "data", None)
+        assert found is not None
+        assert found.pid == pid
+        assert find_server(tmp_path / "dat", None) is None
+    assert find_server(tmp_path / "data", None) is None
+
+
+@pytest.mark.parametrize("name", ["mariadb-backup", "mariabackup"])
+def test_the_backup_tool_is_no_server(tmp_path: Path, name: str) -> None:
+    """The backup tool has the same argument and owner: a server that died during a backup is not taken as running."""
+    with running(tmp_path / name, tmp_path / "data"):
+        assert find_server(tmp_path / "data", None) is None
