@@ -99,12 +99,14 @@ def _zero_or_one(value: object) -> bool:
     return bool(value)
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
-Reference = Annotated[Text, StringConstraints(max_length=255)]
-GivenReference = Annotated[Reference, StringConstraints(min_length=1)]
-BackupName = Annotated[Text, StringConstraints(min_length=1, max_length=64), AfterValidator(_some_letter_or_digit)]
-Description = Annotated[Text, StringConstraints(max_length=MAX_DESCRIPTION)]
-InstanceName = Annotated[Text, StringConstraints(min_length=1, max_length=255), AfterValidator(_some_letter_or_digit)]
+NoNul = AfterValidator(_no_nul)
+Text = Annotated[str, NoNul]
+Reference = Annotated[str, StringConstraints(max_length=255), NoNul]
+GivenReference = Annotated[str, StringConstraints(min_length=1, max_length=255), NoNul]
+Named = AfterValidator(_some_letter_or_digit)
+BackupName = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul, Named]
+InstanceName = Annotated[str, StringConstraints(min_length=1, max_length=255), NoNul, Named]
+Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION), NoNul]
 DatabaseName = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_database_name)]
 UserName = Annotated[str, StringConstraints(min_length=1, max_length=32), AfterValidator(_user_name)]
 Charset = Annotated[str, AfterValidator(_charset)]

@@ -55,7 +55,7 @@ def add_docs_page(app: FastAPI) -> None:
 def _add_bodies(app: FastAPI, document: dict[str, Any]) -> list[type[BaseModel]]:
     models: dict[str, type[BaseModel]] = {}
     for route in iter_route_contexts(app.routes):
-        for dependency in getattr(getattr(route, "dependant", None), "dependencies", ()):
+        for dependency in getattr(getattr(route, "dependant", None), "dependencies", ()):  # codespell:ignore dependant
             if isinstance(dependency.call, BodyOf) and route.include_in_schema and route.path_format is not None:
                 model = dependency.call.model
                 models[model.__name__] = model

@@ -6,7 +6,7 @@ Sources: OpenStack Object Storage API, "Get object content and metadata"; RFC 91
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Annotated, Final, ParamSpec, TypeVar
+from typing import Annotated, Any, Final, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
@@ -21,6 +21,7 @@ router = APIRouter(tags=["objects"], responses=documented(401, 403, 404, 405, 41
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_PARTIAL: Final[dict[int | str, dict[str, Any]]] = {206: {"description": "The range that was asked for."}}
 _PREFIXES: Final = (STORAGE_PREFIX, "AUTH_")  # Rackspace's and OpenStack's
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}(?:/[A-Za-z0-9._-]{1,200})*", re.ASCII)
 _MAX_NAME: Final = 1000  # characters
@@ -28,11 +29,11 @@ _RANGE: Final = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})"
 _TYPES: Final = {"gz": "application/gzip", "zst": "application/zstd", "json": "application/json"}
 
 
-@router.head("/v1/{storage_account}/{container}/{name:path}", response_class=Response)
+@router.head("/v1/{storage_account}/{container}/{name:path}", response_class=Response, responses=_PARTIAL)
 @router.get(
     "/v1/{storage_account}/{container}/{name:path}",
     response_class=StreamingResponse,
-    responses={206: {"description": "The range that was asked for."}},
+    responses=_PARTIAL,
 )
 async def read_object(  # noqa: PLR0917 - the framework passes them by name
     request: Request,

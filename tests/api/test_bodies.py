@@ -1,0 +1,143 @@
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snaphold.api import bodies
+from snaphold.api.paging import page_by_key, parse_page
+from snaphold.api.reading import Body, parse_body
+from snaphold.errors import BadRequest
+from snaphold.service.requests import BackupRequest, PageRequest
+
+MODELS: list[type[Body]] = [
+    *(bodies.BackupCreate, bodies.BackupAction, bodies.InstanceCreate, bodies.InstanceChange, bodies.InstanceAction),
+    *(bodies.DatabasesCreate, bodies.UsersCreate, bodies.UserChange, bodies.UserGrants, bodies.GroupCreate),
+    *(bodies.GroupAction, bodies.ScheduleCreate, bodies.ScheduleChange, bodies.AuthV2, bodies.AuthV3),
+]
+KEYS = sorted(
+    {key for model in MODELS for key in (json.dumps(model.model_json_schema()).split('"')) if key.isidentifier()}
+    | {"copy-backup", "RAX-KSKEY:apiKeyCredentials"}
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=70),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=25,
+)
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document).encode("utf-8", "surrogatepass")
+
+
+def _refusal(model: type[Body], raw: bytes) -> str | None:
+    """The words of the refusal, None when the body was understood."""
+    try:
+        parse_body(model, raw)
+    except BadRequest as refusal:
+        return str(refusal)
+    return None
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+@given(document=VALUES)
+def test_any_document(model: type[Body], document: Any) -> None:
+    """Whatever JSON a body is: it is understood, or refused in words."""
+    assert _refusal(model, _json(document)) != ""
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes(raw: bytes) -> None:
+    """Whatever bytes a body is: it is understood, or refused."""
+    assert _refusal(bodies.BackupCreate, raw) != ""
+
+
+@given(st.dictionaries(st.sampled_from(["name", "password", "host", "databases"]), VALUES), st.uuids())
+def test_refusals_repeat_no_value(user: dict[str, Any], canary: Any) -> None:
+    """Whatever else is wrong with a user: its password is in no refusal, and in nothing that was parsed."""
+    secret = str(canary)
+    for password in (secret, [secret], {"value": secret}):
+        raw = _json({"users": [{**user, "password": password}]})
+        refusal = _refusal(bodies.UsersCreate, raw)
+        shown = repr(parse_body(bodies.UsersCreate, raw)) if refusal is None else refusal
+        assert secret not in shown
+
+
+@given(st.text(min_size=1).filter(lambda text: "\0" not in text))
+def test_password_hash(password: str) -> None:
+    """`mysql_native_password`: an asterisk, and SHA-1 of SHA-1 in 40 upper-case digits."""
+    body = {"users": [{"name": "u", "password": password}]}
+    spec = parse_body(bodies.UsersCreate, json.dumps(body).encode()).users[0].spec()
+    assert spec.password_hash == "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()  # noqa: S324
+
+
+def test_known_password_hash() -> None:
+    """What the server itself says: `SELECT PASSWORD('p')`."""
+    raw = b'{"users": [{"name": "u", "password": "p"}]}'
+    assert parse_body(bodies.UsersCreate, raw).users[0].password_hash == "*7B9EBEED26AA52ED10C0F549FA863F13C39E0209"
+
+
+@given(st.text(max_size=70))
+def test_backup_names(name: str) -> None:
+    """1 to 64 characters with a letter or a digit among them, and no NUL: exactly these are names."""
+    fits = 1 <= len(name) <= 64 and any(character.isalnum() for character in name) and "\0" not in name
+    try:
+        request = parse_body(bodies.BackupCreate, json.dumps({"backup": {"name": name, "instance": "i"}}).encode())
+    except BadRequest:
+        assert not fits
+    else:
+        assert (fits, request.request().name) == (True, name)
+
+
+def test_backup_request() -> None:
+    """A body becomes the service's request; regions that are named twice count once."""
+    fields = {"name": "n", "instance": "i", "incremental": 1, "parent_id": "p", "copy_to": ["IAD", "ORD", "IAD"]}
+    assert parse_body(bodies.BackupCreate, _json({"backup": fields})).request() == BackupRequest(
+        name="n",
+        description=None,
+        source_type="instance",
+        source_id="i",
+        parent_id="p",
+        incremental=True,
+        copy_to=("IAD", "ORD"),
+    )
+
+
+def test_words() -> None:
+    """A refusal says which element, and what is wrong with it."""
+    fields = {"flavorRef": 99, "name": "n" * 256, "volume": {"size": "2"}, "databases": {}, "users": [{}]}
+    with pytest.raises(BadRequest) as refusal:
+        parse_body(bodies.InstanceCreate, _json({"instance": fields}))
+    assert str(refusal.value) == (
+        "instance.flavorRef names no flavor; instance.name must have at most 255 characters; "
+        "instance.volume.size must be an integer; instance.databases must be a list; "
+        "instance.users.0.name is required"
+    )
+
+
+@given(st.none() | st.text(max_size=30), st.none() | st.text(max_size=30))
+def test_any_page(limit: str | None, marker: str | None) -> None:
+    """Whatever is asked for: 1 to 100 rows behind a marker that can stand in a URL, or a refusal."""
+    try:
+        page = parse_page(limit, marker)
+    except BadRequest:
+        return
+    assert 1 <= page.limit <= 100
+    assert marker is None or all(c.isascii() and (c.isalnum() or c in "._~-") for c in marker)
+
+
+@given(st.sets(st.text(min_size=1, max_size=5)), st.integers(1, 4))
+def test_pages_by_key(keys: set[str], limit: int) -> None:
+    """Following the markers shows each row once, in order, whatever the keys are; each marker can stand in a URL."""
+    keys = {key for key in keys if key.isprintable()}
+    seen: list[str] = []
+    marker: str | None = None
+    while True:
+        part, marker = page_by_key(sorted(keys, key=hash), str, PageRequest(limit=limit, marker=marker))
+        seen += part
+        if marker is None:
+            break
+        assert parse_page(None, marker).marker == marker
+    assert seen == sorted(keys)

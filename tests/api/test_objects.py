@@ -1,0 +1,153 @@
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snaphold.api.links import CONTAINER
+from snaphold.api.objects import parse_range
+from snaphold.errors import Transient
+from snaphold.store import base
+from tests.api.site import Site, check_fault, opened_site
+
+NAME = "b1.xbstream.gz"
+DATA = gzip.compress(bytes(range(256)) * 40_000, mtime=0)
+LENGTH = len(DATA)
+
+
+@pytest.fixture
+def kept(site: Site) -> Site:
+    """A site where each account has an object of the same name."""
+    site.stores.of("1234").put(NAME, DATA)
+    site.stores.of("9999").put(NAME, b"foreign")
+    return site
+
+
+def _read(
+    site: Site, name: str = NAME, *, method: str = "GET", account: str = "MossoCloudFS_1234", **headers: str
+) -> Any:
+    given = {"X-Auth-Token": site.token("demo"), **{key.replace("_", "-"): value for key, value in headers.items()}}
+    return site.send(method, f"/v1/{account}/z_CLOUDDB_BACKUPS/{name}", headers=given)
+
+
+def test_container() -> None:
+    """The edge, which knows no store, and the stores mean the same container."""
+    assert CONTAINER == base.CONTAINER
+
+
+@pytest.mark.parametrize("account", ["MossoCloudFS_1234", "AUTH_1234"])
+def test_whole(kept: Site, account: str) -> None:
+    """The whole object, in both path forms, with its length."""
+    answer = _read(kept, account=account)
+    assert (answer.status_code, answer.content) == (200, DATA)
+    assert answer.headers["Content-Length"] == str(LENGTH)
+    assert answer.headers["Accept-Ranges"] == "bytes"
+    head = _read(kept, account=account, method="HEAD")
+    assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", str(LENGTH))
+    assert head.headers["ETag"] == answer.headers["ETag"]
+
+
+def test_location(site: Site) -> None:
+    """What a COMPLETED backup's `locationRef` names is found there."""
+    backup = site.backup(site.instance()["id"])
+    site.stores.of("1234").put(f"{backup['id']}.xbstream.gz", DATA)
+    path = backup["locationRef"].removeprefix("http://127.0.0.1:8779")
+    assert site.send("GET", path, headers={"X-Auth-Token": site.token("demo")}).content == DATA
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=5-9", 5, 10),
+        (f"bytes=10-{10**17}", 10, LENGTH),
+        ("bytes=10-", 10, LENGTH),
+        ("bytes=-7", LENGTH - 7, LENGTH),
+        (f"bytes=-{LENGTH + 5}", 0, LENGTH),
+        (f"bytes={LENGTH - 1}-", LENGTH - 1, LENGTH),
+    ],
+)
+def test_range(kept: Site, wanted: str, start: int, end: int) -> None:
+    """One range of bytes: 206, just these, and what they are of."""
+    answer = _read(kept, Range=wanted)
+    assert (answer.status_code, answer.content) == (206, DATA[start:end])
+    assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{LENGTH}"
+    assert answer.headers["Content-Length"] == str(end - start)
+    head = _read(kept, method="HEAD", Range=wanted)
+    assert (head.status_code, head.headers["Content-Range"]) == (206, answer.headers["Content-Range"])
+
+
+@pytest.mark.parametrize("wanted", [f"bytes={LENGTH}-", f"bytes={LENGTH + 9}-{LENGTH + 10}", "bytes=-0"])
+def test_range_outside(kept: Site, wanted: str) -> None:
+    """A range of which nothing is there: 416, and how much is there."""
+    answer = _read(kept, Range=wanted)
+    check_fault(answer, 416)
+    assert answer.headers["Content-Range"] == f"bytes */{LENGTH}"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-1,5-6", "bytes=5-2", "bytes=-", "bytes=a-b", "lines=0-1", "bytes", ""])
+def test_range_not_understood(kept: Site, wanted: str) -> None:
+    """Several ranges, and what is none: the whole object, as HTTP allows."""
+    answer = _read(kept, Range=wanted)
+    assert (answer.status_code, answer.content) == (200, DATA)
+
+
+def test_if_range(kept: Site) -> None:
+    """A range of another object than the one meant is the whole."""
+    etag = _read(kept, method="HEAD").headers["ETag"]
+    assert _read(kept, Range="bytes=1-2", If_Range=etag).status_code == 206
+    assert _read(kept, Range="bytes=1-2", If_Range='"other"').status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["none", "%2e%2e/x", "a/../b", ".", "a//b", "x" * 201, "a%00b", "a b", "snaphold/none"]
+)
+def test_no_such_object(kept: Site, name: str) -> None:
+    """What is not there, and what cannot be: 404."""
+    check_fault(_read(kept, name), 404)
+
+
+def test_nothing_but_the_own_container(kept: Site) -> None:
+    """Another account 403, another container 404, another form of account 404, no token 401."""
+    for account in ("MossoCloudFS_9999", "AUTH_9999", "AUTH_", "AUTH_1234%2f..%2f9999"):
+        assert _read(kept, account=account).status_code in {403, 404}
+    check_fault(_read(kept, account="1234"), 404)
+    token = {"X-Auth-Token": kept.token("demo")}
+    check_fault(kept.send("GET", f"/v1/AUTH_1234/other/{NAME}", headers=token), 404)
+    check_fault(kept.send("GET", f"/v1/AUTH_1234/z_CLOUDDB_BACKUPS/{NAME}"), 401)
+
+
+def test_empty_object(site: Site) -> None:
+    """An object without bytes is read as such."""
+    site.stores.of("1234").put("empty.json", b"")
+    answer = _read(site, "empty.json")
+    assert (answer.status_code, answer.content, answer.headers["Content-Length"]) == (200, b"", "0")
+    check_fault(_read(site, "empty.json", Range="bytes=0-"), 416)
+
+
+class SilentObjects:
+    """A store that does not answer."""
+
+    def size(self, account: str, name: str) -> int:
+        """Nothing."""
+        raise Transient(f"{account} {name}")
+
+    def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
+        """Nothing."""
+        raise Transient(f"{account} {name} {start} {length}")
+
+
+def test_silent_store(tmp_path: Path) -> None:
+    """A store that does not answer is a 503."""
+    with opened_site(tmp_path, objects=SilentObjects()) as site:
+        check_fault(_read(site), 503, "The object store does not answer.")
+
+
+@given(st.text("bytes=-0123456789, ", max_size=20), st.integers(0, 1000))
+def test_any_range(text: str, size: int) -> None:
+    """Whatever is asked for: the whole, nothing, or a part that is there."""
+    found = parse_range(text, size)
+    assert found in (None, (0, 0)) or (0 <= found[0] < size and 0 < found[1] <= size - found[0])
