@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import structlog
 import uvicorn
 
-from snaphold.api import create_app
+from snaphold.api import ObjectReader, create_app
 from snaphold.api.document import DescribedAPI
 from snaphold.identity.base import ADMIN, CREATOR, OBSERVER
 from snaphold.identity.embedded import EmbeddedIdentity, open_embedded
@@ -151,6 +152,18 @@ class Site:
         assert operation is None or str(answer.status_code) in operation["responses"], (method, answer.url.path)
 
 
+class FailingGate:
+    """A store that answers every check with the same exception."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def check(self, account: str) -> None:
+        """Fail."""
+        del account
+        raise self.error
+
+
 class AnsweringHost:
     """The host's agent, which keeps databases and users of instances in memory, and answers questions in a thread."""
 
@@ -239,19 +252,38 @@ def a_result_of(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def opened_site(directory: Path, *, gate: StoreGate | None = None, **settings: float | str) -> Iterator[Site]:
+def opened_site(
+    directory: Path,
+    *,
+    gate: StoreGate | None = None,
+    objects: ObjectReader | None = None,
+    **settings: float | str,
+) -> Iterator[Site]:
     """A site in this directory, with one host that has said hello, served on a free port."""
+    plain_logs()
     region = open_region(directory, **settings)
     if gate is not None:
         region.deployment = replace(region.deployment, store_gate=gate)
     identity = open_embedded(directory, 3600)
     stores = LocalStores(directory / "store")
     regions = {"DFW": "http://127.0.0.1:8779", "IAD": "http://127.0.0.1:8780"}
-    app = create_app(region.deployment, identity, regions=regions, object_reader=StoredObjects(stores))
+    app = create_app(region.deployment, identity, regions=regions, object_reader=objects or StoredObjects(stores))
     with served(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield Site(region=region, identity=identity, app=app, url=url, stores=stores, client=client)
     identity.close()
     region.deployment.catalog.close()
+
+
+def plain_logs() -> None:
+    """Log on standard output, tracebacks without the values of variables, as the service itself does."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(),
+        ]
+    )
 
 
 @contextmanager

@@ -277,7 +277,10 @@ def test_pages(site: Site) -> None:
     page = site.ok("GET", "/backups")
     assert _names(page) == newest_first[:20]
     (link,) = page["links"]
-    assert link == {"rel": "next", "href": f"http://127.0.0.1:8779/v1.0/1234/backups?marker={page['backups'][-1]['id']}"}
+    assert link == {
+        "rel": "next",
+        "href": f"http://127.0.0.1:8779/v1.0/1234/backups?marker={page['backups'][-1]['id']}",
+    }
     for path in ("/backups", "/backups?limit=7", "/backups?limit=1"):
         assert _follow(site, path) == newest_first
     for path in ("/backups?limit=25", "/backups?limit=100", "/backups?limit=100000"):
@@ -295,8 +298,10 @@ def test_pages(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=-1", "limit=x", "limit=1.5", "limit=", "limit=%C2%B2", "limit=" + "9" * 30]
-    + ["marker=", "marker=qqqqqqqqq", "marker=%27", "marker=-1", "marker=" + "9" * 30, f"marker={UNKNOWN}"],
+    [
+        *("limit=0", "limit=-1", "limit=x", "limit=1.5", "limit=", "limit=%C2%B2", "limit=" + "9" * 30),
+        *("marker=", "marker=qqqqqqqqq", "marker=%27", "marker=-1", "marker=" + "9" * 30, f"marker={UNKNOWN}"),
+    ],
 )
 def test_bad_pages(site: Site, query: str) -> None:
     """A limit or a marker that makes no sense is a 400, on each list of backups and of instances."""
@@ -309,7 +314,13 @@ def test_datastore_filter(site: Site) -> None:
     """A known datastore's name in any case, or its id, filters; an unknown one is a 404."""
     site.backup(site.instance()["id"], "b")
     offered = site.ok("GET", "/datastores")["datastores"][0]
-    for wanted, names in (("mariadb", ["b"]), ("MariaDB", ["b"]), (offered["id"], ["b"]), ("mysql", []), ("percona", [])):
+    for wanted, names in (
+        ("mariadb", ["b"]),
+        ("MariaDB", ["b"]),
+        (offered["id"], ["b"]),
+        ("mysql", []),
+        ("percona", []),
+    ):
         assert _names(site.ok("GET", f"/backups?datastore={wanted}")) == names
     for wanted in ("nope", "", UNKNOWN, "%00"):
         check_fault(site.call("GET", f"/backups?datastore={wanted}"), 404, "Datastore '.*' cannot be found.")

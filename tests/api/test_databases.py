@@ -47,7 +47,7 @@ def test_users(site: Site, path: str, host: AnsweringHost) -> None:
     ]
     assert site.call("POST", f"{path}/users", {"users": users}).status_code == 202
     assert {row["password_hash"] for row in host.users.values()} == {HASH_OF_P}
-    shown = [
+    shown: list[dict[str, Any]] = [
         {"name": "app", "host": "%", "databases": [{"name": "shop"}]},
         {"name": "app", "host": "10.%", "databases": []},
         {"name": "b@c", "host": "%", "databases": []},
@@ -66,7 +66,9 @@ def test_users(site: Site, path: str, host: AnsweringHost) -> None:
 BAD_NAMES = ["", " d", "d ", "a/b", "a`b", "a'b", 'a"b', "a;b", "a\\b", "a,b", "d\0", "d\n", "\U0001f600", 5, None]
 
 
-@pytest.mark.parametrize("name", [*BAD_NAMES, "x" * 65, "mysql", "SYS", "information_schema", "#mysql50#x", "snaphold_x"])
+@pytest.mark.parametrize(
+    "name", [*BAD_NAMES, "x" * 65, "mysql", "SYS", "information_schema", "#mysql50#x", "snaphold_x"]
+)
 def test_bad_database_names(site: Site, path: str, name: object) -> None:
     """What MariaDB or a client could misread, what is too long, and what belongs to the system or to us: 400."""
     check_fault(site.call("POST", f"{path}/databases", {"databases": [{"name": name}]}), 400)

@@ -6,8 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from snaphold.errors import Forbidden, OverLimit, Transient, Unavailable
-from tests.api.site import Site, check_fault, opened_site
-from tests.support.region import OpenGate
+from tests.api.site import FailingGate, Site, check_fault, opened_site
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v1.0/1234/nothing", "/v1.0/1234/backups/", "/v2.0/none", "/agent/v1/x"])
@@ -112,17 +111,6 @@ def test_token_before_body(small: Site) -> None:
         check_fault(answer, 401)
 
 
-class FailingGate(OpenGate):
-    """A store that answers every check with the same exception."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def check(self, account: str) -> None:
-        """Fail."""
-        raise self.error
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -161,7 +149,9 @@ def test_old_suffix(site: Site) -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/v1.0/1234/backups/%00", "/v1.0/1234/backups/%ff%fe", "/v1.0/1234/backups/" + "x" * 9000])
+@pytest.mark.parametrize(
+    "path", ["/v1.0/1234/backups/%00", "/v1.0/1234/backups/%ff%fe", "/v1.0/1234/backups/" + "x" * 9000]
+)
 def test_odd_ids(site: Site, path: str) -> None:
     """An id that can be none is unknown like any other."""
     check_fault(site.send("GET", path, headers={"X-Auth-Token": site.token("demo")}), 404)

@@ -35,7 +35,9 @@ def test_api_versions(site: Site, path: str) -> None:
 @pytest.mark.parametrize("scope", [{}, {"tenantName": "1234"}, {"tenantId": "1234"}])
 def test_v2_password(site: Site, scope: dict[str, str]) -> None:
     """A password gives a token that works, with or without the account's name."""
-    access = site.send("POST", "/v2.0/tokens", json={"auth": {"passwordCredentials": PASSWORD, **scope}}).json()["access"]
+    access = site.send("POST", "/v2.0/tokens", json={"auth": {"passwordCredentials": PASSWORD, **scope}}).json()[
+        "access"
+    ]
     assert access["token"]["tenant"]["id"] == "1234"
     assert access["user"]["RAX-AUTH:defaultRegion"] == "DFW"
     answer = site.send("GET", "/v1.0/1234/backups", headers={"X-Auth-Token": access["token"]["id"]})
@@ -67,7 +69,9 @@ def test_v2_catalog(site: Site) -> None:
     assert [entry["name"] for entry in catalog if entry["type"] == "rax:database"] == ["cloudDatabases"]
 
 
-@pytest.mark.parametrize("scope", [{}, {"scope": {"project": {"name": "1234", "domain": {"id": "default"}}}}, {"scope": "unscoped"}])
+@pytest.mark.parametrize(
+    "scope", [{}, {"scope": {"project": {"name": "1234", "domain": {"id": "default"}}}}, {"scope": "unscoped"}]
+)
 def test_v3_password(site: Site, scope: dict[str, Any]) -> None:
     """A password gives a token in a header, and the catalog in the body."""
     user = {"name": "keyless", "password": "its-secret", "domain": {"id": "default"}}
