@@ -1,4 +1,4 @@
-"""Stopping an agent at a named step, and killing whatever is to be killed meanwhile."""
+"""Stopping an agent or a control process at a named step, and killing whatever is to be killed meanwhile."""
 
 import os
 from pathlib import Path
@@ -13,6 +13,7 @@ class Pauses:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._directory.mkdir()
+        self._at = directory / "at"
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parent / "pause"),
@@ -20,16 +21,19 @@ class Pauses:
         }
 
     def at(self, step: Step) -> None:
-        """Have the agent pause the next time that it reaches this step."""
-        (self._directory / "at").write_text(step.value, "ascii")
+        """Have whoever reaches this step next wait there; who waits at another one goes on."""
+        (self._directory / step).unlink(missing_ok=True)
+        new = self._directory / "new"
+        new.write_text(step.value, "ascii")
+        new.rename(self._at)
 
     def reached(self) -> int:
-        """The process id of the agent, once it has reached the step and waits there."""
-        path = self._directory / "reached"
-        eventually(path.exists, "the agent to reach the step")
+        """The process id of who waits at the step, once somebody does."""
+        step = self._at.read_text("ascii")
+        path = self._directory / step
+        eventually(path.exists, f"somebody to reach {step}")
         return int(path.read_text("ascii"))
 
     def over(self) -> None:
-        """Let the agent go on, if it still lives."""
-        (self._directory / "at").unlink()
-        (self._directory / "reached").unlink(missing_ok=True)
+        """Let whoever waits go on, if it still lives."""
+        self._at.unlink()

@@ -1,8 +1,8 @@
-"""Lets a test stop an agent between two named steps (snaphold.steps); never a part of the service.
+"""Lets a test stop a process between two named steps (snaphold.steps); never a part of the service.
 
-Python imports this module at its start when this directory is on PYTHONPATH. In a process whose command line says
-``agent``, and when PAUSE_DIRECTORY is set: an agent that reaches the step named in ``PAUSE_DIRECTORY/at`` writes its
-process id to ``PAUSE_DIRECTORY/reached`` and waits there until ``at`` is gone, or until it is killed.
+Python imports this module at its start when this directory is on PYTHONPATH. In an agent or a control process, and when
+PAUSE_DIRECTORY is set: who reaches the step named in ``PAUSE_DIRECTORY/at`` writes its process id to
+``PAUSE_DIRECTORY/<step>`` and waits there until ``at`` says something else, or until it is killed.
 """
 
 import os
@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-if "agent" in sys.orig_argv and "PAUSE_DIRECTORY" in os.environ:
+if {"agent", "api"} & set(sys.orig_argv) and "PAUSE_DIRECTORY" in os.environ:
     from snaphold.steps import Step, observers
 
     directory = Path(os.environ["PAUSE_DIRECTORY"])
@@ -23,8 +23,9 @@ if "agent" in sys.orig_argv and "PAUSE_DIRECTORY" in os.environ:
 
     def _pause(step: Step) -> None:
         if _wanted() == step:
-            (directory / "new").write_text(str(os.getpid()), "ascii")
-            (directory / "new").rename(directory / "reached")
+            new = directory / f"new.{os.getpid()}"
+            new.write_text(str(os.getpid()), "ascii")
+            new.rename(directory / step)
             while _wanted() == step:
                 time.sleep(0.01)
 

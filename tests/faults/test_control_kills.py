@@ -1,0 +1,115 @@
+"""``kill -9`` at every named step of the control process: what was committed happens, deletes reach their end.
+
+At the ``control`` steps something was committed while its answer was still to be sent: the answer is lost.
+"""
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+
+from snaphold.steps import Step
+from tests.faults.place import Place, opened_place, struck, with_victims
+from tests.scenarios.served import query
+
+pytestmark = pytest.mark.engine
+
+CONTROL: Final = ("control", "supervisor")
+
+
+@pytest.fixture(scope="module")
+def place(lasting_state_dir: Path, instance_network: str, pytestconfig: pytest.Config) -> Iterator[Place]:
+    """One service for all the kills: it must survive them all."""
+    with opened_place(lasting_state_dir, instance_network, pytestconfig) as place:
+        yield place
+
+
+REMOVAL_VICTIMS = with_victims("removal", (*CONTROL, "agent"), {})
+
+
+@pytest.mark.parametrize(("step", "victim"), struck(REMOVAL_VICTIMS))
+def test_a_delete_of_a_backup_is_struck(place: Place, step: Step, victim: str) -> None:
+    """A struck delete is taken up again, and ends: the backup is gone with all its objects."""
+    backup = place.service.backup(place.source)
+    place.pauses.at(step)
+    place.service.ok("DELETE", f"/backups/{backup['id']}")
+    place.strike(victim, place.source["id"])
+
+    assert place.ends(f"/backups/{backup['id']}") is None
+    place.is_sound()
+
+
+SWEEP_VICTIMS: Final[dict[Step, list[str]]] = {
+    step: those for step, those in REMOVAL_VICTIMS.items() if step is not Step.REMOVAL_RECORDED
+}
+
+
+@pytest.mark.parametrize(("step", "victim"), struck(SWEEP_VICTIMS))
+def test_a_sweep_is_struck(place: Place, step: Step, victim: str) -> None:
+    """What a failed backup left is swept, also when the sweep is cut short; the row stays, FAILED with its reason."""
+    place.pauses.at(Step.BACKUP_MANIFEST_WRITTEN)
+    wanted = {"backup": {"name": "b", "instance": place.source["id"]}}
+    path = f"/backups/{place.service.ok('POST', '/backups', wanted)['backup']['id']}"
+    place.strike("agent", place.source["id"], then=step)
+    place.strike(victim, place.source["id"])
+
+    assert place.ends(path, "FAILED")["reason"]
+    place.is_sound()
+
+
+WORKS: Final = ("backup", "restore", "delete")
+ANSWER_VICTIMS = with_victims(
+    "control",
+    [f"{victim} during {work}" for work in WORKS for victim in (*CONTROL, "agent")],
+    {Step.CONTROL_ASKED: [f"{victim} during removal" for victim in CONTROL]},
+)
+
+
+@pytest.mark.parametrize(("step", "how"), struck(ANSWER_VICTIMS))
+def test_an_answer_is_lost(place: Place, step: Step, how: str) -> None:
+    """What was committed happens or ends with a reason, also when nobody heard the answer; and it happens once."""
+    victim, work = how.split(" during ")
+    name = str(uuid.uuid4())
+    request = request_of(place, work, name)
+    place.pauses.at(step)
+    with ThreadPoolExecutor(1) as caller:
+        caller.submit(ask, place, *request)
+        place.strike(victim, place.source["id"])
+
+    if work == "backup":
+        backup = place.ends(f"/backups/{place.named('backups', name)['id']}", "COMPLETED", "FAILED")
+        assert backup["status"] == "COMPLETED" or backup["reason"]
+    elif work == "restore":
+        instance = place.ends(f"/instances/{place.named('instances', name)['id']}", "ACTIVE", "ERROR")
+        assert instance["status"] == "ERROR" or query(instance, "CHECKSUM TABLE t") == place.expected
+        assert instance["status"] == "ACTIVE" or instance["reason"]
+        place.forget(f"/instances/{instance['id']}")
+    else:
+        assert place.ends(request[1]) is None
+    place.is_sound()
+
+
+def request_of(place: Place, work: str, name: str) -> tuple[str, str, object]:
+    """What to ask for; what is made by it gets this name."""
+    match work:
+        case "backup":
+            return "POST", "/backups", {"backup": {"name": name, "instance": place.source["id"]}}
+        case "restore":
+            wanted = {"name": name, "flavorRef": 1, "restorePoint": {"backupRef": place.good["id"]}}
+            return "POST", "/instances", {"instance": wanted}
+        case "delete":
+            return "DELETE", f"/instances/{place.service.instance()['id']}", None
+        case "removal":
+            return "DELETE", f"/backups/{place.service.backup(place.source)['id']}", None
+    raise AssertionError(work)
+
+
+def ask(place: Place, method: str, path: str, body: object) -> None:
+    """A request whose answer may be lost."""
+    with suppress(httpx.TransportError):
+        place.service.call(method, path, body)
