@@ -30,7 +30,9 @@ def fill(instance: dict[str, Any], gigabytes: float, *, seed: int = 7) -> float:
         connection.cursor() as cursor,
     ):
         for table, (engine, share) in shares.items():
-            cursor.execute(f"CREATE TABLE {table} (id INT PRIMARY KEY, at INT UNSIGNED, body VARCHAR(400)) ENGINE={engine}")
+            cursor.execute(
+                f"CREATE TABLE {table} (id INT PRIMARY KEY, at INT UNSIGNED, body VARCHAR(400)) ENGINE={engine}"
+            )
             for first in range(1, int(rows * share) + 1, BATCH):
                 last = min(first + BATCH - 1, int(rows * share))
                 cursor.execute(
