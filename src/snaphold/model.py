@@ -25,6 +25,14 @@ class BackupStatus(StrEnum):
     DELETE_FAILED = "DELETE_FAILED"
 
 
+class Made(StrEnum):
+    """How a backup came to be."""
+
+    TAKEN = "taken"  # from a database
+    CONSOLIDATED = "consolidated"  # from the objects of a chain
+    COPIED = "copied"  # from another region
+
+
 RUNNING: Final = (BackupStatus.NEW, BackupStatus.BUILDING)
 
 BACKUP_MOVES: Final[Mapping[BackupStatus, frozenset[BackupStatus]]] = {
@@ -170,6 +178,9 @@ class Backup:
     flavor_ram_mb: int
     volume_gb: int
     is_automated: bool
+    made: Made
+    made_from: str | None
+    made_from_region: str | None
     size_bytes: int | None
     object_bytes: int | None
     object_name: str | None
@@ -200,7 +211,7 @@ class Attempt:
     number: int
     state: TaskState
     host_id: str
-    instance_id: str
+    instance_id: str | None
     backup_id: str | None
     account: str
     session: str | None

@@ -35,6 +35,8 @@ class TaskKind(StrEnum):
     BACKUP = "backup"  # FAILED, its bytes swept
     RESTART = "restart"  # taken up again when the host is back
     DELETE = "delete"  # taken up again when the host is back
+    CONSOLIDATE = "consolidate"  # FAILED, its bytes swept
+    VERIFY = "verify"  # the proof is unknown
 
 
 class QuestionKind(StrEnum):
@@ -139,7 +141,7 @@ class InstanceSpec(Message):
 
 
 class ChainLink(Message):
-    """One backup to lay down, the full first. The manifest is trusted by its hash only."""
+    """One backup of a chain. The manifest is trusted by its hash only."""
 
     backup_id: str
     account: str
@@ -168,16 +170,20 @@ class BackupSpec(Message):
 
 
 class Task(Message):
-    """A claimed piece of work. Exactly the fields of its kind are set."""
+    """A claimed piece of work. Exactly the fields of its kind are set.
+
+    ``chain``: the full backup first, each increment behind its parent; it ends with the backup that is to be restored,
+    verified or consolidated, or with the parent of the one that is to be taken.
+    """
 
     id: str
     kind: TaskKind
     attempt: int
-    instance_id: str
+    instance_id: str | None = None  # None: the work is no instance's (CONSOLIDATE, VERIFY)
     lease_s: float
     instance: InstanceSpec | None = None  # CREATE, RESTORE
-    chain: list[ChainLink] = []  # RESTORE
-    backup: BackupSpec | None = None  # BACKUP
+    chain: list[ChainLink] = []  # RESTORE, VERIFY, CONSOLIDATE; BACKUP of an increment
+    backup: BackupSpec | None = None  # BACKUP, CONSOLIDATE
 
 
 class Question(Message):

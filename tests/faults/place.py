@@ -206,7 +206,7 @@ class Place:
                 owner = next((name for name in instances if f"--datadir={root / name / 'data'}" in words), None)
                 if owner is not None and program.endswith("mariadbd"):
                     serving[owner] += 1
-                elif words[:2] != ["-m", "snaphold"]:
+                elif "snaphold" not in words[:3]:  # -P -m snaphold, where the supervisor started it
                     yield f"process {process} {program} {words}"
         yield from (f"{count} servers of {name}" for name, count in serving.items() if count != 1)
 

@@ -15,7 +15,7 @@ from snaphold.host.processes import find_server
 def running(program: Path, data: Path) -> Iterator[int]:
     """A real process of this name with a server's argument, which waits until its input ends; its id."""
     shutil.copy(shutil.which("sh") or "/bin/sh", program)
-    argv = [program, "-c", "echo up; read -r line", "sh", f"--datadir={data}"]
+    argv: list[str | Path] = [program, "-c", "echo up; read -r line", "sh", f"--datadir={data}"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"

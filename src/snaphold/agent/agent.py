@@ -195,14 +195,16 @@ class Agent:
 
     def _do(self, region: Region, task: Task, lease: Lease) -> None:
         """Attempt a task and report how it went. What was done stands only when the report was accepted."""
-        facts = {"region": region.name, "task": task.id, "kind": task.kind.value, "instance": task.instance_id}
+        facts = {"region": region.name, "task": task.id, "kind": task.kind.value}
+        if task.instance_id is not None:
+            facts["instance"] = task.instance_id
         if task.backup is not None:
             facts["backup"] = task.backup.id
         with structlog.contextvars.bound_contextvars(attempt=task.attempt, **facts):
             begun_s = time.monotonic()
             _log.info("task begun")
             try:
-                with lease, self._instance_locks[task.instance_id]:
+                with lease, self._lock_of(task):
                     lease.check()
                     with attempted(region.room, task, lease) as outcome:
                         lease.report_follows()
@@ -222,6 +224,10 @@ class Agent:
                 self._report_failure(region, task, reason)
             finally:
                 self._leases.discard(lease)
+
+    def _lock_of(self, task: Task) -> contextlib.AbstractContextManager[object]:
+        """What is done with an instance excludes whatever else is done with it."""
+        return contextlib.nullcontext() if task.instance_id is None else self._instance_locks[task.instance_id]
 
     def _report(self, region: Region, task: Task, report: Report) -> None:
         """Report until the API answers; it hears the same report again where its answer was lost.

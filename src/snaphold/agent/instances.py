@@ -23,35 +23,35 @@ def created_instance(room: Room, task: Task, spec: InstanceSpec, lease: Lease) -
     lease.tell(step="building")
     result = room.servers.create(spec, task.attempt)
     reached(Step.CREATE_BUILT)
-    with removed_when_overtaken(room, task):
+    with removed_when_overtaken(room, spec.id):
         yield result
 
 
 @contextmanager
-def restarted_instance(room: Room, task: Task) -> Iterator[None]:
+def restarted_instance(room: Room, instance_id: str) -> Iterator[None]:
     """End a server and start it again. It may be done twice."""
     reached(Step.RESTART_CLAIMED)
-    room.servers.stop(task.instance_id)
+    room.servers.stop(instance_id)
     reached(Step.RESTART_STOPPED)
-    room.servers.start(task.instance_id)
+    room.servers.start(instance_id)
     reached(Step.RESTART_STARTED)
     yield
 
 
 @contextmanager
-def deleted_instance(room: Room, task: Task) -> Iterator[None]:
+def deleted_instance(room: Room, instance_id: str) -> Iterator[None]:
     """Remove a server and its data. It may be done twice."""
     reached(Step.DELETE_CLAIMED)
-    room.servers.delete(task.instance_id)
+    room.servers.delete(instance_id)
     reached(Step.DELETE_REMOVED)
     yield
 
 
 @contextmanager
-def removed_when_overtaken(room: Room, task: Task) -> Iterator[None]:
+def removed_when_overtaken(room: Room, instance_id: str) -> Iterator[None]:
     """Nobody wants the instance of an attempt that was given up."""
     try:
         yield
     except Overtaken:
-        room.servers.delete(task.instance_id)
+        room.servers.delete(instance_id)
         raise

@@ -38,11 +38,11 @@ def attempted(room: Room, task: Task, lease: Lease) -> Iterator[Outcome]:
         case Task(kind=TaskKind.BACKUP, backup=wanted) if wanted is not None:
             with taken_backup(room, task, wanted, lease) as backup:
                 yield {"backup": backup}
-        case Task(kind=TaskKind.RESTART):
-            with restarted_instance(room, task):
+        case Task(kind=TaskKind.RESTART, instance_id=str(instance_id)):
+            with restarted_instance(room, instance_id):
                 yield {}
-        case Task(kind=TaskKind.DELETE):
-            with deleted_instance(room, task):
+        case Task(kind=TaskKind.DELETE, instance_id=str(instance_id)):
+            with deleted_instance(room, instance_id):
                 yield {}
         case _:
             raise Permanent(f"the task {task.kind} lacks what this agent needs to do it")

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.paging import page_of, position_of
 from snaphold.catalog.schema import backups, tasks
-from snaphold.model import BACKUP_MOVES, RUNNING, Backup, BackupStatus, TaskState
+from snaphold.model import BACKUP_MOVES, RUNNING, Backup, BackupStatus, Made, TaskState
 
 
 def insert(tx: Transaction, backup: Backup) -> bool:
@@ -86,8 +86,10 @@ def family(tx: Transaction, backup_id: str) -> list[Backup]:
 
 
 def running_of_account(tx: Transaction, account: str) -> int:
-    """How many backups of this account are being taken."""
-    statement = sa.select(sa.func.count()).where(backups.c.account == account, backups.c.status.in_(RUNNING))
+    """How many backups of this account are being taken from a database."""
+    statement = sa.select(sa.func.count()).where(
+        backups.c.account == account, backups.c.status.in_(RUNNING), backups.c.made == Made.TAKEN
+    )
     return int(tx.connection.execute(statement).scalar_one())
 
 
@@ -149,4 +151,4 @@ def to_delete(tx: Transaction) -> list[str]:
 
 def _backup(row: sa.RowMapping) -> Backup:
     values = dict(row)
-    return Backup(**(values | {"status": BackupStatus(values["status"])}))
+    return Backup(**(values | {"status": BackupStatus(values["status"]), "made": Made(values["made"])}))

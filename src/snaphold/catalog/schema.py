@@ -76,6 +76,9 @@ backups = sa.Table(
     sa.Column("flavor_ram_mb", sa.Integer, nullable=False),
     sa.Column("volume_gb", sa.Integer, nullable=False),
     sa.Column("is_automated", sa.Boolean, nullable=False),
+    sa.Column("made", sa.String(16), nullable=False),  # model.Made
+    sa.Column("made_from", sa.String(36)),  # the backup that it consolidates, or is a copy of
+    sa.Column("made_from_region", sa.String(64)),  # where that one is, for a copy
     sa.Column("size_bytes", sa.BigInteger),
     sa.Column("object_bytes", sa.BigInteger),
     sa.Column("object_name", sa.String(255)),
@@ -92,13 +95,13 @@ backups = sa.Table(
     sa.Column("deleted_us", Time),
     sa.Index("ix_backups_account_created_us_id", "account", "created_us", "id"),
     sa.Index("ix_backups_source_id_created_us_id", "source_id", "created_us", "id"),
-    # One running backup of a source, whoever asks and however often at once (contract, section 1).
+    # One backup of a source is taken at a time, whoever asks and however often at once (contract, section 1).
     sa.Index(
         "uq_backups_running_source",
         "source_id",
         unique=True,
-        sqlite_where=sa.text("status IN ('NEW', 'BUILDING')"),
-        postgresql_where=sa.text("status IN ('NEW', 'BUILDING')"),
+        sqlite_where=sa.text("status IN ('NEW', 'BUILDING') AND made = 'taken'"),
+        postgresql_where=sa.text("status IN ('NEW', 'BUILDING') AND made = 'taken'"),
     ),
     sa.CheckConstraint("status <> 'COMPLETED' OR manifest_sha256 IS NOT NULL", name="completed_has_manifest"),
     sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name="failed_has_reason"),
@@ -113,7 +116,7 @@ tasks = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("host_id", sa.String(36), nullable=False),
     sa.Column("account", sa.String(64), nullable=False),
-    sa.Column("instance_id", sa.String(36), nullable=False),
+    sa.Column("instance_id", sa.String(36)),
     sa.Column("backup_id", sa.String(36), index=True),
     sa.Column("payload", sa.JSON, nullable=False),
     sa.Column("session", sa.String(36)),

@@ -18,7 +18,7 @@ def insert(
     kind: str,
     host_id: str,
     account: str,
-    instance_id: str,
+    instance_id: str | None,
     backup_id: str | None,
     payload: dict[str, Any],
 ) -> None:

@@ -228,15 +228,15 @@ def _current(tx: Transaction, host_id: str, task_id: str, session: str, number: 
 
 
 def _succeed(tx: Transaction, attempt: Attempt, message: Report) -> None:
-    match attempt.kind:
-        case TaskKind.BACKUP if attempt.backup_id is not None and message.backup is not None:
-            _complete_backup(tx, attempt, attempt.backup_id, message.backup)
-        case TaskKind.CREATE | TaskKind.RESTORE if message.instance is not None:
-            _activate(tx, attempt, message.instance)
-        case TaskKind.RESTART:
-            instances.move(tx, attempt.instance_id, [InstanceStatus.REBOOT], InstanceStatus.ACTIVE, running=True)
-        case TaskKind.DELETE:
-            instances.mark_deleted(tx, attempt.instance_id)
+    match attempt:
+        case Attempt(kind=TaskKind.BACKUP, backup_id=str(backup_id)) if message.backup is not None:
+            _complete_backup(tx, attempt, backup_id, message.backup)
+        case Attempt(kind=TaskKind.CREATE | TaskKind.RESTORE, instance_id=str(instance_id)) if message.instance:
+            _activate(tx, instance_id, message.instance)
+        case Attempt(kind=TaskKind.RESTART, instance_id=str(instance_id)):
+            instances.move(tx, instance_id, [InstanceStatus.REBOOT], InstanceStatus.ACTIVE, running=True)
+        case Attempt(kind=TaskKind.DELETE, instance_id=str(instance_id)):
+            instances.mark_deleted(tx, instance_id)
         case _:
             raise Overtaken(f"The report on task {attempt.task_id} lacks its result.")
 
@@ -261,13 +261,14 @@ def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: 
     )
     if not completed:
         raise Overtaken(f"Backup {backup_id} is not BUILDING any more.")
-    instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
+    if attempt.instance_id is not None:
+        instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
 
 
-def _activate(tx: Transaction, attempt: Attempt, result: InstanceResult) -> None:
+def _activate(tx: Transaction, instance_id: str, result: InstanceResult) -> None:
     instances.move(
         tx,
-        attempt.instance_id,
+        instance_id,
         [InstanceStatus.BUILD],
         InstanceStatus.ACTIVE,
         address=result.address,
@@ -278,18 +279,18 @@ def _activate(tx: Transaction, attempt: Attempt, result: InstanceResult) -> None
 
 
 def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str) -> None:
-    match attempt.kind:
-        case TaskKind.BACKUP if attempt.backup_id is not None:
+    match attempt:
+        case Attempt(kind=TaskKind.BACKUP, backup_id=str(backup_id)):
             origins = [BackupStatus.NEW, BackupStatus.BUILDING]
-            backups.move(tx, attempt.backup_id, origins, BackupStatus.FAILED, reason=reason, step=None)
-            instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
-            deployment.queue.enqueue(tx, "sweep_backup", attempt.backup_id)
-        case TaskKind.CREATE | TaskKind.RESTORE:
-            origins_of_error = [InstanceStatus.BUILD]
-            instances.move(tx, attempt.instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason)
-        case _:
+            backups.move(tx, backup_id, origins, BackupStatus.FAILED, reason=reason, step=None)
+            if attempt.instance_id is not None:
+                instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
+            deployment.queue.enqueue(tx, "sweep_backup", backup_id)
+        case Attempt(kind=TaskKind.CREATE | TaskKind.RESTORE, instance_id=str(instance_id)):
+            instances.move(tx, instance_id, [InstanceStatus.BUILD], InstanceStatus.ERROR, reason=reason)
+        case Attempt(instance_id=str(instance_id)):
             origins_of_error = [InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN]
-            instances.move(tx, attempt.instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason)
+            instances.move(tx, instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason)
 
 
 def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState]) -> Desired:

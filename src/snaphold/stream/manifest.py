@@ -48,7 +48,11 @@ class Datastore(Frozen):
 
 
 class Lineage(Frozen):
-    """Where the backup stands in the life of its data directory."""
+    """Where the backup stands in the life of its data directory, and in its chain.
+
+    ``parent_manifest_sha256``: of the manifest of the backup that ``parent_id`` names; so whoever trusts a manifest
+    can trust the whole chain below it.
+    """
 
     incarnation: str
     from_lsn: int | None
@@ -56,6 +60,7 @@ class Lineage(Frozen):
     to_lsn: int
     last_lsn: int
     gtid: str | None = None
+    parent_manifest_sha256: str | None = None
 
 
 class Source(Frozen):
@@ -82,6 +87,9 @@ class Manifest(Frozen):
     created: str
     updated: str
     is_automated: bool
+    made: Literal["taken", "consolidated", "copied"] = "taken"
+    made_from: str | None = None  # the backup that this one consolidates, or is a copy of
+    made_from_region: str | None = None  # where that one is, for a copy
     volume_gb: int
     flavor_ram_mb: int
     size_bytes: int  # what the source's data used
