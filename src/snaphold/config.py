@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from snaphold.errors import SetupError
 
 PREFIX = "SNAPHOLD_"
+LEVELS = {"gzip": range(4), "zstd": range(1, 20)}  # of compression
 
 
 class Settings(BaseModel):
@@ -39,7 +40,8 @@ class Settings(BaseModel):
     first_instance_uid: int = Field(
         310_000, ge=1000, description="with root, the first of the 100,000 system user ids that instances get"
     )
-    compression_level: int = Field(1, ge=0, le=3, description="gzip level of backups (isal: 0 to 3)")
+    codec: Literal["gzip", "zstd"] = Field("gzip", description="how backups are compressed: gzip or zstd")
+    compression_level: int = Field(1, ge=0, le=19, description="level of it: 0 to 3 for gzip (isal), 1 to 19 for zstd")
     compression_threads: int = Field(0, ge=0, description="threads that compress and decompress; 0: one a core")
     lease_s: float = Field(30, gt=0, description="seconds of silence after which a host's task is given up")
     renew_s: float = Field(10, gt=0, description="seconds between two renewals of a lease")
@@ -80,6 +82,8 @@ def load_settings(flags: Mapping[str, Any], config: Path | None, environ: Mappin
         settings = Settings.model_validate(merged)
     except ValidationError as error:
         raise SetupError("; ".join(_complaint(part) for part in error.errors())) from error
+    if settings.compression_level not in LEVELS[settings.codec]:
+        raise SetupError("the setting compression_level does not fit: 0 to 3 for gzip, 1 to 19 for zstd")
     if settings.renew_s >= settings.lease_s:
         raise SetupError("the setting renew_s does not fit: a lease (lease_s) must be renewed before it runs out")
     return settings

@@ -220,7 +220,7 @@ class BackupResult(Message):
     manifest_sha256: str
     size_bytes: int
     object_bytes: int
-    object_name: str  # "<id>.xbstream.gz"
+    object_name: str  # "<id>.xbstream.gz" or ".zst"
     incarnation: str
     from_lsn: int | None
     checkpoint_lsn: int | None  # the start checkpoint, on which an increment may be taken

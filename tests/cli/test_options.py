@@ -58,6 +58,7 @@ def test_words_for_another_process_give_the_same_settings(tmp_path: Path) -> Non
         ("serve", "--state-dir", "x", "--region", "DFW"),
         ("serve", "--state-dir", "x", "--lease-s", "soon"),
         ("serve", "--state-dir", "x", "--config", "none.toml"),
+        ("serve", "--state-dir", "x", "--region", "DFW=127.0.0.1:1", "--compression-level", "9"),
         ("stop", "--state-dir", "x"),
         ("host", "add", "h1", "--state-dir", "x"),
         ("account", "add", "--state-dir", "x", "../1234", "--user", "demo", "--password", "secret"),

@@ -4,6 +4,7 @@ import io
 from typing import TYPE_CHECKING
 
 from snaphold.store.base import ObjectStore
+from snaphold.stream.compress import CodecName
 from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Source, sha256_of
 from snaphold.stream.segments import Written, write_backup
 
@@ -61,12 +62,13 @@ def manifest_of(written: Written, segment_size: int = SEGMENT) -> Manifest:
     )
 
 
-def taken(store: ObjectStore, stream: bytes) -> Manifest:
+def taken(store: ObjectStore, stream: bytes, codec: CodecName = "gzip") -> Manifest:
     """Publish any stream as a backup, in segments of SEGMENT bytes; no check is made of what it is."""
     written = write_backup(
         io.BytesIO(stream).readinto,
         store,
         PREFIX,
+        codec=codec,
         level=1,
         threads=2,
         watch=AnyStream(),
@@ -74,4 +76,4 @@ def taken(store: ObjectStore, stream: bytes) -> Manifest:
         segment_size=SEGMENT,
     )
     store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
-    return manifest_of(written)
+    return manifest_of(written).model_copy(update={"codec": codec})

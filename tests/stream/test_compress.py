@@ -1,4 +1,4 @@
-"""Members: independent, self-describing, and one gzip stream together."""
+"""Members: independent, self-describing, and together one stream that the standard tools read."""
 
 import gzip
 import random
@@ -7,14 +7,24 @@ import tracemalloc
 from itertools import pairwise
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from snaphold.errors import Damaged
-from snaphold.stream.compress import BLOCK_SIZE, MemberSplitter, compress_block, decompress_member, digest_of
+from snaphold.stream.compress import (
+    BLOCK_SIZE,
+    CodecName,
+    MemberSplitter,
+    compress_block,
+    decompress_member,
+    digest_of,
+)
 from tests.stream.xb import cut_anyhow
 
 LEVELS = [0, 1, 2, 3]
+CODEC_NAMES: list[CodecName] = ["gzip", "zstd"]
+either_codec = pytest.mark.parametrize("codec", CODEC_NAMES)
 
 
 def split(*pieces: bytes) -> list[bytes]:
@@ -44,18 +54,30 @@ def test_members_are_plain_gzip(level: int, kind: str) -> None:
     assert [decompress_member(part) for part in split(stream)] == [block] * 2
 
 
-@given(blocks=st.lists(st.binary(max_size=200), max_size=6), data=st.data())
-def test_members_come_apart_however_they_are_read(blocks: list[bytes], data: st.DataObject) -> None:
+@pytest.mark.parametrize("level", [1, 3, 19])
+@pytest.mark.parametrize("block", [bytes(BLOCK_SIZE), b"", b"1", b"to be or not to be " * 50_000], ids=len)
+def test_members_are_plain_zstd(level: int, block: bytes) -> None:
+    """Zstandard's own reader reads members in a row as one stream; each comes apart again, to the same bytes."""
+    member = compress_block(memoryview(block), level, "zstd")
+    assert member.digest == digest_of(member.data)
+    stream = member.data * 2
+    with zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True) as reader:
+        assert reader.read() == block * 2
+    assert [decompress_member(part) for part in split(stream)] == [block] * 2
+
+
+@given(blocks=st.lists(st.binary(max_size=200), max_size=6), data=st.data(), codec=st.sampled_from(CODEC_NAMES))
+def test_members_come_apart_however_they_are_read(blocks: list[bytes], data: st.DataObject, codec: CodecName) -> None:
     """Boundaries are found in pieces of any size."""
-    members = [compress_block(memoryview(block), 1).data for block in blocks]
+    members = [compress_block(memoryview(block), 1, codec).data for block in blocks]
     assert split(*data.draw(cut_anyhow(b"".join(members)))) == members
 
 
-@given(data=st.data())
-def test_any_flip_is_found(data: st.DataObject) -> None:
+@given(data=st.data(), codec=st.sampled_from(CODEC_NAMES))
+def test_any_flip_is_found(data: st.DataObject, codec: CodecName) -> None:
     """A member with any one bit changed is refused, or decompresses to the same bytes (bits that mean nothing)."""
     block = b"some bytes that repeat, some bytes that do not: " * 20
-    member = bytearray(compress_block(memoryview(block), 1).data)
+    member = bytearray(compress_block(memoryview(block), 1, codec).data)
     bit = data.draw(st.integers(0, len(member) * 8 - 1))
     member[bit // 8] ^= 1 << bit % 8
     try:
@@ -65,9 +87,10 @@ def test_any_flip_is_found(data: st.DataObject) -> None:
     assert blocks == [block]
 
 
-def test_a_cut_is_found() -> None:
+@either_codec
+def test_a_cut_is_found(codec: CodecName) -> None:
     """A stream that ends inside a member is refused; no bytes at all are no member."""
-    stream = compress_block(memoryview(b"1" * 1000), 1).data * 3
+    stream = compress_block(memoryview(b"1" * 1000), 1, codec).data * 3
     ends = {len(stream) * n // 3 for n in range(4)}
     for length in range(len(stream) + 1):
         if length in ends:
@@ -79,26 +102,28 @@ def test_a_cut_is_found() -> None:
 
 @pytest.mark.parametrize(
     "stream",
-    [gzip.compress(b"1", mtime=0), b"trailing garbage of any kind", bytes(100)],
-    ids=["a plain member", "garbage", "zeros"],
+    [gzip.compress(b"1", mtime=0), zstandard.compress(b"1"), b"trailing garbage of any kind", bytes(100)],
+    ids=["a plain member", "a plain frame", "garbage", "zeros"],
 )
 def test_what_is_no_member_of_ours(stream: bytes) -> None:
-    """Foreign gzip, text and zeros behind a member are refused."""
+    """Foreign gzip and zstd, text and zeros behind a member are refused."""
     with pytest.raises(Damaged):
         split(compress_block(memoryview(b"1"), 1).data + stream)
 
 
-def test_a_member_is_at_most_a_little_longer_than_its_block() -> None:
+@either_codec
+def test_a_member_is_at_most_a_little_longer_than_its_block(codec: CodecName) -> None:
     """What cannot be compressed still makes members that the splitter takes."""
     noise = random.Random(2).randbytes(4 * BLOCK_SIZE)
     for start, end in pairwise(range(0, len(noise) + 1, BLOCK_SIZE)):
-        data = compress_block(memoryview(noise)[start:end], 1).data
+        data = compress_block(memoryview(noise)[start:end], 1, codec).data
         assert split(data) == [data]
 
 
-def test_a_member_that_expands_without_end() -> None:
+@either_codec
+def test_a_member_that_expands_without_end(codec: CodecName) -> None:
     """A member that would become more than a block is refused before it has cost more memory than a block."""
-    bomb = compress_block(memoryview(bytes(500 << 20)), 1).data
+    bomb = compress_block(memoryview(bytes(500 << 20)), 1, codec).data
     assert len(bomb) < 1 << 20
     tracemalloc.start()
     try:

@@ -23,7 +23,7 @@ from snaphold.host.servers import Servers
 from snaphold.store.base import ObjectStore
 from snaphold.store.local import LocalStores
 from snaphold.stream import extractor
-from snaphold.stream.compress import BLOCK_SIZE, compress_block
+from snaphold.stream.compress import BLOCK_SIZE, CodecName, compress_block
 from snaphold.stream.extract import extract_backup
 from snaphold.stream.manifest import Manifest
 from snaphold.stream.process import Running, Tool
@@ -79,10 +79,11 @@ def extracted_here(stream: bytes, target: Path, level: int = 1) -> None:
         os.close(source)
 
 
-def test_files_come_back(memory: MemoryStore, target: Path) -> None:
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_files_come_back(memory: MemoryStore, target: Path, codec: CodecName) -> None:
     """Every file with its bytes, readable by its owner only, and the progress counts to the stream's length."""
     told: list[int] = []
-    extract_backup(taken(memory, BIG), memory, target, threads=2, on_progress=told.append)
+    extract_backup(taken(memory, BIG, codec), memory, target, threads=2, on_progress=told.append)
     assert files_in(target) == {
         "a": NOISE,
         "db/b": bytes(3 << 20),

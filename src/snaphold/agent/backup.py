@@ -14,6 +14,7 @@ from snaphold.model import rfc3339, segment_prefix
 from snaphold.protocol import BackupResult, BackupSpec, Task
 from snaphold.steps import Step, reached
 from snaphold.store.base import SEGMENT_SIZE
+from snaphold.stream.compress import CODECS
 from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Source, sha256_of
 from snaphold.stream.segments import Written, discard, write_backup
 from snaphold.stream.xbstream import Watch
@@ -68,7 +69,11 @@ class _Attempt:
         written, taken = nicely(self._stream)
         reached(Step.BACKUP_SEGMENTS_WRITTEN)
         self._lease.tell(step="publishing")
-        data = ObjectFacts(name=f"{spec.id}.xbstream.gz", size_bytes=written.size_bytes, sha256=written.sha256)
+        data = ObjectFacts(
+            name=f"{spec.id}.xbstream.{CODECS[self._room.settings.codec].suffix}",
+            size_bytes=written.size_bytes,
+            sha256=written.sha256,
+        )
         self._publish(data.name, lambda: self._publish_data(data, written))
         reached(Step.BACKUP_PUBLISHED)
         index = ObjectFacts(name=f"{spec.id}.index", size_bytes=len(written.index), sha256=sha256_of(written.index))
@@ -116,6 +121,7 @@ class _Attempt:
                 stream.readinto,
                 self._store,
                 self._prefix,
+                codec=settings.codec,
                 level=settings.compression_level,
                 threads=settings.compression_threads,
                 watch=watch,
@@ -165,7 +171,7 @@ class _Attempt:
             flavor_ram_mb=spec.flavor_ram_mb,
             size_bytes=size_bytes,
             stream_bytes=written.stream_bytes,
-            codec="gzip",
+            codec=self._room.settings.codec,
             level=self._room.settings.compression_level,
             datastore=Datastore(
                 type=spec.datastore,

@@ -1,24 +1,34 @@
-"""Compresses a stream in independent gzip members, and takes them apart again.
+"""Compresses a stream in independent members, and takes them apart again.
 
-Each block of BLOCK_SIZE bytes of input becomes a gzip member of its own (RFC 1952), so that blocks can be compressed
-and decompressed by several threads. Members in a row are one gzip stream: ``gzip -dc`` reads it. So that they can be
-told apart without decompressing them, each says its own length in an extra field of its header, ``SN``, u32:
+Each block of BLOCK_SIZE bytes of input becomes a member of its own, so that blocks can be compressed and decompressed
+by several threads. Members in a row are one stream, which the standard tools read. So that they can be told apart
+without decompressing them, each says its own length at its start.
+
+``gzip`` (RFC 1952), for ``gzip -dc``: the length stands in an extra field of the header, ``SN``, u32:
 
     1f 8b 08 04  00 00 00 00  04 ff  08 00  'S' 'N'  04 00  u32 length of the whole member    header, 20 bytes
     deflate stream    u32 CRC-32 of the block    u32 length of the block
+
+``zstd`` (RFC 8878), for ``zstd -dc``: a skippable frame with the length, then a frame with size and checksum:
+
+    50 2a 4d 18  04 00 00 00  u32 length of the whole member    header, 12 bytes
+    zstd frame
 """
 
 import ctypes
 import hashlib
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Literal, Protocol, cast
 
+import zstandard
 from isal import igzip_lib, isal_zlib
 
 from snaphold.errors import Damaged
 
+CodecName = Literal["gzip", "zstd"]
 BLOCK_SIZE: Final = 1 << 20  # bytes of input a member
 HASH_SIZE: Final = 16  # bytes; the start of a member's SHA-256
 
@@ -27,6 +37,8 @@ _HEADER = struct.Struct("<10sH2sHI")
 _START: Final = bytes([0x1F, 0x8B, 8, 4, 0, 0, 0, 0, 4, 0xFF])  # deflate, extra field, no time, fastest, any system
 _FIELD: Final = b"SN"
 _TRAILER = struct.Struct("<II")
+_SKIPPABLE = struct.Struct("<III")
+_SKIPPABLE_MAGIC: Final = 0x184D2A50
 _MAX_MEMBER: Final = 2 * BLOCK_SIZE  # bytes; a block that does not shrink grows by far less than this
 
 
@@ -38,33 +50,115 @@ class Member:
     digest: bytes
 
 
-def compress_block(block: memoryview, level: int) -> Member:
-    """Make a gzip member of at most BLOCK_SIZE bytes. ``level``: isal's, 0 to 3. Runs without the interpreter lock."""
-    body = igzip_lib.compress(block, level, igzip_lib.COMP_DEFLATE)
-    length = _HEADER.size + len(body) + _TRAILER.size
-    header = _HEADER.pack(_START, 8, _FIELD, 4, length)
-    data = b"".join((header, body, _TRAILER.pack(isal_zlib.crc32(block), len(block))))
-    return Member(data, digest_of(data))
+class Codec(Protocol):
+    """A form of members. Every method but ``length`` runs without the interpreter lock, in any thread."""
+
+    suffix: str  # of the data object's name
+    header_size: int  # bytes, at the start of a member, that ``length`` needs
+
+    def compress(self, block: memoryview, level: int) -> Member:
+        """Make a member of at most BLOCK_SIZE bytes."""
+
+    def decompress(self, member: memoryview) -> bytes:
+        """The block of a whole member. Raises ``Damaged`` when it is not the one that was compressed."""
+
+    def length(self, header: memoryview) -> int:
+        """How many bytes the member has that starts like this. Raises ``Damaged`` when none does."""
+
+
+class _Gzip:
+    """Members of gzip, by isal."""
+
+    suffix = "gz"
+    header_size = _HEADER.size
+
+    def compress(self, block: memoryview, level: int) -> Member:
+        body = igzip_lib.compress(block, level, igzip_lib.COMP_DEFLATE)
+        length = _HEADER.size + len(body) + _TRAILER.size
+        header = _HEADER.pack(_START, 8, _FIELD, 4, length)
+        data = b"".join((header, body, _TRAILER.pack(isal_zlib.crc32(block), len(block))))
+        return Member(data, digest_of(data))
+
+    def decompress(self, member: memoryview) -> bytes:
+        crc32, length = _TRAILER.unpack(member[-_TRAILER.size :])
+        decompressor = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE, 15)
+        try:
+            # One byte more than a block has: a member that expands to anything is known by it, at no more memory.
+            block = decompressor.decompress(member[_HEADER.size : -_TRAILER.size], BLOCK_SIZE + 1)
+        except (_ISAL_ERROR, EOFError, ValueError) as error:
+            raise Damaged(f"a gzip member cannot be decompressed: {error}") from error
+        whole = decompressor.eof and not decompressor.unused_data and len(block) == length <= BLOCK_SIZE
+        if not whole or isal_zlib.crc32(block) != crc32:
+            raise Damaged("a gzip member decompresses to other bytes than were compressed")
+        return block
+
+    def length(self, header: memoryview) -> int:
+        start, extra, field, size, length = _HEADER.unpack(header)
+        if (start, extra, field, size) != (_START, 8, _FIELD, 4) or length <= _HEADER.size + _TRAILER.size:
+            raise Damaged("the compressed stream has no gzip member where one should be")
+        return int(length)
+
+
+class _Compressors(threading.local):
+    """Zstandard's compressors of one thread, by level."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, zstandard.ZstdCompressor] = {}
+
+    def of(self, level: int) -> zstandard.ZstdCompressor:
+        """The one of this level."""
+        if level not in self._made:
+            self._made[level] = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+        return self._made[level]
+
+
+class _Zstd:
+    """Members of Zstandard."""
+
+    suffix = "zst"
+    header_size = _SKIPPABLE.size
+
+    def __init__(self) -> None:
+        self._own = _Compressors()
+
+    def compress(self, block: memoryview, level: int) -> Member:
+        frame = self._own.of(level).compress(block)
+        data = _SKIPPABLE.pack(_SKIPPABLE_MAGIC, 4, _SKIPPABLE.size + len(frame)) + frame
+        return Member(data, digest_of(data))
+
+    def decompress(self, member: memoryview) -> bytes:
+        frame = member[_SKIPPABLE.size :]
+        try:
+            facts = zstandard.get_frame_parameters(frame)
+            if not facts.has_checksum or facts.content_size > BLOCK_SIZE:  # an unknown size is as large as can be
+                raise Damaged("a zstd member is not of the form that it was given")
+            return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise Damaged(f"a zstd member cannot be decompressed: {error}") from error
+
+    def length(self, header: memoryview) -> int:
+        magic, size, length = _SKIPPABLE.unpack(header)
+        if (magic, size) != (_SKIPPABLE_MAGIC, 4) or length <= _SKIPPABLE.size:
+            raise Damaged("the compressed stream has no zstd member where one should be")
+        return int(length)
+
+
+CODECS: Final[Mapping[CodecName, Codec]] = {"gzip": _Gzip(), "zstd": _Zstd()}
+
+
+def compress_block(block: memoryview, level: int, codec: CodecName = "gzip") -> Member:
+    """Make a member of at most BLOCK_SIZE bytes. Runs without the interpreter lock."""
+    return CODECS[codec].compress(block, level)
 
 
 def decompress_member(member: bytes | memoryview) -> bytes:
-    """The block of a whole member. Runs without the interpreter lock.
+    """The block of a whole member, of either codec. Runs without the interpreter lock.
 
     Raises:
         Damaged: the block is not the one that was compressed.
     """
     view = memoryview(member)
-    crc32, length = _TRAILER.unpack(view[-_TRAILER.size :])
-    decompressor = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE, 15)
-    try:
-        # One byte more than a block has: a member that expands to anything is known by it, and costs no more memory.
-        block = decompressor.decompress(view[_HEADER.size : -_TRAILER.size], BLOCK_SIZE + 1)
-    except (_ISAL_ERROR, EOFError, ValueError) as error:
-        raise Damaged(f"a gzip member cannot be decompressed: {error}") from error
-    whole = decompressor.eof and not decompressor.unused_data and len(block) == length <= BLOCK_SIZE
-    if not whole or isal_zlib.crc32(block) != crc32:
-        raise Damaged("a gzip member decompresses to other bytes than were compressed")
-    return block
+    return _codec_of(view[0]).decompress(view)
 
 
 def digest_of(data: bytes | memoryview) -> bytes:
@@ -89,7 +183,7 @@ class MemberSplitter:
     def __init__(self) -> None:
         self._parts: list[bytes] = []  # the beginning of a member
         self._have = 0  # bytes of it
-        self._need = _HEADER.size  # bytes of it that must be there before anything more can be known
+        self._need = 1  # bytes of it that must be there before anything more can be known
         self._whole = False  # whether _need is its whole length
 
     def feed(self, piece: bytes) -> Iterator[bytes | memoryview]:
@@ -101,12 +195,10 @@ class MemberSplitter:
         view = memoryview(piece)
         at = 0
         while at < len(view):
-            if not self._have and len(view) - at >= _HEADER.size:
-                length = _length(view[at : at + _HEADER.size])
-                if length <= len(view) - at:
-                    yield view[at : at + length]
-                    at += length
-                    continue
+            if not self._have and (length := _length(view[at:])) is not None and length <= len(view) - at:
+                yield view[at : at + length]
+                at += length
+                continue
             taken = min(self._need - self._have, len(view) - at)
             self._parts.append(bytes(view[at : at + taken]))
             self._have += taken
@@ -115,9 +207,12 @@ class MemberSplitter:
                 data = b"".join(self._parts)
                 if self._whole:
                     yield data
-                    self._parts, self._have, self._need, self._whole = [], 0, _HEADER.size, False
+                    self._parts, self._have, self._need, self._whole = [], 0, 1, False
                 else:
-                    self._parts, self._need, self._whole = [data], _length(memoryview(data)), True
+                    start = memoryview(data)
+                    length = _length(start)
+                    self._parts, self._whole = [data], length is not None
+                    self._need = _codec_of(start[0]).header_size if length is None else length
 
     def finish(self) -> None:
         """The stream has ended.
@@ -126,12 +221,20 @@ class MemberSplitter:
             Damaged: inside a member.
         """
         if self._have:
-            raise Damaged("the compressed stream ends inside a gzip member")
+            raise Damaged("the compressed stream ends inside a member")
 
 
-def _length(header: memoryview) -> int:
-    start, extra, field, size, length = _HEADER.unpack(header)
-    fits = _HEADER.size + _TRAILER.size < length <= _MAX_MEMBER
-    if (start, extra, field, size) != (_START, 8, _FIELD, 4) or not fits:
-        raise Damaged("the compressed stream has no gzip member where one should be")
-    return int(length)
+def _codec_of(first: int) -> Codec:
+    """The codec of the member that starts with this byte; whether it is one, its ``length`` says."""
+    return CODECS["zstd" if first == _SKIPPABLE_MAGIC & 0xFF else "gzip"]
+
+
+def _length(start: memoryview) -> int | None:
+    """The length of the member that starts like this; None when too little is there to say. Raises ``Damaged``."""
+    codec = _codec_of(start[0])
+    if len(start) < codec.header_size:
+        return None
+    length = codec.length(start[: codec.header_size])
+    if length > _MAX_MEMBER:
+        raise Damaged("the compressed stream has a member that is larger than any")
+    return length

@@ -11,6 +11,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from snaphold.errors import Damaged
+from snaphold.stream.compress import CodecName
 
 FORMAT: Final = "snaphold-backup"
 VERSION: Final = 1
@@ -94,7 +95,7 @@ class Manifest(Frozen):
     flavor_ram_mb: int
     size_bytes: int  # what the source's data used
     stream_bytes: int  # the xbstream, decompressed
-    codec: Literal["gzip", "zstd"]
+    codec: CodecName
     level: int
     datastore: Datastore
     lineage: Lineage

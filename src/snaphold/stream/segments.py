@@ -20,7 +20,7 @@ from typing import Final, Protocol, Self
 
 from snaphold.errors import Damaged, Overtaken, SnapholdError
 from snaphold.store.base import SEGMENT_SIZE, ObjectStore
-from snaphold.stream.compress import BLOCK_SIZE, Member, compress_block, keep_block_memory
+from snaphold.stream.compress import BLOCK_SIZE, CodecName, Member, compress_block, keep_block_memory
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, Segment
 from snaphold.stream.xbstream import Chunk, File
@@ -59,6 +59,7 @@ def write_backup(
     store: ObjectStore,
     prefix: str,
     *,
+    codec: CodecName = "gzip",
     level: int,
     threads: int = 0,
     watch: StreamWatch,
@@ -82,7 +83,9 @@ def write_backup(
     keep_block_memory()
     put = functools.partial(store.put_segment, prefix)
     threads = threads or os.cpu_count() or 1
-    with _Intake(put, level=level, threads=threads, segment_size=segment_size, kill=kill, stop=stop) as intake:
+    with _Intake(
+        put, codec=codec, level=level, threads=threads, segment_size=segment_size, kill=kill, stop=stop
+    ) as intake:
         stream_bytes = reported = 0
         while True:
             block = intake.free_block()
@@ -202,6 +205,7 @@ class _Intake:
         self,
         put: Callable[[int, list[memoryview]], None],
         *,
+        codec: CodecName,
         level: int,
         threads: int,
         segment_size: int,
@@ -211,7 +215,7 @@ class _Intake:
         self.segments: list[Segment] = []
         self.members: list[tuple[int, bytes]] = []  # length and digest
         self.sha256 = hashlib.sha256()
-        self._put_segment, self._level, self._kill = put, level, kill
+        self._put_segment, self._codec, self._level, self._kill = put, codec, level, kill
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         for _ in range(2 * threads + 4):
             self._free.put(memoryview(bytearray(BLOCK_SIZE)))
@@ -259,7 +263,9 @@ class _Intake:
 
     def submit(self, block: memoryview, filled: int) -> None:
         """Compress the start of a block; it becomes free when its member has found its place in a segment."""
-        self._compressed.put((self._compressing.submit(compress_block, block[:filled], self._level), block))
+        self._compressed.put(
+            (self._compressing.submit(compress_block, block[:filled], self._level, self._codec), block)
+        )
 
     def finish(self) -> None:
         """Wait until every block that was submitted is in the store."""
