@@ -43,6 +43,13 @@ class Settings(BaseModel):
     codec: Literal["gzip", "zstd"] = Field("gzip", description="how backups are compressed: gzip or zstd")
     compression_level: int = Field(1, ge=0, le=19, description="level of it: 0 to 3 for gzip (isal), 1 to 19 for zstd")
     compression_threads: int = Field(0, ge=0, description="threads that compress and decompress; 0: one a core")
+    max_backup_mb_per_s: float = Field(
+        0, ge=0, description="MB (1,000,000 bytes) a second that one backup reads at most; 0: no limit"
+    )
+    niceness: int = Field(10, ge=0, le=19, description="niceness of the tools and threads that back up and restore")
+    io_priority: Literal["normal", "low", "idle"] = Field(
+        "normal", description="disk priority of the same: normal, low, or idle (only when nobody else uses the disk)"
+    )
     lease_s: float = Field(30, gt=0, description="seconds of silence after which a host's task is given up")
     renew_s: float = Field(10, gt=0, description="seconds between two renewals of a lease")
     question_timeout_s: float = Field(15, gt=0, description="seconds that a caller waits for a host's answer")

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import structlog
 
 from snaphold.agent.lease import Lease
-from snaphold.agent.room import Room, nicely
+from snaphold.agent.room import Room
 from snaphold.engines.base import Taken
 from snaphold.errors import ObjectExists, Overtaken, Permanent, SnapholdError
 from snaphold.model import rfc3339, segment_prefix
@@ -18,6 +19,8 @@ from snaphold.stream.compress import CODECS
 from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Source, sha256_of
 from snaphold.stream.segments import Written, discard, write_backup
 from snaphold.stream.xbstream import Watch
+
+MEGABYTE: Final = 1_000_000  # bytes; of a rate
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +69,7 @@ class _Attempt:
         size_bytes = self._room.servers.result(spec.instance_id).used_bytes
         self._lease.tell(step="taking", size_bytes=size_bytes, done_bytes=0, expected_bytes=size_bytes)
         reached(Step.BACKUP_MEASURED)
-        written, taken = nicely(self._stream)
+        written, taken = self._room.nicely(self._stream)
         reached(Step.BACKUP_SEGMENTS_WRITTEN)
         self._lease.tell(step="publishing")
         data = ObjectFacts(
@@ -124,6 +127,7 @@ class _Attempt:
                 codec=settings.codec,
                 level=settings.compression_level,
                 threads=settings.compression_threads,
+                max_bytes_per_s=settings.max_backup_mb_per_s * MEGABYTE,
                 watch=watch,
                 kill=stream.kill,
                 on_progress=lambda count: self._lease.tell(done_bytes=count),

@@ -8,7 +8,7 @@ import structlog
 from snaphold.agent.chain import Chain
 from snaphold.agent.instances import removed_when_overtaken
 from snaphold.agent.lease import Lease
-from snaphold.agent.room import Room, nicely
+from snaphold.agent.room import Room
 from snaphold.protocol import InstanceResult, InstanceSpec, Task
 from snaphold.steps import Step, reached
 
@@ -32,7 +32,7 @@ def restored_instance(room: Room, task: Task, spec: InstanceSpec, lease: Lease) 
         chain.refuse_small_disk(staging.directory)
         reached(Step.RESTORE_STAGED)
         lease.tell(step="extracting", done_bytes=0, expected_bytes=chain.stream_bytes)
-        nicely(chain.lay_down, room, staging, lease)
+        room.nicely(chain.lay_down, room, staging, lease)
         reached(Step.RESTORE_EXTRACTED)
         lease.tell(step="preparing")
         room.engines[spec.datastore].prepare(

@@ -1,18 +1,16 @@
 """What the tasks of one region work with."""
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from snaphold.config import Settings
 from snaphold.engines.base import Engine
 from snaphold.host.servers import Servers
 from snaphold.store.base import Stores
-
-_NICENESS: Final = 10  # of the threads that move bytes; see nice(2)
+from snaphold.stream.courtesy import Courtesy
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -27,16 +25,19 @@ class Room:
     stores: Stores
     settings: Settings
 
+    def nicely(
+        self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> _Result:
+        """Do ``work`` in a thread that gives way to others, as do the threads that it starts.
 
-def nicely(work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
-    """Do ``work`` in a thread that gives way to others, as do the threads that it starts.
-
-    Compression takes every core that it gets. The process itself is not niced: database servers that it starts would
-    be too, for all their lives.
-    """
-    with ThreadPoolExecutor(1, f"{threading.current_thread().name}-bytes", initializer=_be_nice) as one:
-        return one.submit(work, *arguments, **named).result()
+        Compression takes every core that it gets. The process itself is not niced: database servers that it starts
+        would be too, for all their lives.
+        """
+        name = f"{threading.current_thread().name}-bytes"
+        with ThreadPoolExecutor(1, name, initializer=courtesy_of(self.settings).show) as one:
+            return one.submit(work, *arguments, **named).result()
 
 
-def _be_nice() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+def courtesy_of(settings: Settings) -> Courtesy:
+    """How much backups and restores give way."""
+    return Courtesy(niceness=settings.niceness, io_priority=settings.io_priority)

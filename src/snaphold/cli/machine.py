@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from snaphold.agent.agent import Agent, Region
 from snaphold.agent.control import Control
-from snaphold.agent.room import Room
+from snaphold.agent.room import Room, courtesy_of
 from snaphold.cli.state import Endpoint, StateDirectory
 from snaphold.cli.stores import stores_of
 from snaphold.config import Settings
 from snaphold.engines.mariadb import MariaDB
 from snaphold.host.servers import Servers
+from snaphold.stream.process import set_courtesy
 
 
 def servers_of(settings: Settings, state: StateDirectory) -> Servers:
@@ -22,6 +23,7 @@ def built_agent(settings: Settings, state: StateDirectory, endpoints: Sequence[E
 
     It alone makes up its mind about servers that share a system user: refusing is its default, ``serve`` says warn.
     """
+    set_courtesy(courtesy_of(settings))
     servers = servers_of(settings, state)
     engines = {"mariadb": MariaDB(servers.installation)}
     regions = [

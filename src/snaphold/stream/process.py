@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from snaphold.errors import Overtaken, Permanent
+from snaphold.stream.courtesy import Courtesy
 
 PIPE_SIZE: Final = 1 << 20  # bytes; the most that Linux allows everybody
 EXIT_WAIT_S: Final = 60.0  # how long a tool may live on after it closed its output
@@ -253,9 +254,18 @@ def _spawn(tool: Tool, stdin: int, stdout: int, messages: BinaryIO) -> subproces
         raise Permanent(f"{tool.name} cannot be started: {error.strerror}") from error
 
 
-class _Spawner:
-    """The thread that starts every child. It is made by the first one, anew in a forked process, and never ends."""
+def set_courtesy(courtesy: Courtesy) -> None:
+    """The priority of every tool that this process will start. Once, before the first one."""
+    _Spawner.courtesy = courtesy
 
+
+class _Spawner:
+    """The thread that starts every child. It is made by the first one, anew in a forked process, and never ends.
+
+    Children inherit its priority.
+    """
+
+    courtesy = Courtesy(niceness=0)
     _lock = threading.Lock()
     _pid: int | None = None
     _work: "queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]]"
@@ -276,9 +286,13 @@ class _Spawner:
     def _serve(
         work: "queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]]",
     ) -> None:
+        courteous = False
         while True:
             start, result = work.get()
             try:
+                if not courteous:
+                    _Spawner.courtesy.show()
+                    courteous = True
                 result.set_result(start())
             except Exception as error:  # noqa: BLE001 -- whoever asked gets it
                 result.set_exception(error)

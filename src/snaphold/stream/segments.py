@@ -21,6 +21,7 @@ from typing import Final, Protocol, Self
 from snaphold.errors import Damaged, Overtaken, SnapholdError
 from snaphold.store.base import SEGMENT_SIZE, ObjectStore
 from snaphold.stream.compress import BLOCK_SIZE, CodecName, Member, compress_block, keep_block_memory
+from snaphold.stream.courtesy import Throttle
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, Segment
 from snaphold.stream.xbstream import Chunk, File
@@ -62,6 +63,7 @@ def write_backup(
     codec: CodecName = "gzip",
     level: int,
     threads: int = 0,
+    max_bytes_per_s: float = 0,
     watch: StreamWatch,
     kill: Callable[[], None],
     on_progress: Callable[[int], None] = lambda _: None,
@@ -73,6 +75,7 @@ def write_backup(
     ``read`` fills the start of a buffer and returns the count, 0 at the end of a good stream; it is called by the
     calling thread only. ``kill`` makes a ``read`` that waits return or raise soon; it is called at most once, by
     another thread, when something else has failed or ``stop`` is set. ``threads``: 0 means one a core.
+    ``max_bytes_per_s``: of the stream that are read; 0: no limit.
     ``on_progress`` gets the bytes read so far, every PROGRESS_STEP and at the end, in the calling thread.
 
     Raises:
@@ -86,7 +89,7 @@ def write_backup(
     with _Intake(
         put, codec=codec, level=level, threads=threads, segment_size=segment_size, kill=kill, stop=stop
     ) as intake:
-        stream_bytes = reported = 0
+        throttle, stream_bytes, reported = Throttle(max_bytes_per_s), 0, 0
         while True:
             block = intake.free_block()
             filled = _fill(block, read, intake.check)
@@ -95,6 +98,7 @@ def write_backup(
             watch.feed(block[:filled])
             intake.submit(block, filled)
             stream_bytes += filled
+            intake.pause(throttle.pause_s(filled))
             if stream_bytes - reported >= PROGRESS_STEP:
                 on_progress(reported := stream_bytes)
             if filled < BLOCK_SIZE:
@@ -253,6 +257,12 @@ class _Intake:
         """Raise the first failure, if there is one."""
         if self._failure is not None:
             raise self._failure
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless something fails. Raises like ``check``."""
+        if seconds:
+            self._ended.wait(seconds)
+        self.check()
 
     def free_block(self) -> memoryview:
         """A buffer of BLOCK_SIZE bytes to fill; waits for one."""
