@@ -12,6 +12,7 @@ from typing import Final
 
 NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
 GIB: Final = 1 << 30  # bytes; what the contract calls a GB
+_PROOF_PATIENCE_US: Final = 24 * 3600 * 1_000_000
 KNOWN_DATASTORES: Final = ("mariadb", "mysql", "percona")  # names that a filter always understands
 
 
@@ -31,6 +32,21 @@ class Made(StrEnum):
     TAKEN = "taken"  # from a database
     CONSOLIDATED = "consolidated"  # from the objects of a chain
     COPIED = "copied"  # from another region
+
+
+class ProofLevel(StrEnum):
+    """How far a proof of a backup goes."""
+
+    OBJECTS = "objects"  # its objects are read back, and their hashes are those recorded
+    RESTORE = "restore"  # its chain is brought up as a throw-away server, and every table is checked
+
+
+class ProofStatus(StrEnum):
+    """What a proof has shown."""
+
+    PASSED = "passed"
+    FAILED = "failed"  # bytes differ from what was recorded, or are gone
+    UNKNOWN = "unknown"  # a store or a host did not answer, or could not do its part: it is tried again
 
 
 RUNNING: Final = (BackupStatus.NEW, BackupStatus.BUILDING)
@@ -195,6 +211,13 @@ class Backup:
     created_us: int
     updated_us: int
     deleted_us: int | None
+    proving: ProofLevel | None = None  # a proof is under way
+    proof_asked_us: int | None = None  # when the proof was asked for that has not been given yet
+    proof_status: ProofStatus | None = None  # of the newest proof, as the four that follow
+    proof_level: ProofLevel | None = None
+    proof_at_us: int | None = None
+    proof_seconds: float | None = None
+    proof_reason: str | None = None
 
     @property
     def running(self) -> bool:
@@ -217,6 +240,17 @@ class Attempt:
     session: str | None
     lease_until_us: int | None
     created_us: int
+
+
+def proof_is_due(asked_us: int, last_us: int, now_us: int, interval_us: int) -> bool:
+    """Whether a proof that ended unknown is to be tried again.
+
+    1. Not sooner than ``interval_us`` after the last try, and after a wait as long as all the tries so far took.
+    2. Not when it was asked for more than a day ago: it stays unknown until somebody asks again.
+    """
+    if now_us - asked_us > _PROOF_PATIENCE_US:
+        return False
+    return now_us - last_us >= max(interval_us, last_us - asked_us)
 
 
 def segment_prefix(deployment: str, backup_id: str, attempt: int) -> str:

@@ -80,6 +80,32 @@ def test_a_taken_name_stays_as_it_is(store: ObjectStore) -> None:
     assert content(store, "taken") == b"first"
 
 
+def test_an_object_is_replaced(store: ObjectStore) -> None:
+    """The new bytes stand in the place of the old ones, or where there was nothing; no other name is touched."""
+    store.put("a/receipt", b"a longer first one")
+    store.put("a/receipt.other", b"another")
+    store.replace("a/receipt", b"second")
+    store.replace("b/receipt", b"first")
+    assert [content(store, name) for name in ("a/receipt", "b/receipt")] == [b"second", b"first"]
+    assert names(store) == ["a/receipt", "a/receipt.other", "b/receipt"]
+
+
+def test_whoever_reads_while_an_object_is_replaced(store: ObjectStore) -> None:
+    """Readers see the old bytes or the new ones, never a mixture and never nothing."""
+    versions = [bytes([number]) * 100_000 for number in range(20)]
+    store.replace("receipt", versions[0])
+
+    def replace_all() -> None:
+        for version in versions:
+            store.replace("receipt", version)
+
+    with ThreadPoolExecutor(1) as pool:
+        replacing = pool.submit(replace_all)
+        while not replacing.done():
+            assert content(store, "receipt") in versions
+    assert content(store, "receipt") == versions[-1]
+
+
 def test_two_put_the_same_name_at_once(store: ObjectStore) -> None:
     """Exactly one of those who put a name at the same time has it; the others hear ObjectExists."""
     start = threading.Barrier(4)
@@ -237,6 +263,7 @@ def test_a_name_that_is_none(store: ObjectStore, name: str) -> None:
     """No method takes a name that could lead elsewhere, or that another store would not take."""
     calls: list[Callable[[], object]] = [
         lambda: store.put(name, b""),
+        lambda: store.replace(name, b""),
         lambda: next(iter(store.get(name))),
         lambda: store.size(name),
         lambda: store.delete(name),

@@ -105,6 +105,15 @@ class MemoryStore:
                 self.objects[name] = bytes(data)
         _raise(fault)
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Keep an object in the place of another."""
+        check_name(name)
+        fault = self._called("replace")
+        if fault is None or fault.done:
+            with self._lock:
+                self.objects[name] = bytes(data)
+        _raise(fault)
+
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes, in pieces."""
         check_name(name)

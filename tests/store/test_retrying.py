@@ -44,6 +44,7 @@ def store(memory: MemoryStore, naps: Naps) -> Retrying:
 
 CALLS: dict[str, Callable[[Retrying], object]] = {
     "put": lambda store: store.put("new", b"1"),
+    "replace": lambda store: store.replace("old", b"1"),
     "put_segment": lambda store: store.put_segment(PREFIX, 1, [b"1"]),
     "publish": lambda store: store.publish("whole", PREFIX, 1, size_bytes=5),
     "get": lambda store: b"".join(store.get("old")),

@@ -1,14 +1,14 @@
 """The rows of backups."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.paging import page_of, position_of
 from snaphold.catalog.schema import backups, tasks
-from snaphold.model import BACKUP_MOVES, RUNNING, Backup, BackupStatus, Made, TaskState
+from snaphold.model import BACKUP_MOVES, RUNNING, Backup, BackupStatus, Made, ProofLevel, ProofStatus, TaskState
 
 
 def insert(tx: Transaction, backup: Backup) -> bool:
@@ -149,6 +149,17 @@ def to_delete(tx: Transaction) -> list[str]:
     return list(tx.connection.execute(statement).scalars())
 
 
+_KINDS: Final = {
+    "status": BackupStatus,
+    "made": Made,
+    "proving": ProofLevel,
+    "proof_status": ProofStatus,
+    "proof_level": ProofLevel,
+}
+
+
 def _backup(row: sa.RowMapping) -> Backup:
     values = dict(row)
-    return Backup(**(values | {"status": BackupStatus(values["status"]), "made": Made(values["made"])}))
+    for name, kind in _KINDS.items():
+        values[name] = None if values[name] is None else kind(values[name])
+    return Backup(**values)

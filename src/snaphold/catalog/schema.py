@@ -93,6 +93,13 @@ backups = sa.Table(
     sa.Column("created_us", Time, nullable=False),
     sa.Column("updated_us", Time, nullable=False),
     sa.Column("deleted_us", Time),
+    sa.Column("proving", sa.String(8)),  # model.ProofLevel; not null: in use
+    sa.Column("proof_asked_us", Time),  # of a proof that is still to be given
+    sa.Column("proof_status", sa.String(8)),  # model.ProofStatus
+    sa.Column("proof_level", sa.String(8)),
+    sa.Column("proof_at_us", Time),
+    sa.Column("proof_seconds", sa.Float),
+    sa.Column("proof_reason", sa.Text),
     sa.Index("ix_backups_account_created_us_id", "account", "created_us", "id"),
     sa.Index("ix_backups_source_id_created_us_id", "source_id", "created_us", "id"),
     # One backup of a source is taken at a time, whoever asks and however often at once (contract, section 1).

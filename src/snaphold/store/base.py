@@ -40,6 +40,9 @@ class ObjectStore(Protocol):
     def put(self, name: str, data: bytes) -> None:
         """Keep a small object, atomically and durably. Raises ``ObjectExists`` when the name is taken."""
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Keep a small object, atomically and durably, in the place of what has the name; readers see either one."""
+
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes of an object (or of a range of it), in pieces of at most 4 MiB.
 

@@ -99,18 +99,19 @@ class LocalStore:
         with _mapped():
             if os.path.lexists(target):
                 raise ObjectExists(name)
-            self._make_directories(target.parent)
-            draft = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
-            try:
-                with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
-                    _write_all(file.fileno(), 0, [data])
-                    os.fsync(file.fileno())
-                os.link(draft, target, follow_symlinks=False)
-            except FileExistsError:
-                raise ObjectExists(name) from None
-            finally:
-                with suppress(FileNotFoundError):
-                    draft.unlink()
+            with self._draft(target, data) as draft:
+                try:
+                    os.link(draft, target, follow_symlinks=False)
+                except FileExistsError:
+                    raise ObjectExists(name) from None
+            _fsync_directory(target.parent)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a temporary file beside the name, then rename it."""
+        target = self._resolve(name)
+        with _mapped():
+            with self._draft(target, data) as draft:
+                draft.rename(target)
             _fsync_directory(target.parent)
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
@@ -172,6 +173,20 @@ class LocalStore:
     def _segment_paths(self, prefix: str) -> tuple[Path, Path]:
         directory = self._container / check_prefix(prefix)
         return directory / "segments", directory / "sizes"
+
+    @contextmanager
+    def _draft(self, target: Path, data: bytes) -> Iterator[Path]:
+        """A durable temporary file beside the name, which the body gives its name; nothing of it is left."""
+        self._make_directories(target.parent)
+        draft = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
+                _write_all(file.fileno(), 0, [data])
+                os.fsync(file.fileno())
+            yield draft
+        finally:
+            with suppress(FileNotFoundError):
+                draft.unlink()
 
     def _begin_writing(self, prefix: str, segments: Path, sizes: Path) -> None:
         with self._lock:

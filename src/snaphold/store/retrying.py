@@ -65,6 +65,10 @@ class Retrying:
         """A name that is taken at a second try, by these very bytes, was taken by the first."""
         self._once(lambda: self._store.put(name, data), lambda: b"".join(self._store.get(name)) == data)
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Replacing again is no failure."""
+        self._call(lambda: self._store.replace(name, data))
+
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Goes on at the byte where it broke."""
         position = start

@@ -136,11 +136,8 @@ def read_backup(
         Damaged: it is shorter or longer than the manifest says, or a segment differs; the message names both.
         Overtaken: ``stop`` was set.
     """
-    name, sizes = manifest.data.name, [segment.size_bytes for segment in manifest.segments]
-    if sum(sizes) != manifest.data.size_bytes or any(size != manifest.segment_size_bytes for size in sizes[:-1]):
-        raise Damaged(f"the manifest's segments of {name} do not add up")
-    if (size := store.size(name)) != manifest.data.size_bytes:
-        raise Damaged(f"{name} has {size} bytes instead of {manifest.data.size_bytes}")
+    check_length(manifest, store)
+    name, count = manifest.data.name, len(manifest.segments)
     ahead = IN_FLIGHT - 1
     pool = ThreadPoolExecutor(min(threads, ahead) if threads else ahead, thread_name_prefix="segment")
     fetching: deque[Future[list[bytes]]] = deque()
@@ -151,8 +148,8 @@ def read_backup(
             raise Overtaken(f"reading {name} was stopped")
 
     try:
-        for number in range(len(sizes)):
-            while len(fetching) < ahead and number + len(fetching) < len(sizes):
+        for number in range(count):
+            while len(fetching) < ahead and number + len(fetching) < count:
                 fetching.append(pool.submit(_fetch, manifest, store, number + len(fetching), check))
             pieces = fetching.popleft().result()
             check()
@@ -163,6 +160,36 @@ def read_backup(
         pool.shutdown(cancel_futures=True)
 
 
+def check_length(manifest: Manifest, store: ObjectStore) -> None:
+    """Look whether the data object is as long as its segments together. Raises ``ObjectMissing``, ``Damaged``."""
+    name, sizes = manifest.data.name, [segment.size_bytes for segment in manifest.segments]
+    if sum(sizes) != manifest.data.size_bytes or any(size != manifest.segment_size_bytes for size in sizes[:-1]):
+        raise Damaged(f"the manifest's segments of {name} do not add up")
+    if (size := store.size(name)) != manifest.data.size_bytes:
+        raise Damaged(f"{name} has {size} bytes instead of {manifest.data.size_bytes}")
+
+
+def segment_pieces(
+    manifest: Manifest, store: ObjectStore, number: int, check: Callable[[], None]
+) -> Generator[bytes, None, None]:
+    """The pieces of one segment, which are good only when the iterator has ended. ``check``: called before each.
+
+    Raises:
+        Damaged: at the end; the segment differs from what was written.
+    """
+    name, expected = manifest.data.name, manifest.segments[number]
+    sha256, size = hashlib.sha256(), 0
+    for piece in store.get(name, number * manifest.segment_size_bytes, expected.size_bytes):
+        check()
+        sha256.update(piece)
+        size += len(piece)
+        yield piece
+    if size != expected.size_bytes:
+        raise Damaged(f"segment {number} of {name} has {size} bytes instead of {expected.size_bytes}")
+    if sha256.hexdigest() != expected.sha256:
+        raise Damaged(f"segment {number} of {name} differs from what was written")
+
+
 def discard(store: ObjectStore, prefix: str) -> None:
     """Delete whatever is under an attempt's prefix."""
     for info in list(store.list(prefix)):
@@ -171,19 +198,7 @@ def discard(store: ObjectStore, prefix: str) -> None:
 
 def _fetch(manifest: Manifest, store: ObjectStore, number: int, check: Callable[[], None]) -> list[bytes]:
     """One segment's pieces, verified."""
-    name, expected = manifest.data.name, manifest.segments[number]
-    start = number * manifest.segment_size_bytes
-    sha256, pieces, size = hashlib.sha256(), [], 0
-    for piece in store.get(name, start, expected.size_bytes):
-        check()
-        sha256.update(piece)
-        pieces.append(piece)
-        size += len(piece)
-    if size != expected.size_bytes:
-        raise Damaged(f"segment {number} of {name} has {size} bytes instead of {expected.size_bytes}")
-    if sha256.hexdigest() != expected.sha256:
-        raise Damaged(f"segment {number} of {name} differs from what was written")
-    return pieces
+    return list(segment_pieces(manifest, store, number, check))
 
 
 def _fill(block: memoryview, read: Callable[[memoryview], int], check: Callable[[], None]) -> int:

@@ -1,0 +1,128 @@
+"""The proof of a backup: its objects are read back and compared with what was recorded; a receipt of it is kept.
+
+The receipt (``<id>.proof.json``, docs/format.md) is an object of its own beside the manifest, replaced by each proof
+that found an answer. It proves nothing to a restore, which checks everything again.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+from snaphold.errors import Damaged, ObjectMissing, Overtaken
+from snaphold.model import ProofLevel, ProofStatus
+from snaphold.store.base import ObjectStore
+from snaphold.stream.manifest import Frozen, Manifest, ObjectFacts, load, sha256_of
+from snaphold.stream.segments import check_length, segment_pieces
+
+FORMAT: Final = "snaphold-proof"
+VERSION: Final = 1
+_NICENESS: Final = 10  # of the threads that read; see nice(2)
+
+
+class Checksums(Frozen):
+    """``CHECKSUM TABLE`` of every table that clients made, as the first proof by a restore found them.
+
+    They are what a later restore of the same backup must give again, by a server of the same series.
+    """
+
+    server_version: str  # "10.11.19"
+    tables: dict[str, int]  # "database.table"
+
+
+class Receipt(Frozen):
+    """What the newest proof has shown. ``at``: RFC 3339, UTC. ``by``: the release that did it."""
+
+    format: Literal["snaphold-proof"] = FORMAT
+    version: Literal[1] = VERSION
+    id: str
+    manifest_sha256: str  # of the backup that was proven
+    status: Literal[ProofStatus.PASSED, ProofStatus.FAILED]
+    level: ProofLevel
+    at: str
+    seconds: float
+    by: str
+    reason: str | None = None
+    checksums: Checksums | None = None
+
+    def dump(self) -> bytes:
+        """The bytes that are stored."""
+        return self.model_dump_json(indent=1).encode() + b"\n"
+
+
+def receipt_name(backup_id: str) -> str:
+    """The name of a backup's receipt."""
+    return f"{backup_id}.proof.json"
+
+
+def kept_receipt(store: ObjectStore, backup_id: str, manifest_sha256: str) -> Receipt | None:
+    """The receipt of the newest proof of this very backup; None where there is none that can be understood.
+
+    Raises:
+        Transient, Permanent: the store does not answer, or refuses.
+    """
+    with suppress(ObjectMissing, ValidationError):
+        receipt = Receipt.model_validate_json(b"".join(store.get(receipt_name(backup_id))))
+        if (receipt.id, receipt.manifest_sha256) == (backup_id, manifest_sha256):
+            return receipt
+    return None
+
+
+def prove_objects(
+    store: ObjectStore,
+    backup_id: str,
+    manifest_sha256: str,
+    *,
+    threads: int = 0,
+    on_progress: Callable[[int], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> Manifest:
+    """Read the objects of one backup back, not those of the ones that it stands on; returns its manifest.
+
+    Memory is a piece of the store a thread (``threads``: 0 means one a core), whatever the size. The threads give way
+    to others. ``on_progress`` gets the bytes of segments that were good so far, in the calling thread.
+
+    Raises:
+        ObjectMissing, Damaged: an object is gone, or is not what was recorded; the message names it.
+        Transient, Permanent: the store does not answer, or refuses.
+        Overtaken: ``stop`` was set.
+    """
+    name = f"{backup_id}.json"
+    manifest = load(b"".join(store.get(name)), name=name, sha256=manifest_sha256)
+    prove_index(store, manifest.index)
+    check_length(manifest, store)
+    ended = threading.Event()
+
+    def check() -> None:
+        if ended.is_set() or (stop is not None and stop.is_set()):
+            raise Overtaken(f"reading {manifest.data.name} back was stopped")
+
+    def prove(number: int) -> int:
+        check()
+        for _ in segment_pieces(manifest, store, number, check):
+            pass
+        return manifest.segments[number].size_bytes
+
+    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="prove", initializer=_be_nice)
+    done_bytes = 0
+    try:
+        for segment in as_completed([pool.submit(prove, number) for number in range(len(manifest.segments))]):
+            on_progress(done_bytes := done_bytes + segment.result())
+    finally:
+        ended.set()
+        pool.shutdown(cancel_futures=True)
+    return manifest
+
+
+def prove_index(store: ObjectStore, index: ObjectFacts) -> None:
+    """Read an index back. Raises as ``prove_objects`` does."""
+    if sha256_of(b"".join(store.get(index.name))) != index.sha256:
+        raise Damaged(f"the index {index.name} differs from what was written")
+
+
+def _be_nice() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
