@@ -13,6 +13,7 @@ from typing import Final
 NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
 GIB: Final = 1 << 30  # bytes; what the contract calls a GB
 _PROOF_PATIENCE_US: Final = 24 * 3600 * 1_000_000
+SERVICE_ACCOUNT: Final = "snaphold-service"  # whose container holds what the service saves of itself; nobody's login
 KNOWN_DATASTORES: Final = ("mariadb", "mysql", "percona")  # names that a filter always understands
 
 

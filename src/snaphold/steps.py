@@ -52,6 +52,10 @@ class Step(StrEnum):
     REMOVAL_OBJECTS_REMOVED = "removal.objects-removed"  # nothing; the record still has the backup
     REMOVAL_RECORDED = "removal.recorded"  # nothing
 
+    # Of `snaphold catalog rebuild`. The store stays as it is at each of them.
+    REBUILD_HELD = "rebuild.held"  # nothing is swept from now on
+    REBUILD_RECORDED = "rebuild.recorded"  # one more backup has its record again
+
 
 observers: Final[list[Callable[[Step], None]]] = []
 

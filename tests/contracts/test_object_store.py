@@ -344,3 +344,12 @@ def test_a_range_that_is_none(store: ObjectStore, start: int, length: int | None
     store.put("a", b"123")
     with pytest.raises(Permanent):
         next(store.get("a", start, length), None)
+
+
+def test_accounts_are_those_with_a_container(stores: Stores) -> None:
+    """Whoever has put something is listed, by name; asking for a container makes none."""
+    assert list(stores.accounts()) == []
+    stores.of("unused")
+    for account in ("b", "a.1", "9"):
+        stores.of(account).put("x", b"")
+    assert list(stores.accounts()) == ["9", "a.1", "b"]

@@ -38,6 +38,10 @@ class MemoryStores:
         """The container of this account; the same object each time."""
         return self._stores.setdefault(check_account(account), MemoryStore(segment_size=self._segment_size))
 
+    def accounts(self) -> Iterator[str]:
+        """Those who have put something."""
+        return iter(sorted(account for account, store in self._stores.items() if store.objects))
+
 
 class MemoryStore:
     """One container in memory. ``objects`` (segments too) may be looked at and damaged by a test."""

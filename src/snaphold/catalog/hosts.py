@@ -20,6 +20,24 @@ def deployment_id(tx: Transaction, region: str) -> str:
     return fresh
 
 
+def hold_sweep(tx: Transaction) -> None:
+    """From now on nothing is swept. Held already: since then."""
+    held = deployment.update().where(deployment.c.sweep_held_us.is_(None))
+    tx.connection.execute(held.values(sweep_held_us=tx.now_us))
+
+
+def release_sweep(tx: Transaction) -> int | None:
+    """Sweeping goes on. Since when it was held, or None."""
+    held_us = sweep_held_since(tx)
+    tx.connection.execute(deployment.update().values(sweep_held_us=None))
+    return held_us
+
+
+def sweep_held_since(tx: Transaction) -> int | None:
+    """Since when nothing is swept, or None."""
+    return tx.connection.execute(sa.select(deployment.c.sweep_held_us)).scalar_one_or_none()
+
+
 def put(tx: Transaction, name: str, token_sha256: str) -> None:
     """Add a host, or give a known one another token."""
     known = hosts.update().where(hosts.c.name == name).values(token_sha256=token_sha256)

@@ -18,6 +18,7 @@ deployment = sa.Table(
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("region", sa.String(64), nullable=False),
     sa.Column("created_us", Time, nullable=False),
+    sa.Column("sweep_held_us", Time),  # since when nothing is swept: records were made anew from manifests
 )
 
 hosts = sa.Table(

@@ -140,6 +140,12 @@ def open_of_instance(tx: Transaction, instance_id: str) -> Attempt | None:
     return None if row is None else _attempt(dict(row))
 
 
+def has_open_of_backup(tx: Transaction, backup_id: str) -> bool:
+    """Whether somebody is at work on, or is to begin with, this backup."""
+    statement = sa.select(tasks.c.id).where(tasks.c.backup_id == backup_id, tasks.c.state != TaskState.ENDED)
+    return tx.connection.execute(statement.limit(1)).first() is not None
+
+
 def _attempt(values: Mapping[str, Any]) -> Attempt:
     return Attempt(
         task_id=values["id"],

@@ -24,6 +24,8 @@ account_app = typer.Typer(help="Accounts of the embedded identity.", no_args_is_
 host_app = typer.Typer(help="Hosts with database servers.", no_args_is_help=True)
 app.add_typer(account_app, name="account")
 app.add_typer(host_app, name="host")
+catalog_app = typer.Typer(help="The record of a region.", no_args_is_help=True)
+app.add_typer(catalog_app, name="catalog")
 
 
 _RegionName = Annotated[
@@ -141,3 +143,25 @@ def host_add(given: Given, name: Annotated[str, typer.Argument(help="the host's 
     from snaphold.cli.admin import add_host  # noqa: PLC0415
 
     add_host(given, name)
+
+
+@_command(catalog_app, "rebuild", with_state)
+def catalog_rebuild(
+    given: Given,
+    *,
+    account: Annotated[list[str] | None, typer.Option("--account", help="only of this account; repeatable")] = None,
+    done: Annotated[
+        bool, typer.Option("--done", help="rebuild nothing; what was rebuilt is right, and sweeping may go on")
+    ] = False,
+) -> None:
+    """Make the records of completed backups anew from the manifests in the store.
+
+    What is recorded stays as it is; nothing in the store is touched, and nothing is swept until --done says so.
+    Prints JSON; exit status 1 when one of our backups is not whole.
+    """
+    from snaphold.cli.catalog import end_rebuild, rebuild_catalog  # noqa: PLC0415
+
+    if done:
+        end_rebuild(given)
+    elif not rebuild_catalog(given, account or []):
+        raise typer.Exit(1)

@@ -33,13 +33,13 @@ def add_host(given: Given, name: str) -> None:
 
     state = StateDirectory(given.state_dir)
     state.require()
-    region = _one_region(given, state)
+    region = one_region(given, state)
     with opened_deployment(given.settings, state, region) as deployment:
         token = hosts.add_host(deployment, name)
     sys.stdout.write(json.dumps({"host": name, "region": region, "token": token}, indent=1) + "\n")
 
 
-def _one_region(given: Given, state: StateDirectory) -> str:
+def one_region(given: Given, state: StateDirectory) -> str:
     """The region that is meant: named (with or without its address), or the only one there is."""
     there = state.region_names()
     named = [text.partition("=")[0] for text in given.settings.region] or there

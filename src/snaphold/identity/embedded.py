@@ -15,6 +15,7 @@ from typing import Final
 from snaphold.catalog.identity_db import IdentityDatabase, UserRow, open_identity_database
 from snaphold.errors import SetupError, Unauthorized, Unavailable
 from snaphold.identity.base import ROLES, Caller, Login
+from snaphold.model import SERVICE_ACCOUNT
 
 DATABASE: Final = "identity.db"
 _ACCOUNT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes a directory's name and part of URLs
@@ -46,6 +47,8 @@ class EmbeddedIdentity:
         """
         if not _ACCOUNT.fullmatch(account):
             raise SetupError(f"{account!r} is no account: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first")
+        if account == SERVICE_ACCOUNT:
+            raise SetupError(f"the account {SERVICE_ACCOUNT} is the service's own")
         if not _USER.fullmatch(user):
             raise SetupError(f"{user!r} is no user name: 1 to 128 characters without white space")
         if unknown := sorted(set(roles) - set(ROLES)):

@@ -60,7 +60,10 @@ class ObjectStore(Protocol):
 
 
 class Stores(Protocol):
-    """Hands out each account's store."""
+    """Hands out each account's store. Every implementation passes tests/contracts/test_object_store.py."""
 
     def of(self, account: str) -> ObjectStore:
         """The container of this account."""
+
+    def accounts(self) -> Iterator[str]:
+        """Every account that has a container, by name. Raises ``Transient``, ``Permanent``."""

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
 from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo
-from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_name
+from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_account, is_name
 
 _PIECE = 4 << 20  # bytes that get() hands on at once
 _IOV_MAX = 1024  # buffers of one pwritev; <limits.h>
@@ -46,6 +46,16 @@ class LocalStores:
         """The container of this account; the same object each time. Raises ``Permanent`` for a name that is none."""
         path = self._root / check_account(account) / CONTAINER
         return self._stores.setdefault(account, LocalStore(path, segment_size=self._segment_size))
+
+    def accounts(self) -> Iterator[str]:
+        """The directories that hold a container; whatever else lies beside them is nobody's account."""
+        with _mapped():
+            try:
+                names = sorted(entry.name for entry in self._root.iterdir() if not entry.is_symlink())
+            except _ABSENT:
+                return
+            found = [name for name in names if is_account(name) and (self._root / name / CONTAINER).is_dir()]
+        yield from found
 
 
 class LocalStore:

@@ -54,9 +54,14 @@ def check_account(account: str) -> str:
     Raises:
         Permanent: it is no single part of a name.
     """
-    if not _is_part(account):
+    if not is_account(account):
         raise Permanent(f"{account!r} cannot be the name of an account")
     return account
+
+
+def is_account(account: str) -> bool:
+    """Whether an account may have this name."""
+    return _is_part(account)
 
 
 def _is_part(part: str) -> bool:

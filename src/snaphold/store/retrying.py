@@ -22,6 +22,10 @@ class RetryingStores:
         """The container of this account."""
         return Retrying(self._stores.of(account))
 
+    def accounts(self) -> Iterator[str]:
+        """As the stores say."""
+        return self._stores.accounts()
+
 
 class Retrying:
     """An :class:`snaphold.store.base.ObjectStore` that asks again after a ``Transient``, a bounded number of times.

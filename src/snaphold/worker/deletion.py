@@ -6,7 +6,7 @@ people's objects: only names that start with the backup's own id or lie under ou
 
 import structlog
 
-from snaphold.catalog import backups
+from snaphold.catalog import backups, hosts
 from snaphold.catalog.database import Catalog
 from snaphold.errors import SnapholdError
 from snaphold.model import Backup, BackupStatus, backup_prefix
@@ -49,10 +49,14 @@ class Remover:
             self.delete_backup(backup_id)
 
     def sweep_backup(self, backup_id: str) -> None:
-        """Remove what a failed backup's attempt left; what cannot be removed now is swept again later."""
+        """Remove what a failed backup's attempt left; what cannot be removed now is swept again later.
+
+        Nothing is removed after a rebuild, until a person says so (snaphold.worker.rebuild).
+        """
         with self._catalog.reading() as tx:
             backup = backups.get(tx, backup_id)
-        if backup is None or backup.status is not BackupStatus.FAILED:
+            held = hosts.sweep_held_since(tx) is not None
+        if held or backup is None or backup.status is not BackupStatus.FAILED:
             return
         try:
             removed = self._remove_objects(backup)

@@ -74,6 +74,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("region", sa.String(length=64), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("sweep_held_us", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deployment")),
     )
     op.create_table(

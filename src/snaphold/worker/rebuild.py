@@ -1,0 +1,322 @@
+"""Making the records of COMPLETED backups anew from the manifests in the store: the catalog is a cache of these.
+
+Whatever a surviving record says stands; other people's manifests, and those that cannot be what they say, are told of
+and left alone. Nothing in a store is written or removed, and from then on nothing is swept until a person says so.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from snaphold.catalog import backups, hosts, instances, tasks
+from snaphold.catalog.database import Catalog, Transaction
+from snaphold.errors import Damaged, Permanent
+from snaphold.model import (
+    FLAVORS,
+    SERVICE_ACCOUNT,
+    Backup,
+    BackupStatus,
+    Instance,
+    InstanceStatus,
+    Made,
+    ProofStatus,
+    parse_rfc3339,
+)
+from snaphold.service.deployment import Enqueuer
+from snaphold.steps import Step, reached
+from snaphold.store.base import ObjectInfo, ObjectStore, Stores
+from snaphold.stream.manifest import FORMAT, Manifest, parse, sha256_of
+from snaphold.stream.proof import Receipt, kept_receipt
+
+log = structlog.get_logger()
+
+_MANIFEST: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.json")
+_MOST_BYTES: Final = 256 << 20  # of a manifest; one of 100 TB has a fifth of that
+_SWEPT_US: Final = 24 * 3600 * 1_000_000  # before the rebuild: what may not have been swept when it began
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A manifest that was not made a record, and why. ``damaged``: a backup of ours that is not whole."""
+
+    account: str
+    name: str
+    reason: str
+    damaged: bool
+
+
+@dataclass(kw_only=True)
+class Rebuilt:
+    """What came of it. ``kept``: how many backups had their record already."""
+
+    made: list[Backup] = field(default_factory=list)
+    kept: int = 0
+    told: list[Told] = field(default_factory=list)
+
+
+def rebuild(catalog: Catalog, stores: Stores, deployment_id: str, accounts: Iterable[str] | None = None) -> Rebuilt:
+    """Make a record of every whole backup of this deployment that has none, parents before their increments.
+
+    ``accounts`` None: every account that has a container. Each record is a transaction of its own, so that requests
+    are served meanwhile; a crash leaves some of them, and the next run makes the others.
+
+    Raises:
+        Transient: a store is silent.
+        Unavailable: the catalog is.
+    """
+    with catalog.writing() as tx:
+        hosts.hold_sweep(tx)
+    reached(Step.REBUILD_HELD)
+    rebuilt = Rebuilt()
+    for account in stores.accounts() if accounts is None else accounts:
+        if account != SERVICE_ACCOUNT:
+            _Container(catalog, stores.of(account), deployment_id, account, rebuilt).rebuild()
+    log.info("catalog.rebuilt", made=len(rebuilt.made), kept=rebuilt.kept, told=len(rebuilt.told))
+    return rebuilt
+
+
+def end_rebuild(catalog: Catalog, queue: Enqueuer) -> bool:
+    """Let the sweep go on, also behind what has failed meanwhile; False when it was not held."""
+    with catalog.writing() as tx:
+        held_us = hosts.release_sweep(tx)
+        if held_us is not None:
+            for failed in backups.failed_since(tx, held_us - _SWEPT_US, tx.now_us):
+                queue.enqueue(tx, "sweep_backup", failed.id)
+    return held_us is not None
+
+
+class _Refused(Exception):
+    """No record is made of it. ``damaged`` as in ``Told``."""
+
+    def __init__(self, reason: str, *, damaged: bool) -> None:
+        super().__init__(reason)
+        self.damaged = damaged
+
+
+class _NoParent(_Refused):
+    """Its parent has no record, or not yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    name: str
+    backup: Backup
+    instance_id: str
+    parent_sha256: str | None
+
+
+class _Container:
+    """One account's part of the work."""
+
+    def __init__(
+        self, catalog: Catalog, store: ObjectStore, deployment_id: str, account: str, rebuilt: Rebuilt
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._deployment_id = deployment_id
+        self._account = account
+        self._rebuilt = rebuilt
+
+    def rebuild(self) -> None:
+        """Full backups as they are found, then increment upon increment until nothing is left or nothing fits."""
+        waiting = [candidate for candidate in self._candidates() if not self._take(candidate)]
+        while True:
+            left = [candidate for candidate in waiting if not self._take(candidate)]
+            if len(left) == len(waiting):
+                break
+            waiting = left
+        for candidate in waiting:
+            parent = candidate.backup.parent_id
+            self._tell(candidate.name, f"its parent {parent} has neither a record nor a whole manifest", damaged=True)
+
+    def _candidates(self) -> Iterator[_Candidate]:
+        for info in self._store.list(""):
+            if _MANIFEST.fullmatch(info.name):
+                try:
+                    yield self._read(info)
+                except _Refused as refused:
+                    self._tell(info.name, str(refused), damaged=refused.damaged)
+                except Permanent as error:
+                    self._tell(info.name, str(error), damaged=True)
+
+    def _read(self, info: ObjectInfo) -> _Candidate:
+        """What a manifest says, once it has been shown to be of a whole backup of ours."""
+        if info.size_bytes > _MOST_BYTES:
+            raise Damaged(f"the manifest {info.name} is too long")
+        document = b"".join(self._store.get(info.name))
+        _refuse_others(document, self._deployment_id)
+        manifest = parse(document, name=info.name)
+        if (f"{manifest.id}.json", manifest.account) != (info.name, self._account):
+            raise _Refused(f"it is of backup {manifest.id} of account {manifest.account}", damaged=True)
+        for facts in (manifest.data, manifest.index):
+            if not facts.name.startswith(f"{manifest.id}."):
+                raise _Refused(f"it speaks of the object {facts.name}", damaged=True)
+            size_bytes = self._store.size(facts.name)
+            if size_bytes != facts.size_bytes:
+                raise Damaged(f"{facts.name} has {size_bytes} bytes instead of {facts.size_bytes}")
+        sha256 = sha256_of(document)
+        try:
+            backup = record_of(manifest, sha256, kept_receipt(self._store, manifest.id, sha256))
+        except ValueError as error:
+            raise Damaged(f"the manifest {info.name} has a time that is none") from error
+        return _Candidate(
+            name=info.name,
+            backup=backup,
+            instance_id=manifest.instance_id,
+            parent_sha256=manifest.lineage.parent_manifest_sha256,
+        )
+
+    def _take(self, candidate: _Candidate) -> bool:
+        """Make the record, or tell why not; False when its parent may still come."""
+        try:
+            with self._catalog.writing() as tx:
+                made = _record(tx, candidate)
+        except _NoParent:
+            return False
+        except _Refused as refused:
+            self._tell(candidate.name, str(refused), damaged=refused.damaged)
+            return True
+        if made:
+            reached(Step.REBUILD_RECORDED)
+            log.info("backup.rebuilt", backup=candidate.backup.id, account=self._account)
+            self._rebuilt.made.append(candidate.backup)
+        else:
+            self._rebuilt.kept += 1
+        return True
+
+    def _tell(self, name: str, reason: str, *, damaged: bool) -> None:
+        self._rebuilt.told.append(Told(account=self._account, name=name, reason=reason, damaged=damaged))
+
+
+def record_of(manifest: Manifest, sha256: str, receipt: Receipt | None) -> Backup:
+    """The record of a COMPLETED backup as its manifest and the receipt of its newest proof have it.
+
+    Raises ``ValueError`` for a time that is none.
+    """
+    return Backup(
+        id=manifest.id,
+        account=manifest.account,
+        name=manifest.name,
+        description=manifest.description,
+        status=BackupStatus.COMPLETED,
+        deleting=False,
+        instance_id=manifest.instance_id if manifest.source.type == "instance" else None,
+        source_type=manifest.source.type,
+        source_id=manifest.source.id,
+        parent_id=manifest.parent_id,
+        datastore=manifest.datastore.type,
+        version=manifest.datastore.version,
+        flavor_ram_mb=manifest.flavor_ram_mb,
+        volume_gb=manifest.volume_gb,
+        is_automated=manifest.is_automated,
+        made=Made(manifest.made),
+        made_from=manifest.made_from,
+        made_from_region=manifest.made_from_region,
+        size_bytes=manifest.size_bytes,
+        object_bytes=manifest.data.size_bytes,
+        object_name=manifest.data.name,
+        manifest_sha256=sha256,
+        incarnation=manifest.lineage.incarnation,
+        checkpoint_lsn=manifest.lineage.checkpoint_lsn,
+        to_lsn=manifest.lineage.to_lsn,
+        done_bytes=None,
+        expected_bytes=None,
+        step=None,
+        reason=None,
+        created_us=parse_rfc3339(manifest.created),
+        updated_us=parse_rfc3339(manifest.updated),
+        deleted_us=None,
+        proof_status=None if receipt is None else ProofStatus(receipt.status),
+        proof_level=None if receipt is None else receipt.level,
+        proof_at_us=None if receipt is None else parse_rfc3339(receipt.at),
+        proof_seconds=None if receipt is None else receipt.seconds,
+        proof_reason=None if receipt is None else receipt.reason,
+    )
+
+
+def _refuse_others(document: bytes, deployment_id: str) -> None:
+    """Raise ``_Refused`` for what says itself that it is somebody else's, in whatever version of the format."""
+    try:
+        said = json.loads(document)
+    except ValueError:
+        return
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise _Refused("it is no manifest", damaged=False)
+    if said.get("deployment") != deployment_id:
+        raise _Refused(f"it is of deployment {said.get('deployment')}", damaged=False)
+
+
+def _record(tx: Transaction, candidate: _Candidate) -> bool:
+    """Insert the record, and its instance's where that is gone; False when there is such a record already.
+
+    1. A record of this backup stands, whatever it says; so does work that is under way on it.
+    2. An increment needs the record of the very parent that it was made on.
+
+    Raises ``_Refused`` otherwise.
+    """
+    backup = candidate.backup
+    known = backups.get(tx, backup.id)
+    if known is not None:
+        return _stands(known, backup)
+    if tasks.has_open_of_backup(tx, backup.id):
+        raise _Refused("work on it is under way", damaged=False)
+    if backup.parent_id is not None:
+        parent = backups.get(tx, backup.parent_id)
+        if parent is None:
+            raise _NoParent(backup.parent_id, damaged=True)
+        if parent.account != backup.account or parent.manifest_sha256 != candidate.parent_sha256:
+            raise _Refused(f"its parent {parent.id} is not the one that it was made on", damaged=True)
+        if parent.status is not BackupStatus.COMPLETED or parent.deleting or parent.deleted_us is not None:
+            raise _Refused(f"its parent {parent.id} is recorded as {_state(parent)}", damaged=False)
+    if not backups.insert(tx, backup):
+        raise _Refused("the catalog does not take its record", damaged=True)
+    if backup.source_type == "instance" and instances.get(tx, candidate.instance_id) is None:
+        instances.insert(tx, _gone_instance(tx, candidate))
+    return True
+
+
+def _stands(known: Backup, found: Backup) -> bool:
+    """False when the record is of this manifest. Raises ``_Refused`` when it says anything else."""
+    if known.account != found.account:
+        raise _Refused("it is recorded as another account's backup", damaged=False)
+    if known.status is not BackupStatus.COMPLETED or known.deleted_us is not None:
+        raise _Refused(f"it is recorded as {_state(known)}", damaged=False)
+    if known.manifest_sha256 != found.manifest_sha256:
+        raise _Refused("it is not the manifest that was recorded when the backup completed", damaged=True)
+    return False
+
+
+def _state(backup: Backup) -> str:
+    if backup.deleted_us is not None:
+        return "deleted"
+    return "being deleted" if backup.deleting else backup.status
+
+
+def _gone_instance(tx: Transaction, candidate: _Candidate) -> Instance:
+    """An instance as its backup remembers it: deleted, and of no host, so that none takes a server away for it."""
+    backup = candidate.backup
+    flavors = (flavor.id for flavor in FLAVORS.values() if flavor.ram_mb == backup.flavor_ram_mb)
+    return Instance(
+        id=candidate.instance_id,
+        account=backup.account,
+        name="",
+        status=InstanceStatus.SHUTDOWN,
+        host_id="",
+        datastore=backup.datastore,
+        version=backup.version,
+        flavor_id=next(flavors, 1),
+        volume_gb=backup.volume_gb,
+        address=None,
+        port=None,
+        used_bytes=backup.size_bytes,
+        running=False,
+        reason=None,
+        restored_from=None,
+        created_us=backup.created_us,
+        updated_us=tx.now_us,
+        deleted_us=tx.now_us,
+    )
