@@ -169,6 +169,10 @@ class Instance:
     port: int | None
     used_bytes: int | None
     running: bool
+    step: str | None  # of a restore, as the next three
+    done_bytes: int | None
+    expected_bytes: int | None
+    bytes_per_s: int | None
     reason: str | None
     restored_from: str | None
     created_us: int
@@ -207,6 +211,7 @@ class Backup:
     to_lsn: int | None
     done_bytes: int | None
     expected_bytes: int | None
+    bytes_per_s: int | None
     step: str | None
     reason: str | None
     created_us: int

@@ -212,6 +212,7 @@ class Progress(Message):
     size_bytes: int | None = None  # what the source's data used when it was measured (backup)
     done_bytes: int | None = None
     expected_bytes: int | None = None
+    bytes_per_s: int | None = None
 
 
 class BackupResult(Message):

@@ -12,6 +12,7 @@ CHAPTER = {
     *("id", "name", "description", "status", "created", "updated", "instance_id", "source", "parent_id", "datastore"),
     *("type", "size", "volume_size", "flavor_ram", "is_automated", "locationRef", "project_id"),
 }
+PROGRESS = ("step", "done_bytes", "expected_bytes", "percent", "bytes_per_s", "seconds_left")
 
 
 def _post(site: Site, **fields: Any) -> Any:
@@ -41,7 +42,7 @@ def test_create_answer(site: Site) -> None:
         "is_automated": False,
         "locationRef": None,
         "project_id": "1234",
-        "progress": {"step": None, "done_bytes": None, "expected_bytes": None, "percent": None},
+        "progress": dict.fromkeys(PROGRESS),
     }
     assert backup["is_automated"] is False
 
@@ -52,11 +53,11 @@ def test_running_completed_failed(site: Site) -> None:
     made = site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance["id"]}})["backup"]
     task = site.claim()["task"]
     progress = {"session": site.region.session, "attempt": 1, "step": "copying", "size_bytes": 1 << 29}
-    more = {"done_bytes": 30, "expected_bytes": 40}
+    more = {"done_bytes": 30, "expected_bytes": 40, "bytes_per_s": 4}
     assert site.agent(f"tasks/{task['id']}/progress", {**progress, **more}).json() == {}
     shown = site.ok("GET", f"/backups/{made['id']}")["backup"]
     assert (shown["status"], shown["size"], shown["locationRef"]) == ("BUILDING", 0.5, None)
-    assert shown["progress"] == {"step": "copying", **more, "percent": 75}
+    assert shown["progress"] == {"step": "copying", **more, "percent": 75, "seconds_left": 3}
     assert site.ok("GET", f"/instances/{instance['id']}")["instance"]["status"] == "BACKUP"
     report = {"session": site.region.session, "attempt": 1, "ok": False, "reason": "a lock was held"}
     site.agent(f"tasks/{task['id']}/report", report)

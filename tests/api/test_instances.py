@@ -300,3 +300,18 @@ def test_root(site: Site) -> None:
     instance = site.instance()["id"]
     assert site.ok("GET", f"/instances/{instance}/root") == {"rootEnabled": False}
     check_fault(site.call("POST", f"/instances/{instance}/root"), 501)
+
+
+def test_a_restore_shows_its_progress(site: Site) -> None:
+    """How far a restore is stands in its instance until it is ACTIVE; a create that restores nothing has none."""
+    backup = site.backup(site.instance()["id"])
+    made = _post(site, restorePoint={"backupRef": backup["id"]}).json()["instance"]
+    task = site.claim()["task"]
+    told = {"step": "extracting", "done_bytes": 10, "expected_bytes": 40, "bytes_per_s": 20}
+    site.agent(f"tasks/{task['id']}/progress", {"session": site.region.session, "attempt": 1, **told})
+    shown = site.ok("GET", f"/instances/{made['id']}")["instance"]
+    assert shown["progress"] == {**told, "percent": 25, "seconds_left": 2}
+    result = {"address": "127.77.0.9", "port": 3306, "used_bytes": 5, "full_version": "10.11.19"}
+    report = {"session": site.region.session, "attempt": 1, "ok": True, "instance": result}
+    site.agent(f"tasks/{task['id']}/report", report)
+    assert "progress" not in site.ok("GET", f"/instances/{made['id']}")["instance"]

@@ -8,6 +8,7 @@ from typing import Final, Self
 import structlog
 
 from snaphold.agent.control import Control
+from snaphold.agent.pace import Pace
 from snaphold.errors import Overtaken, Permanent, Transient, Unauthorized
 from snaphold.protocol import Progress, Task
 
@@ -31,6 +32,7 @@ class Lease:
         self._renew_s = renew_s
         self.given_up: str | None = None  # why the API wants no more of this attempt
         self._news: dict[str, str | int] = {}
+        self._pace = Pace()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._reporting = threading.Event()
@@ -75,6 +77,11 @@ class Lease:
         """Have news told with the next renewal, within a second. Cheap: call it as often as you like."""
         news = {"step": step, "size_bytes": size_bytes, "done_bytes": done_bytes, "expected_bytes": expected_bytes}
         with self._lock:
+            if expected_bytes is not None:
+                self._pace.expect(expected_bytes)
+            if done_bytes is not None:
+                self._pace.note(done_bytes)
+                news["bytes_per_s"] = self._pace.bytes_per_s
             self._news.update({name: value for name, value in news.items() if value is not None})
         self._wake.set()
 

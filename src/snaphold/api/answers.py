@@ -62,13 +62,18 @@ class BackupSource(Answer):
     id: str
 
 
-class BackupProgress(Answer):
-    """How far a running backup is. Bytes of the source's files; ``percent`` is null until they were counted."""
+class ProgressAnswer(Answer):
+    """How far a running backup or restore is. What cannot be told yet is null.
+
+    Bytes are those of the source's files, or of the stream that is extracted; the rate is of the last ten seconds.
+    """
 
     step: str | None
     done_bytes: int | None
     expected_bytes: int | None
     percent: int | None
+    bytes_per_s: int | None
+    seconds_left: int | None
 
 
 class BackupAnswer(Answer):
@@ -92,7 +97,7 @@ class BackupAnswer(Answer):
     locationRef: str | None  # noqa: N815 - the chapter's name
     project_id: str
     object_size: Sometimes[int] = None
-    progress: Sometimes[BackupProgress] = None
+    progress: Sometimes[ProgressAnswer] = None
     reason: Sometimes[str] = None
 
 
@@ -167,6 +172,7 @@ class InstanceAnswer(Answer):
     addresses: list[Address]
     links: list[Link]
     port: Sometimes[int] = None
+    progress: Sometimes[ProgressAnswer] = None
     reason: Sometimes[str] = None
 
 
@@ -378,19 +384,21 @@ def _backup(links: Links, backup: Backup) -> dict[str, Any]:
         "locationRef": location,
         "project_id": backup.account,
         "object_size": backup.object_bytes,
-        "progress": _progress(backup),
+        "progress": _progress(backup) if backup.running else None,
         "reason": backup.reason,
     }
 
 
-def _progress(backup: Backup) -> BackupProgress | None:
-    if not backup.running:
-        return None
-    percent = None
-    if backup.done_bytes is not None and backup.expected_bytes:
-        percent = min(99, 100 * backup.done_bytes // backup.expected_bytes)  # 100 is COMPLETED's to say
-    return BackupProgress(
-        step=backup.step, done_bytes=backup.done_bytes, expected_bytes=backup.expected_bytes, percent=percent
+def _progress(subject: Backup | Instance) -> ProgressAnswer:
+    done, expected, rate = subject.done_bytes, subject.expected_bytes, subject.bytes_per_s
+    left_bytes = max(0, expected - done) if done is not None and expected else None
+    return ProgressAnswer(
+        step=subject.step,
+        done_bytes=done,
+        expected_bytes=expected,
+        percent=min(99, 100 * done // expected) if done is not None and expected else None,  # 100 is the end's to say
+        bytes_per_s=rate,
+        seconds_left=-(-left_bytes // rate) if left_bytes is not None and rate else None,
     )
 
 
@@ -415,6 +423,7 @@ def shown_instance(links: Links, region: str, instance: Instance) -> InstanceAns
         addresses=[] if instance.address is None else [Address(address=instance.address, type="private")],
         links=_links(links, instance.account, f"instances/{instance.id}"),
         port=None if instance.port in (None, MYSQL_PORT) else instance.port,
+        progress=_progress(instance) if instance.step is not None else None,
         reason=instance.reason,
     )
 

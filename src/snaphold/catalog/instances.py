@@ -1,7 +1,7 @@
 """The rows of instances."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -9,6 +9,8 @@ from snaphold.catalog.database import Transaction
 from snaphold.catalog.paging import page_of, position_of
 from snaphold.catalog.schema import instances
 from snaphold.model import INSTANCE_MOVES, Instance, InstanceStatus
+
+NO_PROGRESS: Final = {"step": None, "done_bytes": None, "expected_bytes": None, "bytes_per_s": None}
 
 
 def insert(tx: Transaction, instance: Instance) -> None:
@@ -59,6 +61,13 @@ def note_state(tx: Transaction, host_id: str, instance_id: str, *, running: bool
         values["used_bytes"] = used_bytes
     statement = instances.update().where(instances.c.id == instance_id, instances.c.host_id == host_id)
     tx.connection.execute(statement.values(values))
+
+
+def note_progress(tx: Transaction, instance_id: str, **values: Any) -> None:
+    """Keep what the attempt that restores it has measured."""
+    statement = instances.update().where(instances.c.id == instance_id, instances.c.status == InstanceStatus.BUILD)
+    if values:
+        tx.connection.execute(statement.values(values))
 
 
 def mark_deleted(tx: Transaction, instance_id: str) -> None:

@@ -210,6 +210,7 @@ def _new_backup(tx: Transaction, account: str, instance: Instance, request: Back
         to_lsn=None,
         done_bytes=None,
         expected_bytes=None,
+        bytes_per_s=None,
         step=None,
         reason=None,
         created_us=tx.now_us,

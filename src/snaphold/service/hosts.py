@@ -6,6 +6,7 @@ stands in ``give_up``.
 
 import hashlib
 import secrets
+from typing import Any
 
 import structlog
 
@@ -123,9 +124,9 @@ def progress(deployment: Deployment, host_id: str, task_id: str, message: Progre
         attempt = _current(tx, host_id, task_id, message.session, message.attempt)
         tasks.renew(tx, attempt, tx.now_us + deployment.lease_us)
         if attempt.backup_id is not None and attempt.kind == TaskKind.BACKUP:
-            measured = message.model_dump(include={"step", "size_bytes", "done_bytes", "expected_bytes"})
-            known = {key: value for key, value in measured.items() if value is not None}
-            backups.note_progress(tx, attempt.backup_id, **known)
+            backups.note_progress(tx, attempt.backup_id, **_measured(message, "size_bytes"))
+        if attempt.instance_id is not None and attempt.kind == TaskKind.RESTORE:
+            instances.note_progress(tx, attempt.instance_id, **_measured(message))
 
 
 def report(deployment: Deployment, host_id: str, task_id: str, message: Report) -> None:
@@ -195,6 +196,12 @@ def give_up(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: s
     _fail(tx, deployment, attempt, reason)
 
 
+def _measured(message: Progress, *more: str) -> dict[str, Any]:
+    """What an attempt has told of its progress this time."""
+    told = message.model_dump(include={"step", "done_bytes", "expected_bytes", "bytes_per_s", *more})
+    return {key: value for key, value in told.items() if value is not None}
+
+
 def _check_session(tx: Transaction, host_id: str, session: str) -> None:
     host = hosts.get(tx, host_id)
     if host is None or host.session != session:
@@ -256,6 +263,7 @@ def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: 
         to_lsn=result.to_lsn,
         done_bytes=None,
         expected_bytes=None,
+        bytes_per_s=None,
         step=None,
         updated_us=parse_rfc3339(result.updated),
     )
@@ -275,6 +283,7 @@ def _activate(tx: Transaction, instance_id: str, result: InstanceResult) -> None
         port=result.port,
         used_bytes=result.used_bytes,
         running=True,
+        **instances.NO_PROGRESS,
     )
 
 
@@ -287,7 +296,10 @@ def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str
                 instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
             deployment.queue.enqueue(tx, "sweep_backup", backup_id)
         case Attempt(kind=TaskKind.CREATE | TaskKind.RESTORE, instance_id=str(instance_id)):
-            instances.move(tx, instance_id, [InstanceStatus.BUILD], InstanceStatus.ERROR, reason=reason)
+            origins_of_error = [InstanceStatus.BUILD]
+            instances.move(
+                tx, instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason, **instances.NO_PROGRESS
+            )
         case Attempt(instance_id=str(instance_id)):
             origins_of_error = [InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN]
             instances.move(tx, instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason)

@@ -1,0 +1,66 @@
+"""How fast an attempt gets on."""
+
+from structlog.testing import capture_logs
+
+from snaphold.agent.pace import Pace
+
+
+class Clock:
+    """Seconds that the test lets pass."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        """Look at it."""
+        return self.now_s
+
+
+def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
+    """What was slow or fast before does not count; one look is too little to tell a rate from."""
+    clock = Clock()
+    pace = Pace(clock)
+    pace.expect(10_000)
+    pace.note(0)
+    assert pace.bytes_per_s is None
+    done = 0
+    for rate in (7, 100):
+        for _ in range(15):
+            clock.now_s += 1
+            pace.note(done := done + rate)
+    assert pace.bytes_per_s == 100
+
+
+def test_looks_at_one_moment_tell_no_rate() -> None:
+    """Two counts of the same instant are no rate."""
+    pace = Pace(Clock())
+    pace.note(1)
+    pace.note(2)
+    assert pace.bytes_per_s is None
+
+
+def test_a_new_step_begins_anew() -> None:
+    """The rate of an earlier step says nothing of this one."""
+    clock = Clock()
+    pace = Pace(clock)
+    pace.note(0)
+    clock.now_s += 1
+    pace.note(1000)
+    pace.expect(5)
+    assert pace.bytes_per_s is None
+
+
+def test_quarters_of_a_long_step_are_logged() -> None:
+    """A step of half a minute or more says each quarter once; a short one says nothing."""
+    clock = Clock()
+    pace = Pace(clock)
+    with capture_logs() as logs:
+        pace.expect(1000)
+        for done in range(0, 1001, 10):
+            pace.note(done)
+        assert logs == []
+        pace.expect(1000)
+        for done in range(0, 1001, 10):
+            clock.now_s += 1
+            pace.note(done)
+    assert [line["percent"] for line in logs] == [29, 50, 75]
