@@ -160,6 +160,7 @@ class BackupSpec(Message):
     source_type: Literal["instance", "ha"] = "instance"
     source_id: str
     parent_id: str | None = None
+    parent_named: bool = True  # False: the record chose the parent, and a full may be taken instead
     created: str  # RFC 3339 with microseconds
     is_automated: bool = False
     volume_gb: int
@@ -219,6 +220,7 @@ class BackupResult(Message):
     """What the record keeps of a completed backup."""
 
     manifest_sha256: str
+    parent_id: str | None = None  # what it was really taken from: None where a full was taken instead of an increment
     size_bytes: int
     object_bytes: int
     object_name: str  # "<id>.xbstream.gz" or ".zst"

@@ -94,6 +94,7 @@ class _Attempt:
         )
         return BackupResult(
             manifest_sha256=sha256_of(document),
+            parent_id=manifest.parent_id,
             size_bytes=size_bytes,
             object_bytes=data.size_bytes,
             object_name=data.name,
