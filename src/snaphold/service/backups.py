@@ -40,22 +40,28 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
     deployment.store_gate.check(account)
     with deployment.catalog.writing() as tx:
         instance = _source(tx, account, request)
-        _check_not_busy(tx, deployment, account, instance)
-        _check_parent(tx, account, instance, request.parent_id)
-        _check_copies(deployment.region, request.copy_to)
-        if request.parent_id is not None or (request.incremental and backups.has_completed(tx, instance.id)):
-            raise NotOffered("Incremental backups are not offered by this release.")
-        if request.copy_to:
-            raise NotOffered("Copying to other regions is not offered by this release.")
-        backup = _new_backup(tx, account, instance, request)
-        if not backups.insert(tx, backup) or not instances.move(
-            tx, instance.id, [InstanceStatus.ACTIVE], InstanceStatus.BACKUP
-        ):
-            raise unavailable_for_action(instance.id, InstanceStatus.BACKUP)
-        _give_to_host(tx, deployment, instance, backup)
+        backup = begin_backup(tx, deployment, instance, request)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
     log.info("backup.requested", backup=backup.id, instance=instance.id, account=account, name=backup.name)
+    return backup
+
+
+def begin_backup(
+    tx: Transaction, deployment: Deployment, instance: Instance, request: BackupRequest, *, is_automated: bool = False
+) -> Backup:
+    """The part of a request that callers and schedules share, in the transaction of either. Raises ``Refused``."""
+    _check_not_busy(tx, deployment, instance)
+    _check_parent(tx, instance, request.parent_id)
+    check_copies(deployment, request.copy_to)
+    if request.parent_id is not None or (request.incremental and backups.has_completed(tx, instance.id)):
+        raise NotOffered("Incremental backups are not offered by this release.")
+    backup = _new_backup(tx, instance, request, is_automated=is_automated)
+    if not backups.insert(tx, backup) or not instances.move(
+        tx, instance.id, [InstanceStatus.ACTIVE], InstanceStatus.BACKUP
+    ):
+        raise unavailable_for_action(instance.id, InstanceStatus.BACKUP)
+    _give_to_host(tx, deployment, instance, backup)
     return backup
 
 
@@ -109,17 +115,23 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
         backup = _find(tx, account, backup_id)
         if backup.deleting:
             return
-        family = backups.family(tx, backup_id)
-        for member in family:
-            if member.running:
-                raise Unprocessable(f"Backup {member.id} cannot be deleted because it is running.")
-        used = backups.in_use(tx, [member.id for member in family])
-        if used is not None:
-            raise Unprocessable(f"Backup {used} is in use.")
-        backups.mark_deleting(tx, [member.id for member in family], deleting=True)
-        deployment.queue.enqueue(tx, "delete_backup", backup_id)
+        family = begin_deletion(tx, deployment, backup)
     reached(Step.CONTROL_ASKED)
     log.info("backup.delete_requested", backup=backup_id, account=account, members=len(family))
+
+
+def begin_deletion(tx: Transaction, deployment: Deployment, backup: Backup) -> list[Backup]:
+    """The part of a delete that callers and schedules share: the whole family. Raises ``Unprocessable``."""
+    family = backups.family(tx, backup.id)
+    for member in family:
+        if member.running:
+            raise Unprocessable(f"Backup {member.id} cannot be deleted because it is running.")
+    used = backups.in_use(tx, [member.id for member in family])
+    if used is not None:
+        raise Unprocessable(f"Backup {used} is in use.")
+    backups.mark_deleting(tx, [member.id for member in family], deleting=True)
+    deployment.queue.enqueue(tx, "delete_backup", backup.id)
+    return family
 
 
 def act_on_backup(
@@ -134,7 +146,7 @@ def act_on_backup(
     """
     backup = show_backup(deployment, account, backup_id)
     if target_region is not None:
-        _check_copies(deployment.region, [target_region])
+        _check_region(deployment.region, [target_region])
         if backup.status is not BackupStatus.COMPLETED or backup.deleting:
             raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
     raise NotOffered(f"The action {action} is not offered by this release.")
@@ -148,6 +160,13 @@ def unavailable_for_action(instance_id: str, status: InstanceStatus) -> Unproces
     )
 
 
+def check_copies(deployment: Deployment, copy_to: Collection[str] | None) -> None:
+    """Raises ``BadRequest`` for a region that no copy can go to."""
+    _check_region(deployment.region, copy_to or ())
+    if copy_to:
+        raise NotOffered("Copying to other regions is not offered by this release.")
+
+
 def _source(tx: Transaction, account: str, request: BackupRequest) -> Instance:
     instance = instances.find(tx, account, request.source_id) if request.source_type == "instance" else None
     if instance is None:
@@ -155,36 +174,36 @@ def _source(tx: Transaction, account: str, request: BackupRequest) -> Instance:
     return instance
 
 
-def _check_not_busy(tx: Transaction, deployment: Deployment, account: str, instance: Instance) -> None:
+def _check_not_busy(tx: Transaction, deployment: Deployment, instance: Instance) -> None:
     if instance.status is not InstanceStatus.ACTIVE:
         raise unavailable_for_action(instance.id, instance.status)
     limit = deployment.settings.max_running_backups_per_account
-    if limit and backups.running_of_account(tx, account) >= limit:
+    if limit and backups.running_of_account(tx, instance.account) >= limit:
         raise Unprocessable(f"The account has {limit} running backup(s) already, which is its limit.")
 
 
-def _check_parent(tx: Transaction, account: str, instance: Instance, parent_id: str | None) -> None:
+def _check_parent(tx: Transaction, instance: Instance, parent_id: str | None) -> None:
     if parent_id is None:
         return
-    parent = _find(tx, account, parent_id)
+    parent = _find(tx, instance.account, parent_id)
     if parent.source_id != instance.id:
         raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
     if parent.status is not BackupStatus.COMPLETED or parent.deleting:
         raise Unprocessable(f"Backup {parent_id} is not COMPLETED and cannot be a parent.")
 
 
-def _check_copies(here: str, copy_to: Collection[str] | None) -> None:
-    for region in copy_to or ():
+def _check_region(here: str, copy_to: Collection[str]) -> None:
+    for region in copy_to:
         if region not in REGIONS:
             raise BadRequest(f"Backups cannot be copied to region {region}.")
         if region == here:
             raise BadRequest(f"The backup is in region {region} already.")
 
 
-def _new_backup(tx: Transaction, account: str, instance: Instance, request: BackupRequest) -> Backup:
+def _new_backup(tx: Transaction, instance: Instance, request: BackupRequest, *, is_automated: bool) -> Backup:
     return Backup(
         id=str(uuid.uuid4()),
-        account=account,
+        account=instance.account,
         name=request.name,
         description=request.description,
         status=BackupStatus.NEW,
@@ -197,7 +216,7 @@ def _new_backup(tx: Transaction, account: str, instance: Instance, request: Back
         version=instance.version,
         flavor_ram_mb=FLAVORS[instance.flavor_id].ram_mb,
         volume_gb=instance.volume_gb,
-        is_automated=False,
+        is_automated=is_automated,
         made=Made.TAKEN,
         made_from=None,
         made_from_region=None,
