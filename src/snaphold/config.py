@@ -25,6 +25,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state_dir: Path | None = Field(None, description="directory of everything that the service keeps")
+    store_dir: Path | None = Field(
+        None, description="directory of the local stores, one a region below it; default: regions/NAME/store in DIR"
+    )
     region: list[str] = Field([], description="regions to serve, each NAME=ADDRESS:PORT")
     public_url: str | None = Field(
         None, description="the endpoint that clients use, when it is not http://ADDRESS:PORT"
@@ -62,6 +65,10 @@ class Settings(BaseModel):
     token_lifetime_s: int = Field(86_400, ge=60, description="seconds that a token is good for")
     sweep_interval_s: float = Field(300, gt=0, description="seconds between two sweeps of ended attempts")
     sweep_grace_s: float = Field(60, ge=0, description="seconds after its end before an attempt is swept again")
+    state_backup_interval_s: float = Field(
+        86_400, ge=0, description="seconds after which the worker saves accounts and records into the store; 0: never"
+    )
+    state_backups_kept: int = Field(7, ge=1, description="how many of these saved states are kept")
     agent_tasks: int = Field(4, ge=1, description="tasks that one agent works on at the same time")
     log_format: Literal["text", "json"] = Field("text", description="text (key=value) or json (a line each)")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

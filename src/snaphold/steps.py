@@ -56,6 +56,14 @@ class Step(StrEnum):
     REBUILD_HELD = "rebuild.held"  # nothing is swept from now on
     REBUILD_RECORDED = "rebuild.recorded"  # one more backup has its record again
 
+    # Of `snaphold state backup`, which the worker does every night too.
+    STATE_READ = "state.read"  # what was saved before
+    STATE_SAVED = "state.saved"  # a saved state more
+    STATE_PRUNED = "state.pruned"  # as many as are kept
+    # Of `snaphold state restore`, which then does a rebuild.
+    STATE_ACCOUNTS_RESTORED = "state.accounts-restored"  # accounts and users
+    STATE_RESTORED = "state.restored"  # hosts, instances and failed backups too
+
 
 observers: Final[list[Callable[[Step], None]]] = []
 

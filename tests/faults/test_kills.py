@@ -121,4 +121,4 @@ def test_a_delete_is_struck(place: Place, step: Step, victim: str) -> None:
 def test_every_step_of_an_agent_is_struck() -> None:
     """A step that somebody adds is struck as well, or named in another test."""
     here = {*BACKUP_VICTIMS, *RESTORE_VICTIMS, *CREATE_VICTIMS, *RESTART_VICTIMS, *DELETE_VICTIMS}
-    assert set(Step) - here == {*steps_of("control"), *steps_of("removal"), *steps_of("rebuild")}
+    assert set(Step) - here == {*steps_of("control"), *steps_of("removal"), *steps_of("rebuild"), *steps_of("state")}

@@ -36,6 +36,12 @@ def identity(tmp_path: Path, clock: Clock) -> EmbeddedIdentity:
     return open_embedded(tmp_path, 3600, clock)
 
 
+def test_the_services_own_account_is_nobodys(identity: EmbeddedIdentity) -> None:
+    """No user can be of the account whose container holds what the service saves of itself."""
+    with pytest.raises(SetupError, match="the service's own"):
+        identity.add_account("snaphold-service", "demo", "secret", [])
+
+
 def test_password_login(identity: EmbeddedIdentity) -> None:
     """The right password gives a token that speaks for the user's account; named or left out, the account fits."""
     identity.add_account("1234", "demo", "secret", [OBSERVER])

@@ -43,6 +43,7 @@ def a_backup_record(number: int, parent: Backup | None = None, account: str = AC
         to_lsn=100 * number + 50,
         done_bytes=None,
         expected_bytes=None,
+        bytes_per_s=None,
         step=None,
         reason=None,
         created_us=CREATED_US + number,

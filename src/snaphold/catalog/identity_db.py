@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from snaphold.catalog.database import Catalog, open_database
+from snaphold.catalog.saved import Rows, put_missing, rows_of
 from snaphold.errors import SetupError
 
 metadata = sa.MetaData()
@@ -135,6 +136,20 @@ class IdentityDatabase:
             issued_us=row.issued_us,
             expires_us=row.expires_us,
         )
+
+    def exported(self) -> Rows:
+        """Accounts and users, with the hashes of their secrets; no tokens."""
+        with self._catalog.reading() as tx:
+            return rows_of(tx, metadata, {tokens.name})
+
+    def imported(self, rows: Rows) -> None:
+        """Put accounts and users that were exported; a user who is there already stays. May run twice.
+
+        Raises:
+            SetupError: a row does not fit; nothing was changed.
+        """
+        with self._catalog.writing() as tx:
+            put_missing(tx, metadata, rows)
 
     def close(self) -> None:
         """Close every connection."""

@@ -26,6 +26,8 @@ app.add_typer(account_app, name="account")
 app.add_typer(host_app, name="host")
 catalog_app = typer.Typer(help="The record of a region.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
+state_app = typer.Typer(help="What the service saves of itself.", no_args_is_help=True)
+app.add_typer(state_app, name="state")
 
 
 _RegionName = Annotated[
@@ -150,6 +152,10 @@ def catalog_rebuild(
     given: Given,
     *,
     account: Annotated[list[str] | None, typer.Option("--account", help="only of this account; repeatable")] = None,
+    deployment: Annotated[
+        str | None,
+        typer.Option("--deployment", help="the service's own id was lost: go on as the one that wrote the backups"),
+    ] = None,
     done: Annotated[
         bool, typer.Option("--done", help="rebuild nothing; what was rebuilt is right, and sweeping may go on")
     ] = False,
@@ -163,5 +169,37 @@ def catalog_rebuild(
 
     if done:
         end_rebuild(given)
-    elif not rebuild_catalog(given, account or []):
+    elif not rebuild_catalog(given, account or [], deployment):
+        raise typer.Exit(1)
+
+
+@_command(state_app, "backup", with_settings)
+def state_backup(given: Given) -> None:
+    """Save accounts, hosts and instances' records into the service's own container, as the worker does every night.
+
+    Prints JSON: a line for each region.
+    """
+    from snaphold.cli.saving import save_state  # noqa: PLC0415
+
+    save_state(given)
+
+
+@_command(state_app, "restore", with_state)
+def state_restore(
+    given: Given,
+    *,
+    wanted: Annotated[
+        str, typer.Option("--from", help="latest, the name of a saved state, or a file that one was copied to")
+    ] = "latest",
+    deployment: Annotated[
+        str | None, typer.Option("--deployment", help="whose state, where several services have saved theirs")
+    ] = None,
+) -> None:
+    """Bring accounts, hosts, instances' records and backups back after the loss of the state directory.
+
+    The store must be where it was. Prints JSON; exit status 1 when one of our backups is not whole.
+    """
+    from snaphold.cli.saving import restore_state  # noqa: PLC0415
+
+    if not restore_state(given, wanted, deployment):
         raise typer.Exit(1)

@@ -14,7 +14,7 @@ def add_account(given: Given, account: str, user: str, password: str | None, rol
     """Add a user to the embedded identity and print what there is to know."""
     from snaphold.identity.embedded import open_embedded  # noqa: PLC0415
 
-    state = StateDirectory(given.state_dir)
+    state = given.state
     state.make()
     if password is None:
         password = _ask_password(user)
@@ -31,7 +31,7 @@ def add_host(given: Given, name: str) -> None:
     from snaphold.cli.control import opened_deployment  # noqa: PLC0415
     from snaphold.service import hosts  # noqa: PLC0415
 
-    state = StateDirectory(given.state_dir)
+    state = given.state
     state.require()
     region = one_region(given, state)
     with opened_deployment(given.settings, state, region) as deployment:

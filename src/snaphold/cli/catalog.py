@@ -1,5 +1,6 @@
 """``snaphold catalog``: the record of a region, made anew from what lies in its store."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -9,32 +10,24 @@ from snaphold.cli.options import Given
 from snaphold.cli.state import StateDirectory
 
 
-def rebuild_catalog(given: Given, accounts: Sequence[str]) -> bool:
-    """Rebuild one region's record and print what came of it; False when a backup of ours is not whole."""
+def rebuild_catalog(given: Given, accounts: Sequence[str], adopted: str | None) -> bool:
+    """Rebuild one region's record and print what came of it; False when a backup of ours is not whole.
+
+    ``adopted``: the id of the deployment that wrote the backups, which this one goes on as.
+    """
     from snaphold.cli.control import opened_deployment  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.worker.rebuild import rebuild  # noqa: PLC0415
 
-    state = StateDirectory(given.state_dir)
+    state = given.state
     state.require()
     region = one_region(given, state)
+    if adopted is not None:
+        _adopt(state, region, adopted)
     with opened_deployment(given.settings, state, region) as deployment:
         rebuilt = rebuild(deployment.catalog, stores_of(state, region), deployment.deployment_id, accounts or None)
-    made = [{"account": one.account, "id": one.id, "name": one.name} for one in rebuilt.made]
-    told = [
-        {"account": one.account, "object": one.name, "reason": one.reason, "damaged": one.damaged}
-        for one in rebuilt.told
-    ]
-    answer = {
-        "region": region,
-        "deployment": deployment.deployment_id,
-        "recorded_already": rebuilt.kept,
-        "made": made,
-        "not_made": told,
-        "sweep": "held until `snaphold catalog rebuild --done`",
-    }
-    sys.stdout.write(json.dumps(answer, indent=1) + "\n")
-    return not any(one.damaged for one in rebuilt.told)
+    sys.stdout.write(json.dumps(rebuilt.told_as_json(region, deployment.deployment_id), indent=1) + "\n")
+    return rebuilt.whole
 
 
 def end_rebuild(given: Given) -> None:
@@ -42,9 +35,22 @@ def end_rebuild(given: Given) -> None:
     from snaphold.cli.control import opened_deployment  # noqa: PLC0415
     from snaphold.worker.rebuild import end_rebuild as end  # noqa: PLC0415
 
-    state = StateDirectory(given.state_dir)
+    state = given.state
     state.require()
     region = one_region(given, state)
     with opened_deployment(given.settings, state, region) as deployment:
         was_held = end(deployment.catalog, deployment.queue)
     sys.stdout.write(json.dumps({"region": region, "sweep": "goes on" if was_held else "was not held"}) + "\n")
+
+
+def _adopt(state: StateDirectory, region: str, deployment_id: str) -> None:
+    """Not while the service runs: its processes would go on under the id that they have read."""
+    from snaphold.catalog.database import open_catalog  # noqa: PLC0415
+    from snaphold.catalog.saved import adopt_deployment  # noqa: PLC0415
+
+    with (
+        state.lock("serve"),
+        contextlib.closing(open_catalog(state.catalog(region))) as catalog,
+        catalog.writing() as tx,
+    ):
+        adopt_deployment(tx, deployment_id, region)

@@ -53,7 +53,7 @@ def opened_deployment(settings: Settings, state: StateDirectory, region: str) ->
         SetupError: the catalog cannot be opened, or was written by a newer release.
     """
     state.region(region).mkdir(mode=0o700, parents=True, exist_ok=True)
-    state.store(region).mkdir(mode=0o700, exist_ok=True)
+    state.store(region).mkdir(mode=0o700, parents=True, exist_ok=True)
     catalog = open_catalog(state.catalog(region))
     try:
         with catalog.writing() as tx:

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from snaphold.cli.state import StateDirectory
 from snaphold.config import Settings, load_settings
 from snaphold.errors import SetupError
 
-_ADMIN = ("state_dir", "region")  # what a command that only looks into the state directory needs
+_ADMIN = ("state_dir", "store_dir", "region")  # what a command that only looks into the state directory needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,12 @@ class Given:
         if self.settings.state_dir is None:
             raise SetupError("no state directory was given (--state-dir DIR)")
         return self.settings.state_dir.absolute()
+
+    @property
+    def state(self) -> StateDirectory:
+        """What lies where in the state directory. Raises ``SetupError`` where none was given."""
+        store_dir = self.settings.store_dir
+        return StateDirectory(self.state_dir, None if store_dir is None else store_dir.absolute())
 
     def argv(self, **instead: Any) -> list[str]:
         """The same flags for a process that we start; those of ``instead`` replace ours."""
@@ -83,7 +90,7 @@ def _option(name: str) -> inspect.Parameter:
 
 
 def _metavar(name: str) -> str:
-    return {"state_dir": "DIR", "region": "NAME=ADDRESS:PORT"}.get(name, name.rsplit("_", 1)[-1].upper())
+    return "NAME=ADDRESS:PORT" if name == "region" else name.rsplit("_", 1)[-1].upper()
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:

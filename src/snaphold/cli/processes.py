@@ -110,7 +110,7 @@ def run_agent(given: Given) -> None:
     """The agent of this machine."""
     from snaphold.cli.machine import built_agent  # noqa: PLC0415
 
-    state = StateDirectory(given.state_dir)
+    state = given.state
     regions = parse_regions(given.settings.region)
     state.make([region.name for region in regions])
     set_up_logs(given.settings, "agent")
@@ -119,10 +119,13 @@ def run_agent(given: Given) -> None:
 
 
 def _work(deployment: "Deployment", state: StateDirectory, region: Endpoint, stopping: threading.Event) -> None:
+    from snaphold.cli.saving import opened_saver  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.worker.worker import run_worker as work  # noqa: PLC0415
 
-    work(deployment, stores_of(state, region.name), state.region(region.name) / "worker.lock", stopping)
+    lock = state.region(region.name) / "worker.lock"
+    with opened_saver(deployment.settings, state, deployment) as saver:
+        work(deployment, stores_of(state, region.name), saver, lock, stopping)
 
 
 def _one_region(given: Given, name: str | None) -> tuple[Endpoint, StateDirectory]:
@@ -131,7 +134,7 @@ def _one_region(given: Given, name: str | None) -> tuple[Endpoint, StateDirector
     mine = [region for region in regions if name in {None, region.name}]
     if len(mine) != 1:
         raise SetupError(f"which region is this process's? (--name, one of {', '.join(map(str, regions))})")
-    state = StateDirectory(given.state_dir)
+    state = given.state
     state.make([mine[0].name])
     return mine[0], state
 

@@ -26,7 +26,7 @@ _LOOK_INTERVAL_S: Final = 0.05
 def serve(given: Given) -> None:
     """Check everything that can be wrong, then start the processes and keep them going."""
     regions = parse_regions(given.settings.region)
-    state = StateDirectory(given.state_dir)
+    state = given.state
     state.make([region.name for region in regions])
     if shutil.which("setpriv") is None:
         raise SetupError("there is no setpriv on this machine (Debian's package util-linux)")
@@ -45,7 +45,7 @@ def serve(given: Given) -> None:
 
 def stop(given: Given) -> None:
     """End ``serve`` if it runs, then every database server of the state directory."""
-    state = StateDirectory(given.state_dir)
+    state = given.state
     state.require()
     console = Console(highlight=False)
     owner = state.owner("serve")

@@ -62,6 +62,7 @@ class StateDirectory:
     """The layout of a state directory."""
 
     path: Path
+    store_root: Path | None = None  # of the stores of all regions, where they lie elsewhere
 
     @property
     def identity(self) -> Path:
@@ -83,7 +84,7 @@ class StateDirectory:
 
     def store(self, region: str) -> Path:
         """The region's object store."""
-        return self.region(region) / "store"
+        return self.region(region) / "store" if self.store_root is None else self.store_root / region
 
     def agent_token(self, region: str) -> Path:
         """What the embedded agent shows to the region's API."""

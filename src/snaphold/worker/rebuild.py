@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -56,6 +56,25 @@ class Rebuilt:
     made: list[Backup] = field(default_factory=list)
     kept: int = 0
     told: list[Told] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no backup of ours was found damaged."""
+        return not any(one.damaged for one in self.told)
+
+    def told_as_json(self, region: str, deployment_id: str) -> dict[str, Any]:
+        """For a person, and for a script."""
+        return {
+            "region": region,
+            "deployment": deployment_id,
+            "recorded_already": self.kept,
+            "made": [{"account": one.account, "id": one.id, "name": one.name} for one in self.made],
+            "not_made": [
+                {"account": one.account, "object": one.name, "reason": one.reason, "damaged": one.damaged}
+                for one in self.told
+            ],
+            "sweep": "held until `snaphold catalog rebuild --done`",
+        }
 
 
 def rebuild(catalog: Catalog, stores: Stores, deployment_id: str, accounts: Iterable[str] | None = None) -> Rebuilt:
@@ -225,6 +244,7 @@ def record_of(manifest: Manifest, sha256: str, receipt: Receipt | None) -> Backu
         to_lsn=manifest.lineage.to_lsn,
         done_bytes=None,
         expected_bytes=None,
+        bytes_per_s=None,
         step=None,
         reason=None,
         created_us=parse_rfc3339(manifest.created),
@@ -316,6 +336,10 @@ def _gone_instance(tx: Transaction, candidate: _Candidate) -> Instance:
         running=False,
         reason=None,
         restored_from=None,
+        step=None,
+        done_bytes=None,
+        expected_bytes=None,
+        bytes_per_s=None,
         created_us=backup.created_us,
         updated_us=tx.now_us,
         deleted_us=tx.now_us,

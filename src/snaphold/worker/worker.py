@@ -14,6 +14,7 @@ from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import reap
 from snaphold.store.base import Stores
 from snaphold.worker.deletion import Remover
+from snaphold.worker.state import Saver
 
 log = structlog.get_logger()
 
@@ -47,7 +48,7 @@ def hosts_could_renew(before: Moment, after: Moment, waited_s: float) -> bool:
     return (after.wall_s - before.wall_s) - passed_s <= _JUMP_S
 
 
-def run_worker(deployment: Deployment, stores: Stores, lock: Path, stop: threading.Event) -> None:
+def run_worker(deployment: Deployment, stores: Stores, saver: Saver, lock: Path, stop: threading.Event) -> None:
     """Work until ``stop`` is set.
 
     Leases are looked at only when every host had the time to renew its own: a lease's time after the start, and after
@@ -74,6 +75,7 @@ def run_worker(deployment: Deployment, stores: Stores, lock: Path, stop: threadi
             _guarded("reap", lambda: reap(deployment))
             if time.monotonic() >= next_sweep_s:
                 _guarded("deletions", remover.take_up_deletions)
+                _guarded("state", saver.save_when_due)
                 _guarded("sweep", lambda: remover.sweep_recent(grace_us))
                 next_sweep_s = time.monotonic() + deployment.settings.sweep_interval_s
 

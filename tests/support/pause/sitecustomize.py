@@ -1,7 +1,7 @@
 """Lets a test stop a process between two named steps (snaphold.steps); never a part of the service.
 
-Python imports this module at its start when this directory is on PYTHONPATH. In an agent or a control process, and when
-PAUSE_DIRECTORY is set: who reaches the step named in ``PAUSE_DIRECTORY/at`` writes its process id to
+Python imports this module at its start when this directory is on PYTHONPATH. In a process that does such steps, and
+when PAUSE_DIRECTORY is set: who reaches the step named in ``PAUSE_DIRECTORY/at`` writes its process id to
 ``PAUSE_DIRECTORY/<step>`` and waits there until ``at`` says something else, or until it is killed.
 """
 
@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-if {"agent", "api"} & set(sys.orig_argv) and "PAUSE_DIRECTORY" in os.environ:
+if {"agent", "api", "rebuild", "state"} & set(sys.orig_argv) and "PAUSE_DIRECTORY" in os.environ:
     from snaphold.steps import Step, observers
 
     directory = Path(os.environ["PAUSE_DIRECTORY"])

@@ -1,0 +1,105 @@
+"""The rows that no manifest holds, as plain values by table and column: what outlives the loss of a database.
+
+They may come back into a later schema: a column that is gone by then is dropped, one that is new takes its default.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from snaphold.catalog.database import Transaction
+from snaphold.catalog.schema import backups, deployment, hosts, instances, metadata
+from snaphold.errors import SetupError
+from snaphold.model import BackupStatus
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+
+# What means nothing to another process: work that was under way, questions that somebody waited for.
+_PASSING: Final = frozenset({"tasks", "questions"})
+_RECORDED_ONLY: Final = backups.c.deleted_us.is_(None) & (
+    backups.c.status.in_([BackupStatus.FAILED, BackupStatus.DELETE_FAILED]) | backups.c.deleting
+)
+
+
+def exported(tx: Transaction) -> Rows:
+    """Every row of a region's catalog that can come back; of backups those that have no manifest, or soon none."""
+    return rows_of(tx, metadata, _PASSING, {backups.name: _RECORDED_ONLY})
+
+
+def imported(tx: Transaction, rows: Rows, deployment_id: str, region: str) -> int:
+    """Put rows that were exported into a catalog that has none of them; how many were missing.
+
+    What is recorded already stays as it is, so that this may run twice. The service may have been started before: a
+    host of the same name gets its old id.
+
+    Raises:
+        SetupError: another deployment's backups or instances are recorded here, or a row does not fit.
+    """
+    adopt_deployment(tx, deployment_id, region)
+    old = [row["id"] for row in rows.get(instances.name, ())]
+    # What a rebuild has made of their backups knows less than their own rows.
+    tx.connection.execute(instances.delete().where(instances.c.host_id == "", instances.c.id.in_(old)))
+    own = sa.select(instances.c.id).where(instances.c.host_id != "", instances.c.id.not_in(old))
+    if tx.connection.execute(own.limit(1)).first() is not None:
+        raise SetupError("the catalog has instances of its own already; nothing was changed")
+    for row in rows.get(hosts.name, ()):
+        tx.connection.execute(hosts.update().where(hosts.c.name == row["name"]).values(id=row["id"]))
+    others = {name: found for name, found in rows.items() if name != deployment.name}
+    return put_missing(tx, metadata, others)
+
+
+def adopt_deployment(tx: Transaction, deployment_id: str, region: str) -> None:
+    """Call this catalog's deployment so from now on: what other objects carry this id is its own.
+
+    Raises:
+        SetupError: backups are recorded under another id; nothing was changed.
+    """
+    present = tx.connection.execute(sa.select(deployment.c.id)).scalar_one_or_none()
+    if present == deployment_id:
+        return
+    if tx.connection.execute(sa.select(backups.c.id).limit(1)).first() is not None:
+        raise SetupError(f"the catalog has backups of its own deployment {present} already; nothing was changed")
+    tx.connection.execute(deployment.delete())
+    tx.connection.execute(deployment.insert().values(id=deployment_id, region=region, created_us=tx.now_us))
+
+
+def rows_of(
+    tx: Transaction,
+    tables: sa.MetaData,
+    leave_out: Collection[str] = (),
+    only: Mapping[str, sa.ColumnElement[bool]] | None = None,
+) -> Rows:
+    """The rows of every table but some; ``only``: which of a table's."""
+    wanted = only or {}
+    return {
+        table.name: [
+            dict(row)
+            for row in tx.connection.execute(table.select().where(wanted.get(table.name, sa.true()))).mappings()
+        ]
+        for table in tables.sorted_tables
+        if table.name not in leave_out
+    }
+
+
+def put_missing(tx: Transaction, tables: sa.MetaData, rows: Rows) -> int:
+    """Insert the rows whose key is not there; how many. Tables and columns that are unknown are left out.
+
+    Raises:
+        SetupError: a row does not fit; nothing stands of what this transaction has put.
+    """
+    count = 0
+    for table in tables.sorted_tables:
+        key = list(table.primary_key)
+        for row in rows.get(table.name, ()):
+            values = {name: value for name, value in row.items() if name in table.c}
+            same = sa.and_(*(column == values.get(column.name) for column in key))
+            if tx.connection.execute(sa.select(*key).where(same)).first() is not None:
+                continue
+            try:
+                tx.connection.execute(table.insert().values(values))
+            except exc.IntegrityError as error:
+                raise SetupError(f"a saved row of {table.name} does not fit: {error.orig}") from error
+            count += 1
+    return count
