@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from typing import Final
 
 NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
@@ -107,11 +108,13 @@ class Flavor:
 FLAVORS: Final[Mapping[int, Flavor]] = {n: Flavor(id=n, ram_mb=256 << n) for n in range(1, 9)}
 
 
+@cache
 def datastore_id(datastore: str) -> str:
     """The same UUID for the same type of datastore in every deployment."""
     return str(uuid.uuid5(NAMESPACE, datastore))
 
 
+@cache
 def version_id(datastore: str, version: str) -> str:
     """The same UUID for the same version in every deployment."""
     return str(uuid.uuid5(NAMESPACE, f"{datastore}/{version}"))
@@ -119,7 +122,7 @@ def version_id(datastore: str, version: str) -> str:
 
 def rfc3339(time_us: int) -> str:
     """``YYYY-MM-DDTHH:MM:SSZ``: UTC, no fractions (contract, section 1)."""
-    return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).isoformat().removesuffix("+00:00") + "Z"
 
 
 def rfc3339_exact(time_us: int) -> str:
@@ -169,10 +172,10 @@ class Instance:
     port: int | None
     used_bytes: int | None
     running: bool
-    step: str | None  # of a restore, as the next three
-    done_bytes: int | None
-    expected_bytes: int | None
-    bytes_per_s: int | None
+    step: str | None = None  # of a restore, as the next three
+    done_bytes: int | None = None
+    expected_bytes: int | None = None
+    bytes_per_s: int | None = None
     reason: str | None
     restored_from: str | None
     created_us: int
@@ -211,7 +214,7 @@ class Backup:
     to_lsn: int | None
     done_bytes: int | None
     expected_bytes: int | None
-    bytes_per_s: int | None
+    bytes_per_s: int | None = None
     step: str | None
     reason: str | None
     created_us: int
