@@ -4,7 +4,7 @@ Times are microseconds since the epoch (``_us``), by the database's clock.
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,6 +12,7 @@ from functools import cache
 from typing import Final
 
 NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
+DAY_US: Final = 24 * 3600 * 1_000_000
 GIB: Final = 1 << 30  # bytes; what the contract calls a GB
 _PROOF_PATIENCE_US: Final = 24 * 3600 * 1_000_000
 SERVICE_ACCOUNT: Final = "snaphold-service"  # whose container holds what the service saves of itself; nobody's login
@@ -235,6 +236,35 @@ class Backup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When a source is backed up by itself, in UTC. ``day_of_week``: of the full ones, Sunday 0; 7: each is full."""
+
+    id: str
+    account: str
+    source_type: str
+    source_id: str
+    day_of_week: int
+    hour: int
+    minute: int
+    full_backup_retention: int
+    copy_to: Sequence[str] | None
+    next_run_us: int
+    last_run_us: int | None
+    created_us: int
+    updated_us: int
+    deleted_us: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DueRun:
+    """A schedule whose time has come, and what its source and the source's host are doing. None: there is none."""
+
+    schedule: Schedule
+    instance_status: InstanceStatus | None
+    host_seen_us: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attempt:
     """One attempt at a host's task; its number marks every byte that it writes."""
 
@@ -295,3 +325,53 @@ def choose_host(
         if not (host.shared_system_user and not host.accepts_shared and others.get(host.id, set()) - {account})
     ]
     return min(fit, key=lambda host: (load.get(host.id, 0), host.name), default=None)
+
+
+def next_run_us(after_us: int, hour: int, minute: int) -> int:
+    """The first moment after ``after_us`` at which it is this time of day, UTC: at most a day away."""
+    time_of_day_us = (hour * 60 + minute) * 60_000_000
+    return ((after_us - time_of_day_us) // DAY_US + 1) * DAY_US + time_of_day_us
+
+
+def runs_full(schedule: Schedule, newest_full_us: int | None, now_us: int) -> bool:
+    """Whether a run of now is a full one. ``newest_full_us``: when its newest automated full was asked for, if any.
+
+    1. Where each is to be full, or there is none yet, it is.
+    2. Else when the weekly moment of full ones has come since the newest one: a full that was missed, or has FAILED,
+       is made up for by the next run, whatever its day.
+    """
+    if schedule.day_of_week == 7 or newest_full_us is None:
+        return True
+    latest = next_run_us(now_us, schedule.hour, schedule.minute) - DAY_US
+    weekday = (latest // DAY_US + 4) % 7  # day 0 of the epoch was a Thursday
+    return newest_full_us < latest - (weekday - schedule.day_of_week) % 7 * DAY_US
+
+
+def what_run_waits_for(run: DueRun, *, running: int, limit: int, hosts_since_us: int) -> str | None:
+    """Why a run that is due cannot begin yet, or None. ``running``: backups of its account; ``limit`` 0: none.
+
+    1. Its instance is ACTIVE; one that is gone or in ERROR is waited for like one that is busy.
+    2. Its host has been heard from.
+    3. The account is below its limit of running backups.
+    """
+    if run.instance_status is not InstanceStatus.ACTIVE:
+        return f"its instance is {run.instance_status or 'gone'}"
+    if run.host_seen_us is None or run.host_seen_us < hosts_since_us:
+        return "the host of its instance does not answer"
+    if limit and running >= limit:
+        return f"its account has {running} running backup(s)"
+    return None
+
+
+def expired_fulls(schedule: Schedule, fulls: Sequence[Backup]) -> list[Backup]:
+    """The automated fulls that the schedule no longer keeps, oldest first. ``fulls``: those of its source, any order.
+
+    1. Only COMPLETED ones that are not being deleted count.
+    2. Nothing goes before a further one was asked for, and has completed, since somebody last changed the schedule.
+    3. Of the rest all but the newest ``full_backup_retention`` go.
+    """
+    counted = [full for full in fulls if full.status is BackupStatus.COMPLETED and not full.deleting]
+    counted.sort(key=lambda full: (full.created_us, full.id))
+    if not counted or counted[-1].created_us <= schedule.updated_us:
+        return []
+    return counted[: -schedule.full_backup_retention]

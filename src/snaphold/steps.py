@@ -47,6 +47,8 @@ class Step(StrEnum):
     CONTROL_CLAIMED = "control.claimed"  # an agent was given a task
     CONTROL_REPORTED = "control.reported"  # a task has ended
 
+    SCHEDULE_RUN = "schedule.run"  # a scheduled backup was asked for
+
     REMOVAL_BEGUN = "removal.begun"  # all objects of a backup that is being deleted, or has failed
     REMOVAL_MANIFEST_REMOVED = "removal.manifest-removed"  # objects that are no backup any more
     REMOVAL_OBJECTS_REMOVED = "removal.objects-removed"  # nothing; the record still has the backup

@@ -16,6 +16,7 @@ from snaphold.model import (
     Flavor,
     Instance,
     InstanceStatus,
+    Schedule,
     datastore_id,
     gigabytes,
     rfc3339,
@@ -330,10 +331,60 @@ class GroupList(Answer):
     ha_instances: list[dict[str, Any]]
 
 
-class ScheduleList(Answer):
-    """Schedules of backups."""
+class ScheduleAnswer(Answer):
+    """A schedule of backups, in UTC. Without ``copy_to`` nothing is copied; the nulls are what clients look for."""
 
-    schedules: list[dict[str, Any]]
+    id: str
+    action: Literal["backup"]
+    instance_id: str | None
+    source_type: str
+    source_id: str
+    minute: int
+    hour: int
+    day_of_week: int
+    day_of_month: None
+    month: None
+    full_backup_retention: int
+    copy_to: list[str] | None
+    next_run: str
+    last_scheduled: str | None
+    created: str
+    updated: str
+
+
+class ScheduleShown(Answer):
+    """One schedule."""
+
+    schedule: ScheduleAnswer
+
+
+class ScheduleList(Answer):
+    """A page of schedules, newest first. Without ``links`` there are no more."""
+
+    schedules: list[ScheduleAnswer]
+    links: Sometimes[list[Link]] = None
+
+
+def shown_schedule(schedule: Schedule) -> ScheduleAnswer:
+    """A schedule as clients see it."""
+    return ScheduleAnswer(
+        id=schedule.id,
+        action="backup",
+        instance_id=schedule.source_id if schedule.source_type == "instance" else None,
+        source_type=schedule.source_type,
+        source_id=schedule.source_id,
+        minute=schedule.minute,
+        hour=schedule.hour,
+        day_of_week=schedule.day_of_week,
+        day_of_month=None,
+        month=None,
+        full_backup_retention=schedule.full_backup_retention,
+        copy_to=None if schedule.copy_to is None else list(schedule.copy_to),
+        next_run=rfc3339(schedule.next_run_us),
+        last_scheduled=None if schedule.last_run_us is None else rfc3339(schedule.last_run_us),
+        created=rfc3339(schedule.created_us),
+        updated=rfc3339(schedule.updated_us),
+    )
 
 
 class ApiVersion(Answer):

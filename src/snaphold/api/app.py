@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 
 from snaphold import __version__
-from snaphold.api import agents, backups, databases, instances, later, logins, objects, offers, versions
+from snaphold.api import agents, backups, databases, instances, later, logins, objects, offers, schedules, versions
 from snaphold.api.desk import Desk, ObjectReader
 from snaphold.api.document import DescribedAPI, add_docs_page
 from snaphold.api.edge import Edge
@@ -13,7 +13,7 @@ from snaphold.api.links import Links
 from snaphold.identity.base import Identity
 from snaphold.service.deployment import Deployment
 
-_ROUTERS = (versions, logins, backups, instances, databases, offers, later, objects, agents)
+_ROUTERS = (versions, logins, backups, instances, databases, offers, schedules, later, objects, agents)
 
 
 def create_app(

@@ -5,6 +5,7 @@ A password becomes its hash while it is being checked: no object behind this mod
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -20,9 +21,10 @@ from pydantic import (
 from snaphold.api.reading import Body
 from snaphold.model import Flavor, flavor_from_reference
 from snaphold.protocol import DatabaseSpec, UserSpec
-from snaphold.service.requests import BackupRequest, InstanceRequest
+from snaphold.service.requests import BackupRequest, InstanceRequest, ScheduleChangeRequest, ScheduleRequest
 
 MAX_VOLUME_GB: Final = 65_536
+DEFAULT_RETENTION: Final = 2  # automated fulls
 MAX_DESCRIPTION: Final = 65_535  # characters
 _SYSTEM_DATABASES: Final = frozenset({"mysql", "information_schema", "performance_schema", "sys", "lost+found"})
 _SYSTEM_USERS: Final = frozenset({"root", "mysql", "mariadb.sys", "mysql.sys", "mysql.session", "public", "os_admin"})
@@ -91,6 +93,10 @@ def _flavor(reference: object) -> Flavor:
 
 def _last_part(reference: str) -> str:
     return reference.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _distinct(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(dict.fromkeys(names))
 
 
 def _zero_or_one(value: object) -> bool:
@@ -181,7 +187,7 @@ class BackupCreate(Body):
             source_id=source.id,
             parent_id=asked.parent_id,
             incremental=asked.incremental,
-            copy_to=None if asked.copy_to is None else tuple(dict.fromkeys(asked.copy_to)),
+            copy_to=_distinct(asked.copy_to),
         )
 
 
@@ -441,6 +447,28 @@ def _number(text: object) -> object:
     return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 4 else text
 
 
+def _names(text: object) -> object:
+    return [name.strip() for name in text.split(",")] if isinstance(text, str) else text
+
+
+def _true(value: object) -> bool:
+    if value in ("true", "false"):
+        return value == "true"
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise ValueError('must be "true" or "false"')
+
+
+DayOfWeek = Annotated[int, BeforeValidator(_number), Field(ge=0, le=7, description="Sunday 0; 7: each one is full.")]
+Hour = Annotated[int, BeforeValidator(_number), Field(ge=0, le=23, description="UTC")]
+Minute = Annotated[int, BeforeValidator(_number), Field(ge=0, le=59)]
+Retention = Annotated[int, BeforeValidator(_number), Field(ge=2, le=1000)]
+Regions = Annotated[list[GivenReference], BeforeValidator(_names)]
+RunNow = Annotated[
+    bool, PlainValidator(_true), WithJsonSchema({"enum": ["true", "false", True, False, None], "default": "false"})
+]
+
+
 class ScheduleFields(Body):
     """When backups are taken."""
 
@@ -448,17 +476,19 @@ class ScheduleFields(Body):
     instance_id: GivenReference | None = None
     source_id: GivenReference | None = None
     source_type: Literal["instance", "ha"] | None = None
-    day_of_week: Annotated[int, BeforeValidator(_number), Field(ge=0, le=7)]
-    hour: Annotated[int, BeforeValidator(_number), Field(ge=0, le=23)]
-    minute: Annotated[int, BeforeValidator(_number), Field(ge=0, le=59)]
-    full_backup_retention: Annotated[int, BeforeValidator(_number), Field(ge=2, le=1000)] | None = None
-    copy_to: list[GivenReference] | None = None
+    day_of_week: DayOfWeek
+    hour: Hour
+    minute: Minute
+    full_backup_retention: Retention | None = None
+    copy_to: Regions | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.instance_id is None and (self.source_id is None or self.source_type is None):
             raise ValueError("needs an instance_id, or a source_id and its source_type")
-        if self.instance_id is not None and self.source_id not in (None, self.instance_id):
+        if self.instance_id is not None and (
+            self.source_id not in (None, self.instance_id) or self.source_type == "ha"
+        ):
             raise ValueError("names an instance and a source that differ")
         return self
 
@@ -468,11 +498,57 @@ class ScheduleCreate(Body):
 
     schedule: ScheduleFields
 
+    def request(self) -> ScheduleRequest:
+        """As the service takes it."""
+        asked = self.schedule
+        return ScheduleRequest(
+            source_type="instance" if asked.source_type is None else asked.source_type,
+            source_id=asked.instance_id or asked.source_id or "-",
+            day_of_week=asked.day_of_week,
+            hour=asked.hour,
+            minute=asked.minute,
+            full_backup_retention=asked.full_backup_retention or DEFAULT_RETENTION,
+            copy_to=_distinct(asked.copy_to),
+        )
+
+
+class ScheduleChangeFields(Body):
+    """What is to be different about a schedule; what is left out, or null, stays. ``copy_to`` []: copies no more."""
+
+    action: Literal["backup"] | None = None
+    instance_id: GivenReference | None = None
+    source_id: GivenReference | None = None
+    day_of_week: DayOfWeek | None = None
+    hour: Hour | None = None
+    minute: Minute | None = None
+    full_backup_retention: Retention | None = None
+    copy_to: Regions | None = None
+    run_now: RunNow = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if None not in (self.instance_id, self.source_id) and self.instance_id != self.source_id:
+            raise ValueError("names an instance and a source that differ")
+        return self
+
 
 class ScheduleChange(Body):
     """``PUT /schedules/{id}``."""
 
-    schedule: dict[str, Any]
+    schedule: ScheduleChangeFields
+
+    def request(self) -> ScheduleChangeRequest:
+        """As the service takes it."""
+        asked = self.schedule
+        return ScheduleChangeRequest(
+            source_id=asked.instance_id or asked.source_id,
+            day_of_week=asked.day_of_week,
+            hour=asked.hour,
+            minute=asked.minute,
+            full_backup_retention=asked.full_backup_retention,
+            copy_to=_distinct(asked.copy_to),
+            run_now=asked.run_now,
+        )
 
 
 class PasswordCredentials(Body):

@@ -1,21 +1,20 @@
-"""HA groups and schedules: none can be made yet, so none is there. What is asked for them is checked all the same."""
+"""HA groups: none can be made yet, so none is there. What is asked for them is checked all the same."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from snaphold.api.answers import GroupList, ScheduleList
-from snaphold.api.bodies import GroupAction, GroupCreate, ScheduleChange, ScheduleCreate
+from snaphold.api.answers import GroupList
+from snaphold.api.bodies import GroupAction, GroupCreate
 from snaphold.api.desk import Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Paged
 from snaphold.api.reading import BodyOf
 from snaphold.errors import NotFound, NotOffered
-from snaphold.service import instances
 
 router = APIRouter(
     prefix="/v1.0/{account}",
-    tags=["groups and schedules"],
+    tags=["groups"],
     responses=documented(400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503),
 )
 
@@ -55,49 +54,5 @@ def act_on_group(call: Calling, group_id: str, body: Annotated[GroupAction, Depe
     raise _no_group(group_id)
 
 
-@router.get("/schedules")
-def list_schedules(call: Calling, page: Paged) -> ScheduleList:
-    """The account's schedules."""
-    del call, page
-    return ScheduleList(schedules=[])
-
-
-@router.post("/schedules", status_code=202, response_class=Response)
-def create_schedule(call: Calling, body: Annotated[ScheduleCreate, Depends(BodyOf(ScheduleCreate))]) -> Response:
-    """Not offered."""
-    asked = body.schedule
-    if asked.source_type == "ha" and asked.source_id is not None:
-        raise _no_group(asked.source_id)
-    instances.show_instance(call.deployment, call.account, asked.instance_id or asked.source_id or "")
-    raise NotOffered("Schedules are not offered by this release.")
-
-
-@router.get("/schedules/{schedule_id}", response_class=Response)
-def show_schedule(call: Calling, schedule_id: str) -> Response:
-    """One schedule."""
-    del call
-    raise _no_schedule(schedule_id)
-
-
-@router.put("/schedules/{schedule_id}", status_code=202, response_class=Response)
-def change_schedule(
-    call: Calling, schedule_id: str, body: Annotated[ScheduleChange, Depends(BodyOf(ScheduleChange))]
-) -> Response:
-    """Change a schedule."""
-    del call, body
-    raise _no_schedule(schedule_id)
-
-
-@router.delete("/schedules/{schedule_id}", status_code=202, response_class=Response)
-def delete_schedule(call: Calling, schedule_id: str) -> Response:
-    """Delete a schedule."""
-    del call
-    raise _no_schedule(schedule_id)
-
-
 def _no_group(group_id: str) -> NotFound:
     return NotFound(f"HA group {group_id} cannot be found.")
-
-
-def _no_schedule(schedule_id: str) -> NotFound:
-    return NotFound(f"Schedule {schedule_id} cannot be found.")

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.paging import page_of, position_of
-from snaphold.catalog.schema import backups, tasks
+from snaphold.catalog.schema import AUTOMATED_FULLS, backups, tasks
 from snaphold.model import BACKUP_MOVES, RUNNING, Backup, BackupStatus, Made, ProofLevel, ProofStatus, TaskState
 
 
@@ -102,6 +102,13 @@ def has_completed(tx: Transaction, source_id: str) -> bool:
         ~backups.c.deleting,
     )
     return tx.connection.execute(statement.limit(1)).first() is not None
+
+
+def automated_fulls(tx: Transaction, source_id: str) -> list[Backup]:
+    """The COMPLETED fulls that a schedule has had taken of this source, newest first."""
+    statement = backups.select().where(backups.c.source_id == source_id, sa.text(AUTOMATED_FULLS))
+    rows = tx.connection.execute(statement.order_by(backups.c.created_us.desc(), backups.c.id.desc())).mappings()
+    return [_backup(row) for row in rows]
 
 
 def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:

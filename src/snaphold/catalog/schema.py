@@ -11,6 +11,11 @@ metadata = sa.MetaData(
     }
 )
 Time = sa.BigInteger  # microseconds since the epoch, by the database's clock
+# What schedules keep and expire; said in the very words of the index, so that every database finds it.
+AUTOMATED_FULLS = (
+    "is_automated AND made = 'taken' AND parent_id IS NULL"
+    " AND status = 'COMPLETED' AND NOT deleting AND deleted_us IS NULL"
+)
 
 deployment = sa.Table(
     "deployment",
@@ -108,6 +113,13 @@ backups = sa.Table(
     sa.Column("proof_reason", sa.Text),
     sa.Index("ix_backups_account_created_us_id", "account", "created_us", "id"),
     sa.Index("ix_backups_source_id_created_us_id", "source_id", "created_us", "id"),
+    sa.Index(
+        "ix_backups_automated_fulls",
+        "source_id",
+        "created_us",
+        sqlite_where=sa.text(AUTOMATED_FULLS),
+        postgresql_where=sa.text(AUTOMATED_FULLS),
+    ),
     # One backup of a source is taken at a time, whoever asks and however often at once (contract, section 1).
     sa.Index(
         "uq_backups_running_source",
@@ -163,4 +175,33 @@ questions = sa.Table(
     sa.Column("error", sa.String(32)),
     sa.Column("message", sa.Text),
     sa.Index("ix_questions_host_id_state", "host_id", "state"),
+)
+
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("source_type", sa.String(8), nullable=False),
+    sa.Column("source_id", sa.String(36), nullable=False),
+    sa.Column("day_of_week", sa.Integer, nullable=False),
+    sa.Column("hour", sa.Integer, nullable=False),
+    sa.Column("minute", sa.Integer, nullable=False),
+    sa.Column("full_backup_retention", sa.Integer, nullable=False),
+    sa.Column("copy_to", sa.JSON),
+    sa.Column("next_run_us", Time, nullable=False),
+    sa.Column("last_run_us", Time),
+    sa.Column("created_us", Time, nullable=False),
+    sa.Column("updated_us", Time, nullable=False),
+    sa.Column("deleted_us", Time),
+    sa.Index("ix_schedules_account_created_us_id", "account", "created_us", "id"),
+    sa.Index("ix_schedules_next_run_us", "next_run_us"),
+    # A source has one schedule (contract, section 7).
+    sa.Index(
+        "uq_schedules_source",
+        "source_id",
+        unique=True,
+        sqlite_where=sa.text("deleted_us IS NULL"),
+        postgresql_where=sa.text("deleted_us IS NULL"),
+    ),
 )

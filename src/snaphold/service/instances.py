@@ -4,7 +4,7 @@ import uuid
 
 import structlog
 
-from snaphold.catalog import backups, hosts, instances, tasks
+from snaphold.catalog import backups, hosts, instances, schedules, tasks
 from snaphold.catalog.database import Transaction
 from snaphold.errors import BadRequest, Forbidden, NotFound, NotOffered, Unavailable, Unprocessable
 from snaphold.model import (
@@ -118,7 +118,7 @@ def restart_instance(deployment: Deployment, account: str, instance_id: str) -> 
 
 
 def delete_instance(deployment: Deployment, account: str, instance_id: str) -> None:
-    """Have its server and its data removed; its backups stay. A host that is away does it when it is back.
+    """Have its server, data and schedule removed; its backups stay. A host that is away does it when it is back.
 
     Raises:
         NotFound: no such instance.
@@ -130,6 +130,7 @@ def delete_instance(deployment: Deployment, account: str, instance_id: str) -> N
             return
         _begin(tx, instance, [InstanceStatus.ACTIVE, InstanceStatus.ERROR], InstanceStatus.SHUTDOWN)
         _simple_task(tx, instance, TaskKind.DELETE)
+        schedules.delete_of_source(tx, instance_id)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
     log.info("instance.delete_requested", instance=instance_id, account=account)

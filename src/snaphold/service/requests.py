@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from snaphold.model import Backup, Flavor, Instance
+from snaphold.model import Backup, Flavor, Instance, Schedule
 from snaphold.protocol import DatabaseSpec, UserSpec
 
 
@@ -56,4 +56,47 @@ class InstancePage:
     """Newest first. ``next_marker`` None: the list is complete."""
 
     instances: Sequence[Instance]
+    next_marker: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleRequest:
+    """``POST /schedules``. ``copy_to`` None: not given."""
+
+    source_type: str  # "instance" | "ha"
+    source_id: str  # as sent: may be no id at all
+    day_of_week: int
+    hour: int
+    minute: int
+    full_backup_retention: int
+    copy_to: Sequence[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleChangeRequest:
+    """``PUT /schedules/{id}``. None: stays as it is. ``source_id``: only the one that it is of."""
+
+    source_id: str | None
+    day_of_week: int | None
+    hour: int | None
+    minute: int | None
+    full_backup_retention: int | None
+    copy_to: Sequence[str] | None
+    run_now: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFilter:
+    """Which schedules of a list. None: any."""
+
+    action: str | None = None
+    source_type: str | None = None
+    source_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulePage:
+    """Newest first. ``next_marker`` None: the list is complete."""
+
+    schedules: Sequence[Schedule]
     next_marker: str | None

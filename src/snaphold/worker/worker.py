@@ -14,6 +14,7 @@ from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import reap
 from snaphold.store.base import Stores
 from snaphold.worker.deletion import Remover
+from snaphold.worker.schedules import Scheduler
 from snaphold.worker.state import Saver
 
 log = structlog.get_logger()
@@ -58,6 +59,7 @@ def run_worker(deployment: Deployment, stores: Stores, saver: Saver, lock: Path,
         SetupError: another worker is at work on this catalog.
     """
     remover = Remover(deployment.catalog, stores, deployment.deployment_id)
+    scheduler = Scheduler(deployment)
     handlers = {"delete_backup": remover.delete_backup, "sweep_backup": remover.sweep_backup}
     grace_us = int(deployment.settings.sweep_grace_s * 1_000_000)
     with QueueRunner(deployment.catalog, handlers, lock):
@@ -73,6 +75,7 @@ def run_worker(deployment: Deployment, stores: Stores, saver: Saver, lock: Path,
                 log.warning("worker.disturbed", again_in_s=wait_s)
                 continue
             _guarded("reap", lambda: reap(deployment))
+            _guarded("schedules", scheduler.run)
             if time.monotonic() >= next_sweep_s:
                 _guarded("deletions", remover.take_up_deletions)
                 _guarded("state", saver.save_when_due)

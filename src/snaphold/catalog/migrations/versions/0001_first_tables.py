@@ -62,6 +62,18 @@ def upgrade() -> None:
     op.create_index("ix_backups_account_created_us_id", "backups", ["account", "created_us", "id"], unique=False)
     op.create_index(op.f("ix_backups_parent_id"), "backups", ["parent_id"], unique=False)
     op.create_index("ix_backups_source_id_created_us_id", "backups", ["source_id", "created_us", "id"], unique=False)
+    automated_fulls = (
+        "is_automated AND made = 'taken' AND parent_id IS NULL"
+        " AND status = 'COMPLETED' AND NOT deleting AND deleted_us IS NULL"
+    )
+    op.create_index(
+        "ix_backups_automated_fulls",
+        "backups",
+        ["source_id", "created_us"],
+        unique=False,
+        sqlite_where=sa.text(automated_fulls),
+        postgresql_where=sa.text(automated_fulls),
+    )
     op.create_index(
         "uq_backups_running_source",
         "backups",
@@ -165,9 +177,37 @@ def upgrade() -> None:
         sqlite_where=sa.text("state <> 'ended'"),
         postgresql_where=sa.text("state <> 'ended'"),
     )
+    op.create_table(
+        "schedules",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.Column("source_type", sa.String(length=8), nullable=False),
+        sa.Column("source_id", sa.String(length=36), nullable=False),
+        sa.Column("day_of_week", sa.Integer(), nullable=False),
+        sa.Column("hour", sa.Integer(), nullable=False),
+        sa.Column("minute", sa.Integer(), nullable=False),
+        sa.Column("full_backup_retention", sa.Integer(), nullable=False),
+        sa.Column("copy_to", sa.JSON(), nullable=True),
+        sa.Column("next_run_us", sa.BigInteger(), nullable=False),
+        sa.Column("last_run_us", sa.BigInteger(), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("updated_us", sa.BigInteger(), nullable=False),
+        sa.Column("deleted_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_schedules")),
+    )
+    op.create_index("ix_schedules_account_created_us_id", "schedules", ["account", "created_us", "id"], unique=False)
+    op.create_index("ix_schedules_next_run_us", "schedules", ["next_run_us"], unique=False)
+    op.create_index(
+        "uq_schedules_source",
+        "schedules",
+        ["source_id"],
+        unique=True,
+        sqlite_where=sa.text("deleted_us IS NULL"),
+        postgresql_where=sa.text("deleted_us IS NULL"),
+    )
 
 
 def downgrade() -> None:
     """Drop them."""
-    for table in ("deployment", "hosts", "instances", "backups", "tasks", "questions"):
+    for table in ("deployment", "hosts", "instances", "backups", "tasks", "questions", "schedules"):
         op.drop_table(table)

@@ -1,0 +1,125 @@
+"""The rows of schedules."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from snaphold.catalog.database import Transaction
+from snaphold.catalog.paging import page_of, position_of
+from snaphold.catalog.schema import AUTOMATED_FULLS, backups, hosts, instances, schedules
+from snaphold.model import DAY_US, DueRun, InstanceStatus, Schedule
+
+
+def insert(tx: Transaction, schedule: Schedule) -> bool:
+    """Add a new schedule; False when its source has one already."""
+    values = {column.name: getattr(schedule, column.name) for column in schedules.columns}
+    savepoint = tx.connection.begin_nested()
+    try:
+        tx.connection.execute(schedules.insert().values(values))
+    except sa.exc.IntegrityError:
+        savepoint.rollback()
+        return False
+    savepoint.commit()
+    return True
+
+
+def find(tx: Transaction, account: str, schedule_id: str) -> Schedule | None:
+    """This account's schedule, unless it is deleted."""
+    found = get(tx, schedule_id)
+    return found if found is not None and found.account == account else None
+
+
+def get(tx: Transaction, schedule_id: str) -> Schedule | None:
+    """The schedule of any account, unless it is deleted."""
+    statement = schedules.select().where(schedules.c.id == schedule_id, schedules.c.deleted_us.is_(None))
+    row = tx.connection.execute(statement).mappings().one_or_none()
+    return None if row is None else _schedule(row)
+
+
+def change(tx: Transaction, schedule_id: str, **values: Any) -> None:
+    """Somebody wants it otherwise."""
+    statement = schedules.update().where(schedules.c.id == schedule_id)
+    tx.connection.execute(statement.values(updated_us=tx.now_us, **values))
+
+
+def advance(tx: Transaction, schedule: Schedule, next_run_us: int, **values: Any) -> bool:
+    """Compare-and-set of the next run; False when it is another one by now."""
+    statement = schedules.update().where(
+        schedules.c.id == schedule.id,
+        schedules.c.next_run_us == schedule.next_run_us,
+        schedules.c.deleted_us.is_(None),
+    )
+    return tx.connection.execute(statement.values(next_run_us=next_run_us, **values)).rowcount == 1
+
+
+def mark_deleted(tx: Transaction, schedule_id: str) -> None:
+    """Nobody sees it any more, but lists keep its place for markers."""
+    statement = schedules.update().where(schedules.c.id == schedule_id)
+    tx.connection.execute(statement.values(deleted_us=tx.now_us))
+
+
+def delete_of_source(tx: Transaction, source_id: str) -> None:
+    """The same, of the schedule that this source has, if any."""
+    statement = schedules.update().where(schedules.c.source_id == source_id, schedules.c.deleted_us.is_(None))
+    tx.connection.execute(statement.values(deleted_us=tx.now_us))
+
+
+def page(
+    tx: Transaction, account: str, *, limit: int, marker: str | None, source_type: str | None, source_id: str | None
+) -> tuple[list[Schedule], bool] | None:
+    """Up to ``limit`` schedules, newest first, and whether there are more; None when the marker never was one."""
+    start = position_of(tx, schedules, account, marker)
+    if start is None:
+        return None
+    statement = schedules.select().where(schedules.c.account == account, schedules.c.deleted_us.is_(None))
+    if source_type is not None:
+        statement = statement.where(schedules.c.source_type == source_type)
+    if source_id is not None:
+        statement = statement.where(schedules.c.source_id == source_id)
+    rows, more = page_of(tx, statement, schedules, start, limit)
+    return [_schedule(row) for row in rows], more
+
+
+def due(tx: Transaction) -> list[DueRun]:
+    """The schedules whose time has come, the one that waits longest first."""
+    statement = (
+        sa.select(schedules, instances.c.status.label("instance_status"), hosts.c.seen_us.label("host_seen_us"))
+        .outerjoin(instances, sa.and_(instances.c.id == schedules.c.source_id, instances.c.deleted_us.is_(None)))
+        .outerjoin(hosts, hosts.c.id == instances.c.host_id)
+        .where(schedules.c.next_run_us <= tx.now_us, schedules.c.deleted_us.is_(None))
+        .order_by(schedules.c.next_run_us, schedules.c.id)
+    )
+    return [
+        DueRun(
+            schedule=_schedule(row),
+            instance_status=None if row["instance_status"] is None else InstanceStatus(row["instance_status"]),
+            host_seen_us=row["host_seen_us"],
+        )
+        for row in tx.connection.execute(statement).mappings()
+    ]
+
+
+def far_away(tx: Transaction) -> list[Schedule]:
+    """The schedules whose next run is more than a day away: it was set before the clock was put back."""
+    statement = schedules.select().where(schedules.c.next_run_us > tx.now_us + DAY_US, schedules.c.deleted_us.is_(None))
+    return [_schedule(row) for row in tx.connection.execute(statement).mappings()]
+
+
+def with_too_many_fulls(tx: Transaction) -> list[Schedule]:
+    """The schedules with more COMPLETED automated fulls of their source than they keep."""
+    counted = (
+        sa.select(backups.c.source_id, sa.func.count().label("fulls"))
+        .where(sa.text(AUTOMATED_FULLS))
+        .group_by(backups.c.source_id)
+        .subquery()
+    )
+    statement = (
+        sa.select(schedules)
+        .join(counted, counted.c.source_id == schedules.c.source_id)
+        .where(counted.c.fulls > schedules.c.full_backup_retention, schedules.c.deleted_us.is_(None))
+    )
+    return [_schedule(row) for row in tx.connection.execute(statement).mappings()]
+
+
+def _schedule(row: sa.RowMapping) -> Schedule:
+    return Schedule(**{column.name: row[column.name] for column in schedules.columns})

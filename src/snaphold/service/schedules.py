@@ -1,0 +1,178 @@
+"""Schedules: made, listed, shown, changed, deleted, and run (contract, section 7)."""
+
+import uuid
+
+import structlog
+
+from snaphold.catalog import backups, schedules
+from snaphold.catalog.database import Transaction
+from snaphold.errors import BadRequest, NotFound
+from snaphold.model import Backup, InstanceStatus, Schedule, expired_fulls, next_run_us, rfc3339
+from snaphold.service.backups import begin_backup, begin_deletion, check_copies, unavailable_for_action
+from snaphold.service.deployment import Deployment
+from snaphold.service.instances import find_instance, require_host
+from snaphold.service.requests import (
+    BackupRequest,
+    PageRequest,
+    ScheduleChangeRequest,
+    ScheduleFilter,
+    SchedulePage,
+    ScheduleRequest,
+)
+from snaphold.steps import Step, reached
+
+log = structlog.get_logger()
+
+
+def create_schedule(deployment: Deployment, account: str, request: ScheduleRequest) -> Schedule:
+    """Have an instance backed up by itself, from the next time of day that is named on.
+
+    Raises:
+        NotFound: no such instance; any HA group.
+        Unprocessable: it is being deleted.
+        BadRequest: it has a schedule already; a region that no copy can go to.
+    """
+    with deployment.catalog.writing() as tx:
+        if request.source_type == "ha":
+            raise NotFound(f"HA group {request.source_id} cannot be found.")
+        instance = find_instance(tx, account, request.source_id)
+        if instance.status is InstanceStatus.SHUTDOWN:
+            raise unavailable_for_action(instance.id, instance.status)
+        check_copies(deployment, request.copy_to)
+        schedule = Schedule(
+            id=str(uuid.uuid4()),
+            account=account,
+            source_type=request.source_type,
+            source_id=instance.id,
+            day_of_week=request.day_of_week,
+            hour=request.hour,
+            minute=request.minute,
+            full_backup_retention=request.full_backup_retention,
+            copy_to=list(request.copy_to) if request.copy_to else None,
+            next_run_us=next_run_us(tx.now_us, request.hour, request.minute),
+            last_run_us=None,
+            created_us=tx.now_us,
+            updated_us=tx.now_us,
+            deleted_us=None,
+        )
+        if not schedules.insert(tx, schedule):
+            raise BadRequest(f"Instance {instance.id} has a schedule already.")
+    log.info("schedule.created", schedule=schedule.id, instance=instance.id, account=account)
+    return schedule
+
+
+def list_schedules(deployment: Deployment, account: str, page: PageRequest, wanted: ScheduleFilter) -> SchedulePage:
+    """The account's schedules, newest first. Raises ``BadRequest`` for a marker that never was one of them."""
+    with deployment.catalog.reading() as tx:
+        found = schedules.page(
+            tx,
+            account,
+            limit=page.limit,
+            marker=page.marker,
+            source_type=wanted.source_type,
+            source_id=wanted.source_id,
+        )
+    if found is None:
+        raise BadRequest(f"There is no marker {page.marker}.")
+    rows, more = found if wanted.action in (None, "backup") else ([], False)
+    return SchedulePage(schedules=rows, next_marker=rows[-1].id if more else None)
+
+
+def show_schedule(deployment: Deployment, account: str, schedule_id: str) -> Schedule:
+    """One schedule. Raises ``NotFound``, the same for unknown, foreign and deleted ones."""
+    with deployment.catalog.reading() as tx:
+        return _find(tx, account, schedule_id)
+
+
+def change_schedule(deployment: Deployment, account: str, schedule_id: str, request: ScheduleChangeRequest) -> Schedule:
+    """Change what is named. ``run_now`` makes it due at once; another time of day drops a run that still waits.
+
+    Raises:
+        NotFound: no such schedule.
+        BadRequest: another source than its own; a region that no copy can go to.
+    """
+    with deployment.catalog.writing() as tx:
+        schedule = _find(tx, account, schedule_id)
+        if request.source_id not in (None, schedule.source_id):
+            raise BadRequest("A schedule stays with its instance.")
+        check_copies(deployment, request.copy_to)
+        asked = {
+            "day_of_week": request.day_of_week,
+            "hour": request.hour,
+            "minute": request.minute,
+            "full_backup_retention": request.full_backup_retention,
+        }
+        changes = {name: value for name, value in asked.items() if value is not None}
+        hour, minute = changes.get("hour", schedule.hour), changes.get("minute", schedule.minute)
+        if request.run_now:
+            changes["next_run_us"] = tx.now_us
+        elif (hour, minute) != (schedule.hour, schedule.minute):
+            changes["next_run_us"] = next_run_us(tx.now_us, hour, minute)
+        copies = {} if request.copy_to is None else {"copy_to": list(request.copy_to) or None}
+        schedules.change(tx, schedule_id, **changes, **copies)
+        changed = _find(tx, account, schedule_id)
+    log.info("schedule.changed", schedule=schedule_id, account=account, run_now=request.run_now)
+    return changed
+
+
+def delete_schedule(deployment: Deployment, account: str, schedule_id: str) -> None:
+    """No longer; its backups stay, and nothing expires them any more. Raises ``NotFound``."""
+    with deployment.catalog.writing() as tx:
+        schedules.mark_deleted(tx, _find(tx, account, schedule_id).id)
+    log.info("schedule.deleted", schedule=schedule_id, account=account)
+
+
+def run_schedule(deployment: Deployment, schedule: Schedule) -> Backup | None:
+    """Take the backup that is due, and set the next run, in one transaction: a run happens once, whoever else tries.
+
+    None: another worker was first, or the schedule was changed or deleted meanwhile.
+
+    Raises:
+        Refused, Unavailable: it cannot be taken now; the run stays due.
+    """
+    deployment.store_gate.check(schedule.account)
+    with deployment.catalog.writing() as tx:
+        following = next_run_us(tx.now_us, schedule.hour, schedule.minute)
+        if not schedules.advance(tx, schedule, following, last_run_us=tx.now_us):
+            return None
+        instance = find_instance(tx, schedule.account, schedule.source_id)
+        require_host(tx, deployment, instance)
+        backup = begin_backup(tx, deployment, instance, _request(tx, schedule), is_automated=True)
+    reached(Step.SCHEDULE_RUN)
+    deployment.wakeups.notify(instance.host_id)
+    log.info("schedule.run", schedule=schedule.id, backup=backup.id, instance=instance.id, account=schedule.account)
+    return backup
+
+
+def expire_fulls(deployment: Deployment, schedule: Schedule) -> list[Backup]:
+    """Have the automated fulls that are too many deleted, their increments with them; those.
+
+    Raises:
+        Unprocessable: one of them is in use; nothing was marked.
+    """
+    with deployment.catalog.writing() as tx:
+        expired = expired_fulls(schedule, backups.automated_fulls(tx, schedule.source_id))
+        for full in expired:
+            begin_deletion(tx, deployment, full)
+    for full in expired:
+        log.info("schedule.expired", schedule=schedule.id, backup=full.id, account=schedule.account)
+    return expired
+
+
+def _find(tx: Transaction, account: str, schedule_id: str) -> Schedule:
+    schedule = schedules.find(tx, account, schedule_id)
+    if schedule is None:
+        raise NotFound(f"Schedule {schedule_id} cannot be found.")
+    return schedule
+
+
+def _request(tx: Transaction, schedule: Schedule) -> BackupRequest:
+    return BackupRequest(
+        name=f"automated {rfc3339(tx.now_us)}",
+        description=None,
+        source_type=schedule.source_type,
+        source_id=schedule.source_id,
+        parent_id=None,
+        incremental=False,
+        copy_to=schedule.copy_to,
+    )
