@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from snaphold.cli.admin import one_region
+from snaphold.cli.logs import set_up_logs
 from snaphold.cli.options import Given
 from snaphold.cli.state import StateDirectory
 
@@ -19,6 +20,7 @@ def rebuild_catalog(given: Given, accounts: Sequence[str], adopted: str | None) 
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.worker.rebuild import rebuild  # noqa: PLC0415
 
+    set_up_logs(given.settings, "catalog")
     state = given.state
     state.require()
     region = one_region(given, state)
@@ -35,6 +37,7 @@ def end_rebuild(given: Given) -> None:
     from snaphold.cli.control import opened_deployment  # noqa: PLC0415
     from snaphold.worker.rebuild import end_rebuild as end  # noqa: PLC0415
 
+    set_up_logs(given.settings, "catalog")
     state = given.state
     state.require()
     region = one_region(given, state)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from snaphold.cli.logs import set_up_logs
 from snaphold.cli.options import Given
 from snaphold.cli.state import StateDirectory
 from snaphold.config import Settings
@@ -39,6 +40,7 @@ def save_state(given: Given) -> None:
     """Save the state of every region, or of those named, and print the names of what was saved."""
     from snaphold.cli.control import opened_deployment  # noqa: PLC0415
 
+    set_up_logs(given.settings, "state")
     state = given.state
     state.require()
     for region in _regions(given, state):
@@ -57,6 +59,7 @@ def restore_state(given: Given, wanted: str, deployment_id: str | None) -> bool:
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.worker.state import stored_state  # noqa: PLC0415
 
+    set_up_logs(given.settings, "state")
     state = given.state
     regions = _regions(given, state)
     state.make(regions)
