@@ -1,4 +1,5 @@
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -149,9 +150,9 @@ def test_another_process_adds(identity: EmbeddedIdentity, tmp_path: Path, clock:
 
 
 def _add(state_dir: str, number: int) -> str:
-    identity = open_embedded(Path(state_dir), 3600)
-    identity.add_account(f"a{number}", f"u{number}", "secret", [])
-    return identity.authenticate_password(f"u{number}", "secret", None).token
+    with closing(open_embedded(Path(state_dir), 3600)) as identity:
+        identity.add_account(f"a{number}", f"u{number}", "secret", [])
+        return identity.authenticate_password(f"u{number}", "secret", None).token
 
 
 def test_first_start_of_many_at_once(tmp_path: Path) -> None:
@@ -160,6 +161,16 @@ def test_first_start_of_many_at_once(tmp_path: Path) -> None:
         tokens = list(pool.map(_add, [str(tmp_path)] * 4, range(4)))
     identity = open_embedded(tmp_path, 3600)
     assert [identity.validate(token).account for token in tokens] == ["a0", "a1", "a2", "a3"]
+
+
+def test_opened_twice_in_one_process(tmp_path: Path) -> None:
+    """A process that opens the database twice goes on seeing what others write, and they what it writes."""
+    with closing(open_embedded(tmp_path, 3600)) as first, closing(open_embedded(tmp_path, 3600)) as second:
+        first.add_account("1234", "demo", "secret", [])
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            token = pool.submit(_add, str(tmp_path), 0).result()
+        for identity in (first, second):
+            assert identity.validate(token).account == "a0"
 
 
 def test_not_a_database(tmp_path: Path) -> None:

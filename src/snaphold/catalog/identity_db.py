@@ -165,7 +165,11 @@ def open_identity_database(path: Path, clock: Callable[[], int] | None = None) -
         SetupError: it cannot be opened, is no database, or was written by a newer release.
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # Never a file that is there: closing it would end SQLite's locks of this process on it, and then the next
+        # process to leave the database removes a log that this one goes on writing to.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        pass
     except OSError as error:
         raise SetupError(f"the identity database {path} cannot be opened: {error.strerror}") from error
     return IdentityDatabase(Catalog(open_database(path, "migrations_identity"), clock))
