@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
 DAY_US: Final = 24 * 3600 * 1_000_000
@@ -70,18 +70,23 @@ class InstanceStatus(StrEnum):
     ACTIVE = "ACTIVE"
     BACKUP = "BACKUP"
     REBOOT = "REBOOT"
-    SHUTDOWN = "SHUTDOWN"  # being deleted
+    RESIZE = "RESIZE"
+    SHUTDOWN = "SHUTDOWN"  # stopped, or on its way there; one that is being deleted too, which ``deleting`` tells
     ERROR = "ERROR"
 
 
 INSTANCE_MOVES: Final[Mapping[InstanceStatus, frozenset[InstanceStatus]]] = {
     InstanceStatus.BUILD: frozenset({InstanceStatus.ACTIVE, InstanceStatus.ERROR}),
-    InstanceStatus.ACTIVE: frozenset({InstanceStatus.BACKUP, InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN}),
+    InstanceStatus.ACTIVE: frozenset(
+        {InstanceStatus.BACKUP, InstanceStatus.REBOOT, InstanceStatus.RESIZE, InstanceStatus.SHUTDOWN}
+    ),
     InstanceStatus.BACKUP: frozenset({InstanceStatus.ACTIVE}),
     InstanceStatus.REBOOT: frozenset({InstanceStatus.ACTIVE, InstanceStatus.ERROR}),
+    InstanceStatus.RESIZE: frozenset({InstanceStatus.ACTIVE, InstanceStatus.ERROR}),
     # A server that was there once may come back by itself, or by another restart.
     InstanceStatus.ERROR: frozenset({InstanceStatus.ACTIVE, InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN}),
-    InstanceStatus.SHUTDOWN: frozenset({InstanceStatus.ERROR}),
+    # A stopped one is started, or deleted.
+    InstanceStatus.SHUTDOWN: frozenset({InstanceStatus.REBOOT, InstanceStatus.ERROR, InstanceStatus.SHUTDOWN}),
 }
 
 
@@ -164,6 +169,7 @@ class Instance:
     account: str
     name: str
     status: InstanceStatus
+    deleting: bool
     host_id: str
     datastore: str
     version: str
@@ -276,6 +282,7 @@ class Attempt:
     instance_id: str | None
     backup_id: str | None
     account: str
+    payload: Mapping[str, Any]  # what the host is told beside ids; empty once the task has ended
     session: str | None
     lease_until_us: int | None
     created_us: int

@@ -33,7 +33,10 @@ class TaskKind(StrEnum):
     CREATE = "create"  # ERROR
     RESTORE = "restore"  # ERROR
     BACKUP = "backup"  # FAILED, its bytes swept
-    RESTART = "restart"  # taken up again when the host is back
+    RESTART = "restart"  # taken up again when the host is back, as are the next three
+    STOP = "stop"
+    START = "start"
+    RESIZE = "resize"
     DELETE = "delete"  # taken up again when the host is back
     CONSOLIDATE = "consolidate"  # FAILED, its bytes swept
     VERIFY = "verify"  # the proof is unknown
@@ -48,6 +51,12 @@ class QuestionKind(StrEnum):
     LIST_USERS = "list_users"  # {} → {"users": [{"name", "host", "databases": [{"name"}]}]}
     CREATE_USERS = "create_users"  # {"users": [UserSpec]} → {}
     DELETE_USER = "delete_user"  # {"name", "host"} → {}
+    CHANGE_USERS = "change_users"  # {"users": [UserChange]} → {}
+    GRANT = "grant"  # {"name", "host", "databases": [name]} → {}
+    REVOKE = "revoke"  # {"name", "host", "database"} → {}
+    SHOW_ROOT = "show_root"  # {} → {"enabled"}
+    ENABLE_ROOT = "enable_root"  # {"password_hash"} → {}
+    DISABLE_ROOT = "disable_root"  # {} → {}
 
 
 class Datastore(Message):
@@ -126,6 +135,26 @@ class UserSpec(Message):
     databases: list[str] = []
 
 
+class UserChange(Message):
+    """What is to be different about a user; None: stays as it is."""
+
+    name: str
+    host: str = "%"
+    new_name: str | None = None
+    new_host: str | None = None
+    password_hash: str | None = None
+
+
+class Memory(Message):
+    """What a server is to start with, and what it gets again where it does not start with that; the same in a restart.
+
+    In MB.
+    """
+
+    ram_mb: int
+    former_ram_mb: int
+
+
 class InstanceSpec(Message):
     """Everything a host must know of an instance to build its server."""
 
@@ -185,6 +214,7 @@ class Task(Message):
     instance: InstanceSpec | None = None  # CREATE, RESTORE
     chain: list[ChainLink] = []  # RESTORE, VERIFY, CONSOLIDATE; BACKUP of an increment
     backup: BackupSpec | None = None  # BACKUP, CONSOLIDATE
+    memory: Memory | None = None  # RESIZE, RESTART, START
 
 
 class Question(Message):

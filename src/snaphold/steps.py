@@ -39,6 +39,17 @@ class Step(StrEnum):
     RESTART_STOPPED = "restart.stopped"  # no server
     RESTART_STARTED = "restart.started"  # the new server
 
+    STOP_CLAIMED = "stop.claimed"  # the server
+    STOP_STOPPED = "stop.stopped"  # no server; the record still waits for that
+
+    START_CLAIMED = "start.claimed"  # no server
+    START_STARTED = "start.started"  # the server; the record still waits for it
+
+    RESIZE_CLAIMED = "resize.claimed"  # the old server
+    RESIZE_STOPPED = "resize.stopped"  # no server
+    RESIZE_NOTED = "resize.noted"  # no server; the host knows the new size
+    RESIZE_STARTED = "resize.started"  # the server with its new size; the record still has the old one
+
     DELETE_CLAIMED = "delete.claimed"  # the server and its directory
     DELETE_REMOVED = "delete.removed"  # nothing; the record still has the instance
 

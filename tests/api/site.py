@@ -173,6 +173,7 @@ class AnsweringHost:
         self._thread = threading.Thread(target=self._run)
         self.databases: dict[str, dict[str, Any]] = {}
         self.users: dict[tuple[str, str], dict[str, Any]] = {}
+        self.root: str | None = None
         self.refuse: tuple[str, str] | None = None
 
     def __enter__(self) -> Self:
@@ -212,9 +213,27 @@ class AnsweringHost:
                 return {"ok": True, "payload": {"users": rows}}
             case "create_users":
                 self.users.update({(row["name"], row["host"]): row for row in payload["users"]})
-            case _:
+            case "delete_user":
                 del self.users[payload["name"], payload["host"]]
+            case "show_root":
+                return {"ok": True, "payload": {"enabled": self.root is not None}}
+            case "enable_root" | "disable_root":
+                self.root = payload.get("password_hash")
+            case _:
+                self._change(kind, payload)
         return {"ok": True}
+
+    def _change(self, kind: str, payload: dict[str, Any]) -> None:
+        """Change users and their rights."""
+        if kind == "change_users":
+            for change in payload["users"]:
+                row = self.users.pop((change["name"], change["host"]))
+                row["password_hash"] = change["password_hash"] or row["password_hash"]
+                self.users[change["new_name"] or change["name"], change["new_host"] or change["host"]] = row
+        elif kind == "grant":
+            self.users[payload["name"], payload["host"]]["databases"] += payload["databases"]
+        else:
+            self.users[payload["name"], payload["host"]]["databases"].remove(payload["database"])
 
 
 def check_answer(answer: httpx.Response) -> None:

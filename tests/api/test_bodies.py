@@ -14,7 +14,7 @@ from snaphold.service.requests import BackupRequest, PageRequest
 
 MODELS: list[type[Body]] = [
     *(bodies.BackupCreate, bodies.BackupAction, bodies.InstanceCreate, bodies.InstanceChange, bodies.InstanceAction),
-    *(bodies.DatabasesCreate, bodies.UsersCreate, bodies.UserChange, bodies.UserGrants, bodies.GroupCreate),
+    *(bodies.DatabasesCreate, bodies.UsersCreate, bodies.UserChanged, bodies.UserGrants, bodies.GroupCreate),
     *(bodies.GroupAction, bodies.ScheduleCreate, bodies.ScheduleChange, bodies.AuthV2, bodies.AuthV3),
 ]
 KEYS = sorted(

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from snaphold.api.bodies import native_hash
 from tests.api.site import AnsweringHost, Site, check_fault, opened_site
 
 HASH_OF_P = "*7B9EBEED26AA52ED10C0F549FA863F13C39E0209"  # SELECT PASSWORD('p')
@@ -123,16 +124,91 @@ def test_what_the_host_refuses(site: Site, path: str, host: AnsweringHost, error
     check_fault(answer, code, "Database shop exists already.")
 
 
-def test_not_offered(site: Site, path: str) -> None:
-    """Changing users and grants is checked in form, and not offered."""
-    for where, body, bad in (
-        ("users", {"users": [{"name": "u", "password": "p"}]}, {"users": []}),
-        ("users/u", {"user": {"name": "v"}}, {"user": {"password": ""}}),
-        ("users/u/databases", {"databases": [{"name": "d"}]}, {"databases": []}),
-    ):
-        check_fault(site.call("PUT", f"{path}/{where}", body), 501)
-        check_fault(site.call("PUT", f"{path}/{where}", bad), 400)
-    check_fault(site.call("DELETE", f"{path}/users/u/databases/d"), 501)
+def test_changes_of_users(site: Site, path: str, host: AnsweringHost) -> None:
+    """Passwords, names and hosts are changed, each alone or together; a password reaches the host as a hash."""
+    users = [{"name": "u", "password": "old"}, {"name": "w", "password": "old", "host": "10.%"}]
+    site.ok("POST", f"{path}/users", {"users": users})
+    assert site.call("PUT", f"{path}/users/u", {"user": {"password": "p"}}).status_code == 202
+    assert host.users["u", "%"]["password_hash"] == HASH_OF_P
+    assert site.call("PUT", f"{path}/users/u", {"user": {"name": "v", "host": "10.%"}}).status_code == 202
+    assert site.call("PUT", f"{path}/users/w%4010.%25", {"user": {"host": "%"}}).status_code == 202
+    assert set(host.users) == {("v", "10.%"), ("w", "%")}
+    new = [{"name": "v", "host": "10.%", "password": "q"}, {"name": "w", "password": "p"}]
+    assert site.call("PUT", f"{path}/users", {"users": new}).status_code == 202
+    assert host.users["v", "10.%"]["password_hash"] not in {HASH_OF_P, "q"}
+    assert host.users["w", "%"]["password_hash"] == HASH_OF_P
+
+
+def test_grants(site: Site, path: str) -> None:
+    """Rights on databases are given and taken, one by one, and listed."""
+    site.ok("POST", f"{path}/users", {"users": [{"name": "u", "password": "p", "databases": [{"name": "a"}]}]})
+    grants = f"{path}/users/u/databases"
+    assert site.call("PUT", grants, {"databases": [{"name": "b"}, {"name": "c"}, {"name": "b"}]}).status_code == 202
+    assert site.ok("GET", grants) == {"databases": [{"name": name} for name in "abc"]}
+    assert site.call("DELETE", f"{grants}/b").status_code == 202
+    assert site.ok("GET", grants) == {"databases": [{"name": name} for name in "ac"]}
+
+
+def test_root(site: Site, path: str, host: AnsweringHost) -> None:
+    """Root is enabled with a new password each time, shown once and known to the host as a hash; or disabled again."""
+    assert site.ok("GET", f"{path}/root") == {"rootEnabled": False}
+    passwords = set()
+    for _ in range(2):
+        answer = site.call("POST", f"{path}/root")
+        assert answer.status_code == 200
+        user = answer.json()["user"]
+        passwords.add(user["password"])
+        assert (user["name"], host.root) == ("root", native_hash(user["password"]))
+    assert len(passwords) == 2
+    assert site.ok("GET", f"{path}/root") == {"rootEnabled": True}
+    assert site.call("DELETE", f"{path}/root").status_code == 202
+    assert site.ok("GET", f"{path}/root") == {"rootEnabled": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "body", "code"),
+    [
+        ("PUT users/u", {"user": {}}, 400),
+        ("PUT users/u", {"user": {"password": ""}}, 400),
+        ("PUT users/u", {"user": {"name": "root"}}, 400),
+        ("PUT users/u", {"user": {"host": "a b"}}, 400),
+        ("PUT users/root", {"user": {"password": "p"}}, 404),
+        ("PUT users", {"users": []}, 400),
+        ("PUT users", {"users": [{"name": "u"}]}, 400),
+        ("PUT users", {"users": [{"name": "u", "password": "p"}] * 2}, 400),
+        ("PUT users/u/databases", {"databases": []}, 400),
+        ("PUT users/u/databases", {"databases": [{"name": "mysql"}]}, 400),
+        ("PUT users/root/databases", {"databases": [{"name": "d"}]}, 404),
+        ("DELETE users/root/databases/d", None, 404),
+    ],
+)
+def test_bad_changes(site: Site, path: str, change: str, body: Any, code: int) -> None:
+    """A change of nothing, to what nobody may have, or of system users."""
+    method, _, where = change.partition(" ")
+    check_fault(site.call(method, f"{path}/{where}", body), code)
+
+
+CHANGES = [
+    ("POST", "databases", {"databases": [{"name": "d"}]}),
+    ("DELETE", "databases/d", None),
+    ("POST", "users", {"users": [{"name": "u", "password": "p"}]}),
+    ("PUT", "users", {"users": [{"name": "u", "password": "p"}]}),
+    ("PUT", "users/u", {"user": {"name": "v"}}),
+    ("DELETE", "users/u", None),
+    ("PUT", "users/u/databases", {"databases": [{"name": "d"}]}),
+    ("DELETE", "users/u/databases/d", None),
+    ("POST", "root", None),
+    ("DELETE", "root", None),
+]
+
+
+@pytest.mark.parametrize(("method", "where", "body"), CHANGES)
+def test_no_change_during_a_backup(site: Site, path: str, method: str, where: str, body: Any) -> None:
+    """While a backup is taken, databases, users, rights and root stay as they are: 422 in the contract's words."""
+    instance = path.rpartition("/")[2]
+    site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance}})
+    words = rf"Instance {instance} is not currently available .*\(instance status was BACKUP\)\."
+    check_fault(site.call(method, f"{path}/{where}", body), 422, words)
 
 
 def test_pages(site: Site, path: str) -> None:
@@ -162,6 +238,7 @@ def test_reads_during_a_backup(site: Site, path: str) -> None:
     site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance}})
     assert site.ok("GET", f"{path}/databases") == {"databases": []}
     assert site.ok("GET", f"{path}/users") == {"users": []}
+    assert site.ok("GET", f"{path}/root") == {"rootEnabled": False}
 
 
 def test_silent_host(tmp_path: Path) -> None:

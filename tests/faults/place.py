@@ -107,6 +107,12 @@ class Place:
             return query(instance, "SELECT 1") == ((1,),)
         return False
 
+    def accepts(self, path: str, body: object) -> bool:
+        """Whether a POST is accepted now."""
+        with suppress(httpx.TransportError):
+            return self.service.call("POST", path, body).status_code == 202
+        return False
+
     def named(self, kind: str, name: str) -> Any:
         """The one backup or instance of this name."""
         (row,) = (row for row in self._rows(kind) if row["name"] == name)

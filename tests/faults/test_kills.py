@@ -8,7 +8,7 @@ import pytest
 
 from snaphold.steps import Step
 from tests.faults.place import Place, opened_place, steps_of, struck, with_victims
-from tests.scenarios.served import query
+from tests.scenarios.served import eventually, query
 
 pytestmark = pytest.mark.engine
 
@@ -30,6 +30,9 @@ CREATE_VICTIMS = with_victims("create", EVERYWHERE, {Step.CREATE_BUILT: ["server
 RESTART_VICTIMS = with_victims(
     "restart", EVERYWHERE, {Step.RESTART_CLAIMED: ["server"], Step.RESTART_STARTED: ["server"]}
 )
+STOP_VICTIMS = with_victims("stop", EVERYWHERE, {Step.STOP_CLAIMED: ["server"]})
+START_VICTIMS = with_victims("start", EVERYWHERE, {Step.START_STARTED: ["server"]})
+RESIZE_VICTIMS = with_victims("resize", EVERYWHERE, {Step.RESIZE_CLAIMED: ["server"], Step.RESIZE_STARTED: ["server"]})
 DELETE_VICTIMS = with_victims("delete", EVERYWHERE, {Step.DELETE_CLAIMED: ["server"]})
 
 
@@ -105,6 +108,44 @@ def test_a_restart_is_struck(place: Place, step: Step, victim: str) -> None:
     place.is_sound()
 
 
+@pytest.mark.parametrize(("step", "victim"), struck(STOP_VICTIMS))
+def test_a_stop_is_struck(place: Place, step: Step, victim: str) -> None:
+    """A struck stop is taken up again: there is no server, until it is started, with its data."""
+    path = f"/instances/{place.source['id']}"
+    place.pauses.at(step)
+    place.service.ok("POST", f"{path}/action", {"stop": {}})
+    place.strike(victim, place.source["id"])
+
+    place.soon(lambda: place.accepts(f"{path}/action", {"start": {}}), "the instance to be startable")
+    place.is_sound()
+
+
+@pytest.mark.parametrize(("step", "victim"), struck(START_VICTIMS))
+def test_a_start_is_struck(place: Place, step: Step, victim: str) -> None:
+    """A struck start is taken up again: the server runs with its data."""
+    path = f"/instances/{place.source['id']}/action"
+    place.service.ok("POST", path, {"stop": {}})
+    place.pauses.at(step)
+    eventually(lambda: place.accepts(path, {"start": {}}), "the instance to be stopped")
+    place.strike(victim, place.source["id"])
+
+    place.is_sound()
+
+
+@pytest.mark.parametrize(("step", "victim"), struck(RESIZE_VICTIMS))
+def test_a_resize_is_struck(place: Place, step: Step, victim: str) -> None:
+    """A struck resize is taken up again: the server runs with its data and the flavor that was asked for."""
+    path = f"/instances/{place.source['id']}"
+    flavor = 3 - int(place.service.ok("GET", path)["instance"]["flavor"]["id"])
+    place.pauses.at(step)
+    place.service.ok("POST", f"{path}/action", {"resize": {"flavorRef": flavor}})
+    place.strike(victim, place.source["id"])
+
+    assert place.ends(path, "ACTIVE")["flavor"]["id"] == str(flavor)
+    place.is_sound()
+    assert query(place.source, "SELECT @@innodb_buffer_pool_size") == ((flavor << 28,),)
+
+
 @pytest.mark.parametrize(("step", "victim"), struck(DELETE_VICTIMS))
 def test_a_delete_is_struck(place: Place, step: Step, victim: str) -> None:
     """A struck delete is taken up again: nothing is left."""
@@ -121,4 +162,5 @@ def test_a_delete_is_struck(place: Place, step: Step, victim: str) -> None:
 def test_every_step_of_an_agent_is_struck() -> None:
     """A step that somebody adds is struck as well, or named in another test."""
     here = {*BACKUP_VICTIMS, *RESTORE_VICTIMS, *CREATE_VICTIMS, *RESTART_VICTIMS, *DELETE_VICTIMS}
+    here |= {*STOP_VICTIMS, *START_VICTIMS, *RESIZE_VICTIMS}
     assert set(Step) - here == {*steps_of("control"), *steps_of("removal"), *steps_of("rebuild"), *steps_of("state")}

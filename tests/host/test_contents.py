@@ -9,6 +9,7 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.errors import BadRequest, NotFound, Unavailable, Unprocessable
+from snaphold.host.accounts import native_hash
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult, QuestionKind
 from tests.support.instances import connect, instance_spec, query, user_spec
@@ -123,6 +124,91 @@ def test_the_same_user_name_may_come_from_several_hosts(asked: Asked) -> None:
     assert asked.users() == {"app@10.0.0.1": ["shop"], "app@%": ["shop"]}
     asked.ask(QuestionKind.DELETE_USER, name="app", host="%")
     assert asked.users() == {"app@10.0.0.1": ["shop"]}
+
+
+def test_users_get_other_passwords_names_and_hosts(asked: Asked) -> None:
+    """A changed user logs in as it is now and no more as it was; its rights go with it. All changes or none."""
+    query(asked.result, "CREATE TABLE shop.t (id INT)")
+    change = {"name": "app", "host": "%", "new_name": "us'er%", "new_host": "127.%"}
+    asked.ask(QuestionKind.CHANGE_USERS, users=[{**change, "password_hash": native_hash("n%w'")}])
+    assert asked.users() == {"us'er%@127.%": ["shop"]}
+    assert query(asked.result, "SELECT * FROM shop.t", "us'er%", "n%w'") == []
+    with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
+        query(asked.result, "SELECT 1")
+    asked.ask(QuestionKind.CREATE_USERS, users=[user_spec("b", "p", []).model_dump()])
+    renamed = {"name": "b", "new_name": "c"}
+    for other, error in (
+        ({"name": "nobody", "new_name": "d"}, NotFound),
+        ({"name": "root", "password_hash": native_hash("p")}, NotFound),
+        ({"name": "us'er%", "host": "127.%", "new_name": "b", "new_host": "%"}, BadRequest),
+        ({"name": "us'er%", "host": "127.%", "new_name": "root"}, BadRequest),
+        ({"name": "us'er%", "host": "127.%", "password_hash": "p"}, BadRequest),
+    ):
+        with pytest.raises(error):
+            asked.ask(QuestionKind.CHANGE_USERS, users=[renamed, other])
+    assert asked.users() == {"b@%": [], "us'er%@127.%": ["shop"]}
+
+
+@pytest.mark.parametrize("name", ["plain", "a_b", "per%cent", "back`tick"])
+def test_rights_are_given_and_taken(asked: Asked, name: str) -> None:
+    """A grant opens exactly the database that it names, and revoking closes exactly that one."""
+    asked.ask(QuestionKind.CREATE_DATABASES, databases=[{"name": name}, {"name": "axb"}])
+    asked.ask(QuestionKind.GRANT, name="app", host="%", databases=[name])
+    assert asked.users() == {"app@%": sorted(["shop", name])}
+    table = f"`{name.replace('`', '``')}`.t"
+    query(asked.result, f"CREATE TABLE {table} (id INT)")
+    with pytest.raises(pymysql.err.OperationalError, match="command denied"):
+        query(asked.result, "CREATE TABLE axb.t (id INT)")
+    asked.ask(QuestionKind.REVOKE, name="app", host="%", database=name)
+    assert asked.users() == {"app@%": ["shop"]}
+    with pytest.raises(pymysql.err.OperationalError, match="command denied"):
+        query(asked.result, f"SELECT * FROM {table}")
+    for kind, payload in (
+        (QuestionKind.GRANT, {"name": "app", "databases": ["shop", "nothing"]}),
+        (QuestionKind.GRANT, {"name": "app", "databases": ["mysql"]}),
+        (QuestionKind.GRANT, {"name": "nobody", "databases": ["shop"]}),
+        (QuestionKind.REVOKE, {"name": "app", "database": name}),
+        (QuestionKind.REVOKE, {"name": "root", "database": "shop"}),
+    ):
+        with pytest.raises(NotFound):
+            asked.ask(kind, host="%", **payload)
+
+
+def test_root_may_all_but_file_super_and_shutdown(asked: Asked) -> None:
+    """Root owns data and users and can hand its rights on; files and the server itself are closed to it."""
+    assert asked.ask(QuestionKind.SHOW_ROOT) == {"enabled": False}
+    with pytest.raises(NotFound):
+        asked.ask(QuestionKind.DISABLE_ROOT)
+    for password in ("first", "second"):
+        asked.ask(QuestionKind.ENABLE_ROOT, password_hash=native_hash(password))
+    assert asked.ask(QuestionKind.SHOW_ROOT) == {"enabled": True}
+    assert asked.users() == {"app@%": ["shop"]}
+
+    def as_root(statement: str) -> object:
+        return query(asked.result, statement, "root", "second")
+
+    as_root("CREATE DATABASE own")
+    as_root("CREATE USER helper IDENTIFIED BY 'p'")
+    as_root("GRANT SELECT, CREATE ON own.* TO helper")
+    query(asked.result, "CREATE TABLE own.t (id INT)", "helper", "p")
+    (grants,) = [row[0] for row in query(asked.result, "SHOW GRANTS", "root", "second")]
+    given = set(grants.removeprefix("GRANT ").partition(" ON ")[0].split(", "))
+    assert given & {"FILE", "SUPER", "SHUTDOWN", "ALL PRIVILEGES"} == set()
+    assert not any(right.endswith((" ADMIN", " REPLAY", "SET USER")) for right in given)
+    assert "WITH GRANT OPTION" in grants
+    for statement in (
+        "SHUTDOWN",
+        "SELECT 1 INTO OUTFILE '/tmp/x'",
+        "SELECT LOAD_FILE('/etc/hostname') INTO OUTFILE '/tmp/x'",
+        "SET GLOBAL max_connections = 1",
+        "GRANT SUPER ON *.* TO helper",
+        "KILL 1",
+    ):
+        with pytest.raises(pymysql.err.MySQLError, match=r"(?i)denied|not owner|unknown thread"):
+            as_root(statement)
+    asked.ask(QuestionKind.DISABLE_ROOT)
+    with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
+        as_root("SELECT 1")
 
 
 @pytest.mark.parametrize("name", ["root", "snaphold_admin", "snaphold_backup", "mariadb.sys", "mysql"])

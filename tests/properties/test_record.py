@@ -17,18 +17,37 @@ from snaphold.catalog import backups as backup_rows
 from snaphold.catalog import instances as instance_rows
 from snaphold.catalog import tasks as task_rows
 from snaphold.errors import Overtaken, Refused, Unavailable
-from snaphold.model import BACKUP_MOVES, INSTANCE_MOVES, RUNNING, Backup, BackupStatus, Instance, InstanceStatus
+from snaphold.model import (
+    BACKUP_MOVES,
+    FLAVORS,
+    INSTANCE_MOVES,
+    RUNNING,
+    Backup,
+    BackupStatus,
+    Instance,
+    InstanceStatus,
+)
 from snaphold.protocol import Task, TaskKind
 from snaphold.service import hosts as host_service
 from snaphold.service.backups import delete_backup, request_backup
-from snaphold.service.instances import create_instance, delete_instance, restart_instance
+from snaphold.service.deployment import Deployment
+from snaphold.service.instances import (
+    create_instance,
+    delete_instance,
+    reset_status,
+    resize_flavor,
+    restart_instance,
+    start_instance,
+    stop_instance,
+)
 from tests.support.region import ACCOUNT, Region, a_backup, an_instance, open_region
 
 ENDS = {
     InstanceStatus.BUILD: {TaskKind.CREATE, TaskKind.RESTORE},
     InstanceStatus.BACKUP: {TaskKind.BACKUP},
-    InstanceStatus.REBOOT: {TaskKind.RESTART},
-    InstanceStatus.SHUTDOWN: {TaskKind.DELETE},
+    InstanceStatus.REBOOT: {TaskKind.RESTART, TaskKind.START},
+    InstanceStatus.RESIZE: {TaskKind.RESIZE},
+    InstanceStatus.SHUTDOWN: {TaskKind.STOP, TaskKind.DELETE},
 }
 choice = st.integers(min_value=0, max_value=9)
 
@@ -78,6 +97,18 @@ class Record(RuleBasedStateMachine):
         """Restart some instance."""
         for instance in self._some(self._instances(), n):
             self._try(partial(restart_instance, self.region.deployment, ACCOUNT, instance.id))
+
+    @rule(n=choice, act=st.sampled_from([stop_instance, start_instance, reset_status]))
+    def act(self, n: int, act: Callable[[Deployment, str, str], None]) -> None:
+        """Stop some instance, start it, or free it of its status."""
+        for instance in self._some(self._instances(), n):
+            self._try(partial(act, self.region.deployment, ACCOUNT, instance.id))
+
+    @rule(n=choice, flavor=st.sampled_from([1, 2]))
+    def resize(self, n: int, flavor: int) -> None:
+        """Give some instance another flavor."""
+        for instance in self._some(self._instances(), n):
+            self._try(partial(resize_flavor, self.region.deployment, ACCOUNT, instance.id, FLAVORS[flavor]))
 
     @rule(n=choice)
     def delete_an_instance(self, n: int) -> None:
@@ -154,12 +185,13 @@ class Record(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_stuck(self) -> None:
-        """Whatever is on its way has an open task that can end it."""
+        """Whatever is on its way has an open task that can end it; a stopped instance is on no way."""
         settled = {InstanceStatus.ACTIVE, InstanceStatus.ERROR}
         with self.region.deployment.catalog.reading() as tx:
             for instance in self._instances():
                 task = task_rows.open_of_instance(tx, instance.id)
-                assert (task is None) == (instance.status in settled), (instance, task)
+                stopped = instance.status is InstanceStatus.SHUTDOWN and not instance.deleting
+                assert (task is None) == (instance.status in settled) or (task is None and stopped), (instance, task)
                 assert task is None or task.kind in ENDS[instance.status]
 
     @invariant()

@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +34,14 @@ _LOOKS_AT_ONCE: Final = 16
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """How the record wants instances to be, and when it was asked (``time.monotonic()``)."""
+
+    asked_s: float
+    instances: Mapping[str, Literal["running", "stopped", "absent"]]
+
+
 @dataclass(kw_only=True)
 class Region:
     """One region that the agent serves. ``room`` is what its tasks work with."""
@@ -41,7 +49,7 @@ class Region:
     name: str
     control: Control
     room: Room
-    desired: Mapping[str, Literal["running", "stopped", "absent"]] = field(default_factory=dict)
+    desired: Wishes = field(default_factory=lambda: Wishes(asked_s=0, instances={}))
     known: threading.Event = field(default_factory=threading.Event)  # the API knows our session
     renew_s: float = 10.0
 
@@ -67,6 +75,7 @@ class Agent:
         self._session = secrets.token_hex(16)
         self._stopping = threading.Event()
         self._instance_locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._worked_on: dict[str, float] = defaultdict(float)  # when the last task of an instance ended
         self._leases: set[Lease] = set()
         self._not_before: dict[str, float] = defaultdict(
             float
@@ -126,7 +135,8 @@ class Agent:
                 waits = pauses()
                 self._stopping.wait(region.renew_s)
 
-    def _greet(self, region: Region) -> Mapping[str, Literal["running", "stopped", "absent"]]:
+    def _greet(self, region: Region) -> Wishes:
+        asked_s = time.monotonic()
         welcome = region.control.hello(
             Hello(
                 session=self._session,
@@ -139,11 +149,12 @@ class Agent:
         region.renew_s = welcome.renew_s
         region.known.set()
         _log.info("region joined", region=region.name, url=region.control.url, host=welcome.host_id)
-        return welcome.instances
+        return Wishes(asked_s=asked_s, instances=welcome.instances)
 
-    def _beat(self, region: Region) -> Mapping[str, Literal["running", "stopped", "absent"]]:
+    def _beat(self, region: Region) -> Wishes:
+        asked_s = time.monotonic()
         desired: Desired = region.control.heartbeat(Heartbeat(session=self._session, instances=self._states()))
-        return desired.instances
+        return Wishes(asked_s=asked_s, instances=desired.instances)
 
     def _bear_with(self, event: str, **facts: str) -> None:
         """Log the exception that is being handled, which nobody foresaw, and pause."""
@@ -204,7 +215,7 @@ class Agent:
             begun_s = time.monotonic()
             _log.info("task begun")
             try:
-                with lease, self._lock_of(task):
+                with lease, self._lock_of(task), self._noted(task):
                     lease.check()
                     with attempted(region.room, task, lease) as outcome:
                         lease.report_follows()
@@ -228,6 +239,15 @@ class Agent:
     def _lock_of(self, task: Task) -> contextlib.AbstractContextManager[object]:
         """What is done with an instance excludes whatever else is done with it."""
         return contextlib.nullcontext() if task.instance_id is None else self._instance_locks[task.instance_id]
+
+    @contextlib.contextmanager
+    def _noted(self, task: Task) -> Iterator[None]:
+        """What was wished of an instance before a task of it ended says nothing any more."""
+        try:
+            yield
+        finally:
+            if task.instance_id is not None:
+                self._worked_on[task.instance_id] = time.monotonic()
 
     def _report(self, region: Region, task: Task, report: Report) -> None:
         """Report until the API answers; it hears the same report again where its answer was lost.
@@ -258,18 +278,22 @@ class Agent:
     def _look_after_servers(self) -> None:
         present = set(self._servers.ids())
         for region in self._regions:
-            for instance_id, wish in list(region.desired.items()):
+            wishes = region.desired
+            for instance_id, wish in wishes.instances.items():
                 if instance_id not in present or time.monotonic() < self._not_before[instance_id]:
                     continue
                 if wish == "running" and not self._servers.running(instance_id):
-                    self._see_to(instance_id, self._servers.start)
+                    self._see_to(instance_id, self._servers.start, wishes.asked_s)
                 if wish == "stopped" and self._servers.running(instance_id):
-                    self._see_to(instance_id, self._servers.stop)
+                    self._see_to(instance_id, self._servers.stop, wishes.asked_s)
                 if wish == "absent":
-                    self._see_to(instance_id, self._servers.delete)
+                    self._see_to(instance_id, self._servers.delete, wishes.asked_s)
 
-    def _see_to(self, instance_id: str, what: Callable[[str], None]) -> None:
-        """Do this in another thread, unless the instance is being worked on: then what it needs is not yet known."""
+    def _see_to(self, instance_id: str, what: Callable[[str], None], asked_s: float) -> None:
+        """Do this in another thread, unless the instance is, or was since, worked on: then its need is not yet known.
+
+        A server that was stopped a moment ago must not be started because it was wanted before.
+        """
 
         def work() -> None:
             try:
@@ -288,6 +312,9 @@ class Agent:
                 self._instance_locks[instance_id].release()
 
         if self._instance_locks[instance_id].acquire(blocking=False):
+            if asked_s <= self._worked_on[instance_id]:
+                self._instance_locks[instance_id].release()
+                return
             self._care.submit(work)
 
     def _states(self) -> list[InstanceState]:

@@ -1,4 +1,4 @@
-"""What an agent is given to do with instances: create, restart, delete. (Restoring is in restore.py.)
+"""What an agent is given to do with instances, from create to delete. (Restoring is in restore.py.)
 
 Each is a context manager around the report: what was made stands only when the API accepts it.
 """
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room
-from snaphold.errors import Overtaken
-from snaphold.protocol import InstanceResult, InstanceSpec, Task
+from snaphold.errors import Overtaken, Permanent
+from snaphold.protocol import InstanceResult, InstanceSpec, Memory, Task
 from snaphold.steps import Step, reached
 
 
@@ -28,14 +28,56 @@ def created_instance(room: Room, task: Task, spec: InstanceSpec, lease: Lease) -
 
 
 @contextmanager
-def restarted_instance(room: Room, instance_id: str) -> Iterator[None]:
+def restarted_instance(room: Room, instance_id: str, memory: Memory) -> Iterator[None]:
     """End a server and start it again. It may be done twice."""
     reached(Step.RESTART_CLAIMED)
     room.servers.stop(instance_id)
     reached(Step.RESTART_STOPPED)
+    room.servers.note_memory(instance_id, memory.ram_mb)
     room.servers.start(instance_id)
     reached(Step.RESTART_STARTED)
     yield
+
+
+@contextmanager
+def stopped_instance(room: Room, instance_id: str) -> Iterator[None]:
+    """End a server; its data stays. It may be done twice."""
+    reached(Step.STOP_CLAIMED)
+    room.servers.stop(instance_id)
+    reached(Step.STOP_STOPPED)
+    yield
+
+
+@contextmanager
+def started_instance(room: Room, instance_id: str, memory: Memory) -> Iterator[None]:
+    """Start a server that was stopped. It may be done twice."""
+    reached(Step.START_CLAIMED)
+    room.servers.note_memory(instance_id, memory.ram_mb)
+    room.servers.start(instance_id)
+    reached(Step.START_STARTED)
+    yield
+
+
+@contextmanager
+def resized_instance(room: Room, instance_id: str, memory: Memory) -> Iterator[None]:
+    """Start a server anew with other memory. It may be done twice.
+
+    One that does not start with it, and one whose attempt was given up, gets back what it had, and runs with that.
+    """
+    reached(Step.RESIZE_CLAIMED)
+    try:
+        room.servers.stop(instance_id)
+        reached(Step.RESIZE_STOPPED)
+        room.servers.note_memory(instance_id, memory.ram_mb)
+        reached(Step.RESIZE_NOTED)
+        room.servers.start(instance_id)
+        reached(Step.RESIZE_STARTED)
+        yield
+    except (Overtaken, Permanent):
+        room.servers.stop(instance_id)
+        room.servers.note_memory(instance_id, memory.former_ram_mb)
+        room.servers.start(instance_id)
+        raise
 
 
 @contextmanager

@@ -5,7 +5,14 @@ from contextlib import contextmanager
 from typing import TypedDict
 
 from snaphold.agent.backup import taken_backup
-from snaphold.agent.instances import created_instance, deleted_instance, restarted_instance
+from snaphold.agent.instances import (
+    created_instance,
+    deleted_instance,
+    resized_instance,
+    restarted_instance,
+    started_instance,
+    stopped_instance,
+)
 from snaphold.agent.lease import Lease
 from snaphold.agent.restore import restored_instance
 from snaphold.agent.room import Room
@@ -38,8 +45,17 @@ def attempted(room: Room, task: Task, lease: Lease) -> Iterator[Outcome]:
         case Task(kind=TaskKind.BACKUP, backup=wanted) if wanted is not None:
             with taken_backup(room, task, wanted, lease) as backup:
                 yield {"backup": backup}
-        case Task(kind=TaskKind.RESTART, instance_id=str(instance_id)):
-            with restarted_instance(room, instance_id):
+        case Task(kind=TaskKind.RESTART, instance_id=str(instance_id), memory=memory) if memory is not None:
+            with restarted_instance(room, instance_id, memory):
+                yield {}
+        case Task(kind=TaskKind.STOP, instance_id=str(instance_id)):
+            with stopped_instance(room, instance_id):
+                yield {}
+        case Task(kind=TaskKind.START, instance_id=str(instance_id), memory=memory) if memory is not None:
+            with started_instance(room, instance_id, memory):
+                yield {}
+        case Task(kind=TaskKind.RESIZE, instance_id=str(instance_id), memory=memory) if memory is not None:
+            with resized_instance(room, instance_id, memory):
                 yield {}
         case Task(kind=TaskKind.DELETE, instance_id=str(instance_id)):
             with deleted_instance(room, instance_id):

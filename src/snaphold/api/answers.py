@@ -244,6 +244,19 @@ class RootShown(Answer):
     rootEnabled: bool  # noqa: N815 - the field's name
 
 
+class RootUser(Answer):
+    """Who was enabled; the password is shown this once."""
+
+    name: Literal["root"]
+    password: str = Field(repr=False)
+
+
+class RootEnabled(Answer):
+    """The answer to enabling root."""
+
+    user: RootUser
+
+
 class FlavorAnswer(Answer):
     """A size of server; ``ram`` in MB. The id is a number here."""
 
@@ -484,7 +497,7 @@ def _operating_status(instance: Instance) -> str:
     match instance.status:
         case InstanceStatus.BUILD:
             return "NEW"
-        case InstanceStatus.REBOOT | InstanceStatus.SHUTDOWN:
+        case InstanceStatus.REBOOT | InstanceStatus.RESIZE | InstanceStatus.SHUTDOWN:
             return "SHUTDOWN"
         case InstanceStatus.ACTIVE | InstanceStatus.BACKUP if instance.running:
             return "HEALTHY"

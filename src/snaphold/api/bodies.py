@@ -20,7 +20,7 @@ from pydantic import (
 
 from snaphold.api.reading import Body
 from snaphold.model import Flavor, flavor_from_reference
-from snaphold.protocol import DatabaseSpec, UserSpec
+from snaphold.protocol import DatabaseSpec, UserChange, UserSpec
 from snaphold.service.requests import BackupRequest, InstanceRequest, ScheduleChangeRequest, ScheduleRequest
 
 MAX_VOLUME_GB: Final = 65_536
@@ -76,7 +76,7 @@ def _host(text: str) -> str:
     return text
 
 
-def _native_hash(password: str) -> str:
+def native_hash(password: str) -> str:
     """MariaDB's ``mysql_native_password``: ``*`` and SHA-1 of SHA-1 in upper-case hexadecimal."""
     if not password:
         raise ValueError("must not be empty")
@@ -117,7 +117,7 @@ DatabaseName = Annotated[str, StringConstraints(min_length=1, max_length=64), Af
 UserName = Annotated[str, StringConstraints(min_length=1, max_length=32), AfterValidator(_user_name)]
 Charset = Annotated[str, AfterValidator(_charset)]
 UserHost = Annotated[str, AfterValidator(_host)]
-PasswordHash = Annotated[str, AfterValidator(_native_hash), WithJsonSchema({"type": "string", "minLength": 1})]
+PasswordHash = Annotated[str, AfterValidator(native_hash), WithJsonSchema({"type": "string", "minLength": 1})]
 VolumeSize = Annotated[int, Field(ge=1, le=MAX_VOLUME_GB, description="GB")]
 FlavorReference = Annotated[
     Flavor,
@@ -317,11 +317,48 @@ class UserChangeFields(Body):
     password_hash: PasswordHash | None = Field(None, alias="password", repr=False)
     host: UserHost | None = None
 
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.name is None and self.password_hash is None and self.host is None:
+            raise ValueError("needs a name, a password or a host")
+        return self
 
-class UserChange(Body):
+
+class UserChanged(Body):
     """``PUT /instances/{id}/users/{name}``."""
 
     user: UserChangeFields
+
+    def change(self, name: str, host: str) -> UserChange:
+        """As a host takes it, of the user ``name@host``."""
+        asked = self.user
+        return UserChange(
+            name=name, host=host, new_name=asked.name, new_host=asked.host, password_hash=asked.password_hash
+        )
+
+
+class UserPassword(Body):
+    """A user and its new password."""
+
+    name: UserName
+    password_hash: PasswordHash = Field(alias="password", repr=False)
+    host: UserHost | None = None
+
+    def change(self) -> UserChange:
+        """As a host takes it."""
+        return UserChange(name=self.name, host=self.host or "%", password_hash=self.password_hash)
+
+
+def _distinct_passwords(users: list[UserPassword]) -> list[UserPassword]:
+    if len({(user.name, user.host or "%") for user in users}) != len(users):
+        raise ValueError("names a user twice")
+    return users
+
+
+class PasswordsChange(Body):
+    """``PUT /instances/{id}/users``."""
+
+    users: Annotated[list[UserPassword], Field(min_length=1), AfterValidator(_distinct_passwords)]
 
 
 class UserGrants(Body):

@@ -1,5 +1,6 @@
 """Databases and users of an instance: its host does it while the caller waits (contract, section 4)."""
 
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final
 
@@ -7,15 +8,23 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import TypeAdapter, ValidationError
 
 from snaphold.api import answers, bodies
-from snaphold.api.answers import DatabaseList, GrantList, UserAnswer, UserList, UserShown
-from snaphold.api.bodies import DatabasesCreate, UserChange, UserGrants, UsersCreate
+from snaphold.api.answers import (
+    DatabaseList,
+    GrantList,
+    RootEnabled,
+    RootShown,
+    RootUser,
+    UserAnswer,
+    UserList,
+    UserShown,
+)
+from snaphold.api.bodies import DatabasesCreate, PasswordsChange, UserChanged, UserGrants, UsersCreate
 from snaphold.api.desk import Call, Calling, on_threads_of
 from snaphold.api.faults import documented
 from snaphold.api.paging import Page, Paged, page_by_key
 from snaphold.api.reading import BodyOf
-from snaphold.errors import NotFound, NotOffered
+from snaphold.errors import NotFound
 from snaphold.service import databases as service
-from snaphold.service import instances
 
 router = APIRouter(
     prefix="/v1.0/{account}/instances/{instance_id}",
@@ -25,6 +34,7 @@ router = APIRouter(
 waits_for_a_host = on_threads_of(ThreadPoolExecutor(64, thread_name_prefix="waits-for-a-host"))
 
 _DATABASE_NAME: Final[TypeAdapter[str]] = TypeAdapter(bodies.DatabaseName)
+_ROOT_PASSWORD_BYTES: Final = 18
 _USER_NAME: Final[TypeAdapter[str]] = TypeAdapter(bodies.UserName)
 
 
@@ -87,8 +97,7 @@ def show_user(call: Calling, instance_id: str, name: str) -> UserShown:
 @waits_for_a_host
 def delete_user(call: Calling, instance_id: str, name: str) -> Response:
     """Drop a user; ``name`` may be ``user@host``."""
-    user, host = split_user(name)
-    _check_name(_USER_NAME, user, f"User '{name}' cannot be found.")
+    user, host = _named_user(name)
     service.delete_user(call.deployment, call.account, instance_id, user, host)
     return Response(status_code=202)
 
@@ -96,21 +105,22 @@ def delete_user(call: Calling, instance_id: str, name: str) -> Response:
 @router.put("/users", status_code=202, response_class=Response)
 @waits_for_a_host
 def change_passwords(
-    call: Calling, instance_id: str, body: Annotated[UsersCreate, Depends(BodyOf(UsersCreate))]
+    call: Calling, instance_id: str, body: Annotated[PasswordsChange, Depends(BodyOf(PasswordsChange))]
 ) -> Response:
-    """Not offered."""
-    del body
-    raise _not_offered(call, instance_id, "Changing users")
+    """Give users other passwords."""
+    service.change_users(call.deployment, call.account, instance_id, [user.change() for user in body.users])
+    return Response(status_code=202)
 
 
 @router.put("/users/{name}", status_code=202, response_class=Response)
 @waits_for_a_host
 def change_user(
-    call: Calling, instance_id: str, name: str, body: Annotated[UserChange, Depends(BodyOf(UserChange))]
+    call: Calling, instance_id: str, name: str, body: Annotated[UserChanged, Depends(BodyOf(UserChanged))]
 ) -> Response:
-    """Not offered."""
-    del body, name
-    raise _not_offered(call, instance_id, "Changing users")
+    """Give a user another password, name or host; ``name`` may be ``user@host``."""
+    user, host = _named_user(name)
+    service.change_users(call.deployment, call.account, instance_id, [body.change(user, host)])
+    return Response(status_code=202)
 
 
 @router.get("/users/{name}/databases")
@@ -125,17 +135,47 @@ def list_grants(call: Calling, instance_id: str, name: str) -> GrantList:
 def grant(
     call: Calling, instance_id: str, name: str, body: Annotated[UserGrants, Depends(BodyOf(UserGrants))]
 ) -> Response:
-    """Not offered."""
-    del body, name
-    raise _not_offered(call, instance_id, "Changing grants")
+    """Give a user all rights on databases; ``name`` may be ``user@host``."""
+    user, host = _named_user(name)
+    databases = list(dict.fromkeys(database.name for database in body.databases))
+    service.grant(call.deployment, call.account, instance_id, name=user, host=host, databases=databases)
+    return Response(status_code=202)
 
 
 @router.delete("/users/{name}/databases/{database}", status_code=202, response_class=Response)
 @waits_for_a_host
 def revoke(call: Calling, instance_id: str, name: str, database: str) -> Response:
-    """Not offered."""
-    del name, database
-    raise _not_offered(call, instance_id, "Changing grants")
+    """Take a user's rights on a database; ``name`` may be ``user@host``."""
+    user, host = _named_user(name)
+    service.revoke(call.deployment, call.account, instance_id, name=user, host=host, database=database)
+    return Response(status_code=202)
+
+
+@router.get("/root")
+@waits_for_a_host
+def show_root(call: Calling, instance_id: str) -> RootShown:
+    """Whether clients may log in as root."""
+    return RootShown(rootEnabled=service.root_enabled(call.deployment, call.account, instance_id))
+
+
+@router.post("/root")
+@waits_for_a_host
+def enable_root(call: Calling, instance_id: str) -> RootEnabled:
+    """Let clients log in as root, with a new password that is shown this once.
+
+    Root has every right on data and users, and neither FILE, SUPER nor SHUTDOWN.
+    """
+    password = secrets.token_urlsafe(_ROOT_PASSWORD_BYTES)
+    service.enable_root(call.deployment, call.account, instance_id, bodies.native_hash(password))
+    return RootEnabled(user=RootUser(name="root", password=password))
+
+
+@router.delete("/root", status_code=202, response_class=Response)
+@waits_for_a_host
+def disable_root(call: Calling, instance_id: str) -> Response:
+    """Let nobody log in as root any more."""
+    service.disable_root(call.deployment, call.account, instance_id)
+    return Response(status_code=202)
 
 
 def split_user(name: str) -> tuple[str, str]:
@@ -154,17 +194,19 @@ def _find_user(call: Call, instance_id: str, name: str) -> UserAnswer:
     raise NotFound(f"User '{name}' cannot be found.")
 
 
+def _named_user(name: str) -> tuple[str, str]:
+    """Name and host. Raises ``NotFound``."""
+    user, host = split_user(name)
+    _check_name(_USER_NAME, user, f"User '{name}' cannot be found.")
+    return user, host
+
+
 def _check_name(form: TypeAdapter[str], name: str, message: str) -> None:
     """Names that clients cannot have made, system ones above all, are simply not there."""
     try:
         form.validate_python(name)
     except ValidationError:
         raise NotFound(message) from None
-
-
-def _not_offered(call: Call, instance_id: str, what: str) -> NotOffered:
-    instances.check_available(call.deployment, call.account, instance_id)
-    return NotOffered(f"{what} is not offered by this release.")
 
 
 def _next(call: Call, page: Page, marker: str | None) -> Any:

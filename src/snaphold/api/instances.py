@@ -1,17 +1,16 @@
-"""Instances: created, restored, listed, shown, renamed, restarted, deleted (contract, sections 3 and 4)."""
+"""Instances: created, restored, listed, shown, renamed, restarted, resized, deleted (contract, sections 3 and 4)."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
 from snaphold.api import answers
-from snaphold.api.answers import InstanceList, InstanceShown, RootShown
-from snaphold.api.bodies import InstanceAction, InstanceChange, InstanceCreate
+from snaphold.api.answers import InstanceList, InstanceShown
+from snaphold.api.bodies import InstanceAction, InstanceChange, InstanceCreate, Resize
 from snaphold.api.desk import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Paged
 from snaphold.api.reading import BodyOf
-from snaphold.errors import NotOffered
 from snaphold.model import Instance
 from snaphold.service import instances as service
 
@@ -66,30 +65,22 @@ def delete_instance(call: Calling, instance_id: str) -> Response:
 def act_on_instance(
     call: Calling, instance_id: str, body: Annotated[InstanceAction, Depends(BodyOf(InstanceAction))]
 ) -> Response:
-    """Restart an instance; the other actions are checked, and not offered."""
-    match body.name:
-        case "restart":
-            service.restart_instance(call.deployment, call.account, instance_id)
-            return Response(status_code=202)
-        case "reset_status":  # it is for instances that are not free
-            service.show_instance(call.deployment, call.account, instance_id)
+    """Restart, resize, stop or start an instance, or free it of the status that it is stuck in."""
+    asked = (call.deployment, call.account, instance_id)
+    match body:
+        case InstanceAction(resize=Resize(volume=volume)) if volume is not None:
+            service.resize_volume(*asked, volume.size)
+        case InstanceAction(resize=Resize(flavor=flavor)) if flavor is not None:
+            service.resize_flavor(*asked, flavor)
+        case InstanceAction(name="restart"):
+            service.restart_instance(*asked)
+        case InstanceAction(name="stop"):
+            service.stop_instance(*asked)
+        case InstanceAction(name="start"):
+            service.start_instance(*asked)
         case _:
-            service.check_available(call.deployment, call.account, instance_id)
-    raise NotOffered(f"The action {body.name} is not offered by this release.")
-
-
-@router.get("/instances/{instance_id}/root")
-def show_root(call: Calling, instance_id: str) -> RootShown:
-    """Whether clients may log in as root: they may not."""
-    service.show_instance(call.deployment, call.account, instance_id)
-    return RootShown(rootEnabled=False)
-
-
-@router.post("/instances/{instance_id}/root", response_class=Response)
-def enable_root(call: Calling, instance_id: str) -> Response:
-    """Not offered."""
-    service.check_available(call.deployment, call.account, instance_id)
-    raise NotOffered("Enabling root is not offered by this release.")
+            service.reset_status(*asked)
+    return Response(status_code=202)
 
 
 def _shown(call: Call, instance: Instance) -> InstanceShown:

@@ -54,6 +54,12 @@ def rename(tx: Transaction, instance_id: str, name: str) -> None:
     tx.connection.execute(statement.values(name=name, updated_us=tx.now_us))
 
 
+def set_volume(tx: Transaction, instance_id: str, volume_gb: int) -> None:
+    """Give it a volume of another size."""
+    statement = instances.update().where(instances.c.id == instance_id)
+    tx.connection.execute(statement.values(volume_gb=volume_gb, updated_us=tx.now_us))
+
+
 def note_state(tx: Transaction, host_id: str, instance_id: str, *, running: bool, used_bytes: int | None) -> None:
     """Keep what its host measured (a None measure leaves the last one)."""
     values: dict[str, Any] = {"running": running}

@@ -47,6 +47,7 @@ instances = sa.Table(
     sa.Column("account", sa.String(64), nullable=False),
     sa.Column("name", sa.String(255), nullable=False),
     sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("deleting", sa.Boolean, nullable=False),
     sa.Column("host_id", sa.String(36), nullable=False, index=True),
     sa.Column("datastore", sa.String(32), nullable=False),
     sa.Column("version", sa.String(32), nullable=False),

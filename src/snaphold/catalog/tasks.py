@@ -120,7 +120,7 @@ def of_other_sessions(tx: Transaction, host_id: str, session: str) -> list[Attem
 def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
     """Attempts whose lease has run out, and tasks that wait for a host which has been away for a lease's time.
 
-    A restart and a delete may wait: they are not among the latter.
+    What may be done twice may wait for its host (a restart, a delete …): it is not among the latter.
     """
     expired = sa.and_(tasks.c.state == TaskState.CLAIMED, tasks.c.lease_until_us < tx.now_us)
     unheard = sa.and_(
@@ -156,6 +156,7 @@ def _attempt(values: Mapping[str, Any]) -> Attempt:
         instance_id=values["instance_id"],
         backup_id=values["backup_id"],
         account=values["account"],
+        payload=values["payload"],
         session=values["session"],
         lease_until_us=values["lease_until_us"],
         created_us=values["created_us"],

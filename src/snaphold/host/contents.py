@@ -11,12 +11,21 @@ from pymysql.cursors import Cursor
 
 from snaphold.errors import BadRequest, NotFound
 from snaphold.host.accounts import RESERVED_USERS
-from snaphold.protocol import DatabaseSpec, QuestionKind, UserSpec
+from snaphold.protocol import DatabaseSpec, QuestionKind, UserChange, UserSpec
 
 SYSTEM_DATABASES: Final = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
 _PASSWORD_HASH: Final = re.compile(r"\*[0-9A-F]{40}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_]+")  # a character set or a collation
 _GRANT_COLUMN: Final = 64  # characters of mysql.db.Db
+_ROOT: Final = ("root", "%")
+# What a customer's root may: all that concerns its own data and users. Not FILE, SUPER and SHUTDOWN, nor what was split
+# off from SUPER and would touch the server itself. Whoever may write the system's tables can give itself more; the
+# walls around an instance do not rest on what is granted in it.
+_ROOT_RIGHTS: Final = (
+    "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, PROCESS, REFERENCES, INDEX, ALTER, SHOW DATABASES,"
+    " CREATE TEMPORARY TABLES, LOCK TABLES, REPLICATION SLAVE, BINLOG MONITOR, EXECUTE, CREATE VIEW, SHOW VIEW,"
+    " CREATE ROUTINE, ALTER ROUTINE, CREATE USER, EVENT, TRIGGER, DELETE HISTORY"
+)
 
 _Answerer = Callable[[Cursor, Mapping[str, Any]], dict[str, Any]]
 
@@ -92,9 +101,89 @@ def create_users(cursor: Cursor, payload: Mapping[str, Any]) -> dict[str, Any]:
 def delete_user(cursor: Cursor, payload: Mapping[str, Any]) -> dict[str, Any]:
     """{"name", "host"} → {}. Raises ``NotFound``."""
     name, host = str(payload["name"]), str(payload.get("host") or "%")
-    if name in RESERVED_USERS or not _has_user(cursor, name, host):
-        raise NotFound(f"User {name}@{host} cannot be found on the instance.")
+    _require_user(cursor, name, host)
     cursor.execute("DROP USER %s@%s", (name, host))
+    return {}
+
+
+def change_users(cursor: Cursor, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{"users": [UserChange]} → {}. Passwords and names; rights stay, also under a new name.
+
+    Raises ``NotFound`` for one that is not there and ``BadRequest`` for a new name that is taken: nothing is changed.
+    """
+    changes = [UserChange.model_validate(document) for document in payload["users"]]
+    _refuse_repetition([f"{change.name}@{change.host}" for change in changes], "User")
+    for change in changes:
+        _require_user(cursor, change.name, change.host)
+        if change.password_hash is not None and not _PASSWORD_HASH.fullmatch(change.password_hash):
+            raise BadRequest(f"The password of user {change.name} is not given as a hash.")
+        renamed = _renamed(change)
+        if renamed != (change.name, change.host):
+            if renamed[0] in RESERVED_USERS:
+                raise BadRequest(f"The user name {renamed[0]} is reserved.")
+            if _has_user(cursor, *renamed):
+                raise BadRequest(f"User {renamed[0]}@{renamed[1]} already exists.")
+    for change in changes:
+        renamed = _renamed(change)
+        if renamed != (change.name, change.host):
+            cursor.execute("RENAME USER %s@%s TO %s@%s", (change.name, change.host, *renamed))
+        if change.password_hash is not None:
+            identified = "ALTER USER %s@%s IDENTIFIED VIA mysql_native_password USING %s"
+            cursor.execute(identified, (*renamed, change.password_hash))
+    return {}
+
+
+def grant(cursor: Cursor, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{"name", "host", "databases": [name]} → {}. All rights on each. Raises ``NotFound``, ``BadRequest``."""
+    account = (str(payload["name"]), str(payload["host"]))
+    _require_user(cursor, *account)
+    names = [str(name) for name in payload["databases"]]
+    for name in names:
+        if _is_system_database(name) or not _has_database(cursor, name):
+            raise NotFound(f"Database {name} cannot be found on the instance.")
+    for pattern in [_name(_escaped(name)).replace("%", "%%") for name in names]:
+        cursor.execute(f"GRANT ALL PRIVILEGES ON {pattern}.* TO %s@%s", account)
+    return {}
+
+
+def revoke(cursor: Cursor, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{"name", "host", "database"} → {}. Every right on it. Raises ``NotFound`` where the user has none."""
+    account, wanted = (str(payload["name"]), str(payload["host"])), str(payload["database"])
+    _require_user(cursor, *account)
+    cursor.execute("SELECT Db FROM mysql.db WHERE User = %s AND Host = %s", account)
+    patterns = [row[0] for row in cursor.fetchall() if _unescaped(row[0]) == wanted]
+    if not patterns:
+        raise NotFound(f"User {account[0]}@{account[1]} has no rights on database {wanted}.")
+    for pattern in [_name(each).replace("%", "%%") for each in patterns]:
+        for rights in ("GRANT OPTION", "ALL PRIVILEGES"):  # in this order: without any right there is nothing to name
+            cursor.execute(f"REVOKE {rights} ON {pattern}.* FROM %s@%s", account)
+    return {}
+
+
+def show_root(cursor: Cursor, _payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{} → {"enabled"}: whether there is a root for clients."""
+    return {"enabled": _has_user(cursor, *_ROOT)}
+
+
+def enable_root(cursor: Cursor, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{"password_hash"} → {}. One that is there is made anew."""
+    if not _PASSWORD_HASH.fullmatch(str(payload["password_hash"])):
+        raise BadRequest("The password of root is not given as a hash.")
+    identified = "CREATE OR REPLACE USER %s@%s IDENTIFIED VIA mysql_native_password USING %s"
+    cursor.execute(identified, (*_ROOT, payload["password_hash"]))
+    try:
+        cursor.execute(f"GRANT {_ROOT_RIGHTS} ON *.* TO %s@%s WITH GRANT OPTION", _ROOT)
+    except BaseException:
+        cursor.execute("DROP USER %s@%s", _ROOT)
+        raise
+    return {}
+
+
+def disable_root(cursor: Cursor, _payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{} → {}. Raises ``NotFound`` where there is none."""
+    if not _has_user(cursor, *_ROOT):
+        raise NotFound("Root is not enabled.")
+    cursor.execute("DROP USER %s@%s", _ROOT)
     return {}
 
 
@@ -105,6 +194,12 @@ QUESTIONS: Final[Mapping[QuestionKind, _Answerer]] = {
     QuestionKind.LIST_USERS: list_users,
     QuestionKind.CREATE_USERS: create_users,
     QuestionKind.DELETE_USER: delete_user,
+    QuestionKind.CHANGE_USERS: change_users,
+    QuestionKind.GRANT: grant,
+    QuestionKind.REVOKE: revoke,
+    QuestionKind.SHOW_ROOT: show_root,
+    QuestionKind.ENABLE_ROOT: enable_root,
+    QuestionKind.DISABLE_ROOT: disable_root,
 }
 
 
@@ -155,6 +250,16 @@ def _has_database(cursor: Cursor, name: str) -> bool:
 def _has_user(cursor: Cursor, name: str, host: str) -> bool:
     # Host names compare without case, user names with it: as the columns do.
     return bool(cursor.execute("SELECT 1 FROM mysql.user WHERE User = %s AND Host = %s", (name, host)))
+
+
+def _require_user(cursor: Cursor, name: str, host: str) -> None:
+    """Raises ``NotFound`` unless this is a user that clients made."""
+    if name in RESERVED_USERS or not _has_user(cursor, name, host):
+        raise NotFound(f"User {name}@{host} cannot be found on the instance.")
+
+
+def _renamed(change: UserChange) -> tuple[str, str]:
+    return change.new_name or change.name, change.new_host or change.host
 
 
 def _is_system_database(name: str) -> bool:

@@ -231,6 +231,13 @@ class Servers:
             self.stop(instance_id)
             self.start(instance_id)
 
+    def note_memory(self, instance_id: str, ram_mb: int) -> None:
+        """Have the next start give the server this much memory. Raises ``NotFound``, ``Permanent``."""
+        with self._locks[instance_id], disk.disk_faults("noting the server's memory"):
+            directory, record = self._built(instance_id)
+            if record.ram_mb != ram_mb:
+                directory.write(record.model_copy(update={"ram_mb": ram_mb}))
+
     def delete(self, instance_id: str) -> None:
         """End the server and remove all of the instance; one that is gone is no failure. Raises ``Permanent``."""
         with self._locks[instance_id], disk.disk_faults("removing an instance"):

@@ -10,12 +10,13 @@ from snaphold.catalog import questions
 from snaphold.catalog.questions import Answered
 from snaphold.errors import Unavailable
 from snaphold.model import InstanceStatus
-from snaphold.protocol import DatabaseSpec, QuestionKind, UserSpec
+from snaphold.protocol import DatabaseSpec, QuestionKind, UserChange, UserSpec
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import find_instance, require_host
 
-_READS = frozenset({QuestionKind.LIST_DATABASES, QuestionKind.LIST_USERS})  # allowed while a backup is taken
+# Allowed while a backup is taken.
+_READS = frozenset({QuestionKind.LIST_DATABASES, QuestionKind.LIST_USERS, QuestionKind.SHOW_ROOT})
 _LOOK_AGAIN_S = 0.2  # where another API process took the answer
 
 # Every function below raises NotFound for an unknown instance, Unprocessable for one that is not free for it,
@@ -54,6 +55,41 @@ def create_users(deployment: Deployment, account: str, instance_id: str, users: 
 def delete_user(deployment: Deployment, account: str, instance_id: str, name: str, host: str = "%") -> None:
     """Drop a user."""
     _ask(deployment, account, instance_id, QuestionKind.DELETE_USER, {"name": name, "host": host})
+
+
+def change_users(deployment: Deployment, account: str, instance_id: str, changes: Sequence[UserChange]) -> None:
+    """Give users other passwords, names or hosts; all of them or none."""
+    payload = {"users": [change.model_dump(mode="json") for change in changes]}
+    _ask(deployment, account, instance_id, QuestionKind.CHANGE_USERS, payload)
+
+
+def grant(
+    deployment: Deployment, account: str, instance_id: str, *, name: str, host: str, databases: Sequence[str]
+) -> None:
+    """Give a user all rights on databases that are there."""
+    payload = {"name": name, "host": host, "databases": list(databases)}
+    _ask(deployment, account, instance_id, QuestionKind.GRANT, payload)
+
+
+def revoke(deployment: Deployment, account: str, instance_id: str, *, name: str, host: str, database: str) -> None:
+    """Take every right on a database from a user."""
+    payload = {"name": name, "host": host, "database": database}
+    _ask(deployment, account, instance_id, QuestionKind.REVOKE, payload)
+
+
+def root_enabled(deployment: Deployment, account: str, instance_id: str) -> bool:
+    """Whether clients may log in as root."""
+    return bool(_ask(deployment, account, instance_id, QuestionKind.SHOW_ROOT, {})["enabled"])
+
+
+def enable_root(deployment: Deployment, account: str, instance_id: str, password_hash: str) -> None:
+    """Let clients log in as root, with this password and no other."""
+    _ask(deployment, account, instance_id, QuestionKind.ENABLE_ROOT, {"password_hash": password_hash})
+
+
+def disable_root(deployment: Deployment, account: str, instance_id: str) -> None:
+    """Let nobody log in as root any more."""
+    _ask(deployment, account, instance_id, QuestionKind.DISABLE_ROOT, {})
 
 
 def _ask(

@@ -37,7 +37,7 @@ from snaphold.steps import Step, reached
 
 log = structlog.get_logger()
 
-_KEEP_RUNNING = frozenset({InstanceStatus.ACTIVE, InstanceStatus.BACKUP, InstanceStatus.REBOOT})
+_MAY_WAIT = frozenset({TaskKind.RESTART, TaskKind.STOP, TaskKind.START, TaskKind.RESIZE, TaskKind.DELETE})
 _TOKEN_BYTES = 32
 
 
@@ -183,15 +183,20 @@ def give_up(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: s
 
     1. A backup is FAILED and its bytes are swept; its instance is free again.
     2. A create or a restore leaves its instance in ERROR.
-    3. A restart and a delete wait for the host, as a further attempt.
+    3. A restart, stop, start, resize and a delete wait for the host, as a further attempt.
     """
     log.warning(
         "task.given_up", task=attempt.task_id, kind=attempt.kind, attempt=attempt.number,
         instance=attempt.instance_id, backup=attempt.backup_id, reason=reason,
     )  # fmt: skip
-    if attempt.kind in {TaskKind.RESTART, TaskKind.DELETE}:
+    if attempt.kind in _MAY_WAIT:
         tasks.put_back(tx, attempt)
         return
+    abandon(tx, deployment, attempt, reason)
+
+
+def abandon(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str) -> None:
+    """End a task without its report: whoever works on it is overtaken, and what it was about has failed."""
     tasks.end(tx, attempt, reported=False)
     _fail(tx, deployment, attempt, reason)
 
@@ -240,8 +245,14 @@ def _succeed(tx: Transaction, attempt: Attempt, message: Report) -> None:
             _complete_backup(tx, attempt, backup_id, message.backup)
         case Attempt(kind=TaskKind.CREATE | TaskKind.RESTORE, instance_id=str(instance_id)) if message.instance:
             _activate(tx, instance_id, message.instance)
-        case Attempt(kind=TaskKind.RESTART, instance_id=str(instance_id)):
-            instances.move(tx, instance_id, [InstanceStatus.REBOOT], InstanceStatus.ACTIVE, running=True)
+        case Attempt(kind=TaskKind.RESTART | TaskKind.START, instance_id=str(instance_id)):
+            instances.move(tx, instance_id, [InstanceStatus.REBOOT], InstanceStatus.ACTIVE, running=True, reason=None)
+        case Attempt(kind=TaskKind.RESIZE, instance_id=str(instance_id)):
+            flavor_id = attempt.payload["flavor_id"]
+            resized = {"flavor_id": flavor_id, "running": True}
+            instances.move(tx, instance_id, [InstanceStatus.RESIZE], InstanceStatus.ACTIVE, **resized)
+        case Attempt(kind=TaskKind.STOP, instance_id=str(instance_id)):
+            instances.note_state(tx, attempt.host_id, instance_id, running=False, used_bytes=None)
         case Attempt(kind=TaskKind.DELETE, instance_id=str(instance_id)):
             instances.mark_deleted(tx, instance_id)
         case _:
@@ -301,8 +312,8 @@ def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str
                 tx, instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason, **instances.NO_PROGRESS
             )
         case Attempt(instance_id=str(instance_id)):
-            origins_of_error = [InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN]
-            instances.move(tx, instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason)
+            origins_of_error = [InstanceStatus.REBOOT, InstanceStatus.RESIZE, InstanceStatus.SHUTDOWN]
+            instances.move(tx, instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason, deleting=False)
 
 
 def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState]) -> Desired:
@@ -327,15 +338,18 @@ def _wanted(tx: Transaction, instance: Instance) -> str | None:
     2. One that has been ACTIVE has data, which only its owner may throw away: its host goes on trying to run it, and
        when it runs it is ACTIVE again.
     3. While a task is open (create, restart, delete), the task decides; but a backup's server runs.
+    4. One that was stopped stays so.
     """
     if instance.deleted_us is not None:
         return "absent"
     if instance.status is InstanceStatus.ERROR:
         return "absent" if instance.address is None else "running"
-    if instance.status in _KEEP_RUNNING:
-        task = tasks.open_of_instance(tx, instance.id)
-        return "running" if task is None or task.kind == TaskKind.BACKUP else None
-    return None
+    if instance.status is InstanceStatus.BUILD:
+        return None
+    task = tasks.open_of_instance(tx, instance.id)
+    if instance.status is InstanceStatus.SHUTDOWN:
+        return "stopped" if task is None else None
+    return "running" if task is None or task.kind == TaskKind.BACKUP else None
 
 
 def _sha256(token: str) -> str:

@@ -1,6 +1,7 @@
-"""Instances: created, restored, listed, renamed, restarted, deleted (contract, sections 3 and 4)."""
+"""Instances: created, restored, listed, renamed, restarted, resized, deleted (contract, sections 3 and 4)."""
 
 import uuid
+from typing import Any
 
 import structlog
 
@@ -8,9 +9,11 @@ from snaphold.catalog import backups, hosts, instances, schedules, tasks
 from snaphold.catalog.database import Transaction
 from snaphold.errors import BadRequest, Forbidden, NotFound, NotOffered, Unavailable, Unprocessable
 from snaphold.model import (
+    FLAVORS,
     GIB,
     Backup,
     BackupStatus,
+    Flavor,
     Host,
     Instance,
     InstanceStatus,
@@ -19,9 +22,10 @@ from snaphold.model import (
     gigabytes,
     version_id,
 )
-from snaphold.protocol import ChainLink, Datastore, InstanceSpec, TaskKind
+from snaphold.protocol import ChainLink, Datastore, InstanceSpec, Memory, TaskKind
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.deployment import Deployment
+from snaphold.service.hosts import abandon
 from snaphold.service.requests import InstancePage, InstanceRequest, PageRequest
 from snaphold.steps import Step, reached
 
@@ -54,6 +58,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
             account=account,
             name=request.name if request.name is not None else "",
             status=InstanceStatus.BUILD,
+            deleting=False,
             host_id=host.id,
             datastore=datastore.type,
             version=datastore.version,
@@ -109,12 +114,93 @@ def restart_instance(deployment: Deployment, account: str, instance_id: str) -> 
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
-        failed_once = [InstanceStatus.ERROR] if instance.address is not None else []
-        _begin(tx, instance, [InstanceStatus.ACTIVE, *failed_once], InstanceStatus.REBOOT)
+        _begin(tx, instance, _with_server(instance), InstanceStatus.REBOOT)
         require_host(tx, deployment, instance)
         _simple_task(tx, instance, TaskKind.RESTART)
     deployment.wakeups.notify(instance.host_id)
     log.info("instance.restart_requested", instance=instance_id, account=account)
+
+
+def stop_instance(deployment: Deployment, account: str, instance_id: str) -> None:
+    """Have its server stopped: SHUTDOWN, until it is started or deleted. Raises as ``restart_instance`` does."""
+    with deployment.catalog.writing() as tx:
+        instance = find_instance(tx, account, instance_id)
+        _begin(tx, instance, _with_server(instance), InstanceStatus.SHUTDOWN, reason=None)
+        require_host(tx, deployment, instance)
+        _simple_task(tx, instance, TaskKind.STOP)
+    deployment.wakeups.notify(instance.host_id)
+    log.info("instance.stop_requested", instance=instance_id, account=account)
+
+
+def start_instance(deployment: Deployment, account: str, instance_id: str) -> None:
+    """Have the server of a stopped instance started. Raises as ``restart_instance`` does."""
+    with deployment.catalog.writing() as tx:
+        instance = find_instance(tx, account, instance_id)
+        _begin(tx, instance, [InstanceStatus.SHUTDOWN], InstanceStatus.REBOOT)
+        require_host(tx, deployment, instance)
+        _simple_task(tx, instance, TaskKind.START)
+    deployment.wakeups.notify(instance.host_id)
+    log.info("instance.start_requested", instance=instance_id, account=account)
+
+
+def resize_volume(deployment: Deployment, account: str, instance_id: str, volume_gb: int) -> None:
+    """Give it a larger volume: done when this returns, for a volume is a number that hosts set nothing aside for.
+
+    Raises:
+        NotFound: no such instance.
+        Unprocessable: it is not free for that.
+        BadRequest: the volume would not grow.
+    """
+    with deployment.catalog.writing() as tx:
+        instance = find_instance(tx, account, instance_id)
+        if instance.status is not InstanceStatus.ACTIVE:
+            raise unavailable_for_action(instance_id, instance.status)
+        if volume_gb <= instance.volume_gb:
+            raise BadRequest(f"The new volume must be larger than the present one of {instance.volume_gb} GB.")
+        instances.set_volume(tx, instance_id, volume_gb)
+    log.info("instance.volume_resized", instance=instance_id, account=account, volume_gb=volume_gb)
+
+
+def resize_flavor(deployment: Deployment, account: str, instance_id: str, flavor: Flavor) -> None:
+    """Have its server started anew with another flavor's memory: RESIZE, then ACTIVE with the new flavor.
+
+    A server that does not start with it runs with the old one again.
+
+    Raises:
+        NotFound: no such instance.
+        Unprocessable: it is not free for that.
+        BadRequest: it has this flavor already.
+        Unavailable: its host is silent.
+    """
+    with deployment.catalog.writing() as tx:
+        instance = find_instance(tx, account, instance_id)
+        _begin(tx, instance, [InstanceStatus.ACTIVE], InstanceStatus.RESIZE)
+        if flavor.id == instance.flavor_id:
+            raise BadRequest(f"The instance has flavor {flavor.id} already.")
+        require_host(tx, deployment, instance)
+        _simple_task(tx, instance, TaskKind.RESIZE, flavor)
+    deployment.wakeups.notify(instance.host_id)
+    log.info("instance.resize_requested", instance=instance_id, account=account, flavor=flavor.id)
+
+
+def reset_status(deployment: Deployment, account: str, instance_id: str) -> None:
+    """Free an instance of what it is stuck in; then it can be deleted (``openstack database instance force delete``).
+
+    1. In BACKUP: its running backup is cancelled.
+    2. With another task open: the task is given up, and the instance in ERROR. One that is being deleted goes on.
+    3. In ERROR while its server runs: ACTIVE. (A host that is there sees to that by itself.)
+    4. Else nothing.
+
+    Raises ``NotFound``.
+    """
+    with deployment.catalog.writing() as tx:
+        instance = find_instance(tx, account, instance_id)
+        task = tasks.open_of_instance(tx, instance_id)
+        if task is not None and task.kind != TaskKind.DELETE:
+            abandon(tx, deployment, task, "It was cancelled: the status of its instance was reset.")
+        elif instance.status is InstanceStatus.ERROR and instance.running:
+            instances.move(tx, instance_id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
+    log.info("instance.status_reset", instance=instance_id, account=account, status=instance.status)
 
 
 def delete_instance(deployment: Deployment, account: str, instance_id: str) -> None:
@@ -126,22 +212,15 @@ def delete_instance(deployment: Deployment, account: str, instance_id: str) -> N
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
-        if instance.status is InstanceStatus.SHUTDOWN:
+        if instance.deleting:
             return
-        _begin(tx, instance, [InstanceStatus.ACTIVE, InstanceStatus.ERROR], InstanceStatus.SHUTDOWN)
+        origins = [InstanceStatus.ACTIVE, InstanceStatus.ERROR, InstanceStatus.SHUTDOWN]
+        _begin(tx, instance, origins, InstanceStatus.SHUTDOWN, deleting=True)
         _simple_task(tx, instance, TaskKind.DELETE)
         schedules.delete_of_source(tx, instance_id)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
     log.info("instance.delete_requested", instance=instance_id, account=account)
-
-
-def check_available(deployment: Deployment, account: str, instance_id: str) -> Instance:
-    """The instance, if an action could be performed on it now. Raises ``NotFound``, ``Unprocessable``."""
-    instance = show_instance(deployment, account, instance_id)
-    if instance.status is not InstanceStatus.ACTIVE:
-        raise unavailable_for_action(instance_id, instance.status)
-    return instance
 
 
 def list_datastores(deployment: Deployment) -> list[Datastore]:
@@ -281,12 +360,26 @@ def _link(backup: Backup) -> ChainLink:
     return ChainLink(backup_id=backup.id, account=backup.account, manifest_sha256=backup.manifest_sha256)
 
 
-def _begin(tx: Transaction, instance: Instance, origins: list[InstanceStatus], to: InstanceStatus) -> None:
-    if not instances.move(tx, instance.id, origins, to):
+def _with_server(instance: Instance) -> list[InstanceStatus]:
+    """The statuses of an instance that may have a server: in ERROR, one that has been ACTIVE."""
+    failed_once = [InstanceStatus.ERROR] if instance.address is not None else []
+    return [InstanceStatus.ACTIVE, *failed_once]
+
+
+def _begin(
+    tx: Transaction, instance: Instance, origins: list[InstanceStatus], to: InstanceStatus, **values: Any
+) -> None:
+    """Move the instance, if no task of it is open: a stopped one is SHUTDOWN as one is that is being stopped."""
+    idle = tasks.open_of_instance(tx, instance.id) is None
+    if not idle or not instances.move(tx, instance.id, origins, to, **values):
         raise unavailable_for_action(instance.id, instance.status)
 
 
-def _simple_task(tx: Transaction, instance: Instance, kind: TaskKind) -> None:
+def _simple_task(tx: Transaction, instance: Instance, kind: TaskKind, flavor: Flavor | None = None) -> None:
+    """``flavor``: the one that it gets; None: it keeps its own."""
+    former = FLAVORS[instance.flavor_id]
+    wanted = flavor or former
+    memory = Memory(ram_mb=wanted.ram_mb, former_ram_mb=former.ram_mb)
     tasks.insert(
         tx,
         task_id=str(uuid.uuid4()),
@@ -295,5 +388,5 @@ def _simple_task(tx: Transaction, instance: Instance, kind: TaskKind) -> None:
         account=instance.account,
         instance_id=instance.id,
         backup_id=None,
-        payload={},
+        payload={"memory": memory.model_dump(), "flavor_id": wanted.id},
     )

@@ -7,7 +7,7 @@ import structlog
 from snaphold.catalog import backups, schedules
 from snaphold.catalog.database import Transaction
 from snaphold.errors import BadRequest, NotFound
-from snaphold.model import Backup, InstanceStatus, Schedule, expired_fulls, next_run_us, rfc3339
+from snaphold.model import Backup, Schedule, expired_fulls, next_run_us, rfc3339
 from snaphold.service.backups import begin_backup, begin_deletion, check_copies, unavailable_for_action
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import find_instance, require_host
@@ -36,7 +36,7 @@ def create_schedule(deployment: Deployment, account: str, request: ScheduleReque
         if request.source_type == "ha":
             raise NotFound(f"HA group {request.source_id} cannot be found.")
         instance = find_instance(tx, account, request.source_id)
-        if instance.status is InstanceStatus.SHUTDOWN:
+        if instance.deleting:
             raise unavailable_for_action(instance.id, instance.status)
         check_copies(deployment, request.copy_to)
         schedule = Schedule(

@@ -325,6 +325,7 @@ def _gone_instance(tx: Transaction, candidate: _Candidate) -> Instance:
         account=backup.account,
         name="",
         status=InstanceStatus.SHUTDOWN,
+        deleting=True,
         host_id="",
         datastore=backup.datastore,
         version=backup.version,

@@ -111,6 +111,7 @@ def upgrade() -> None:
         sa.Column("account", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("deleting", sa.Boolean(), nullable=False),
         sa.Column("host_id", sa.String(length=36), nullable=False),
         sa.Column("datastore", sa.String(length=32), nullable=False),
         sa.Column("version", sa.String(length=32), nullable=False),
