@@ -1,0 +1,40 @@
+"""Does what docs/restore-by-hand.md says: its commands, as they stand there, in one shell."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from snaphold.engines.installation import Installation
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "restore-by-hand.md"
+_BLOCK: Final = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_VARIABLE: Final = re.compile(r"^([A-Z]+)=", re.MULTILINE)
+
+
+def commands() -> tuple[list[str], str]:
+    """The variables that the page asks to be set, and all that it says to do then."""
+    settings, *rest = _BLOCK.findall(PAGE.read_text("utf-8"))
+    return _VARIABLE.findall(settings), "".join(rest)
+
+
+def restored_by_hand(installation: Installation, values: Mapping[str, str | Path]) -> str:
+    """Follow the page with these values for its variables; what the tools said."""
+    names, script = commands()
+    assert sorted(values) == sorted(names)
+    tools = ":".join(sorted({str(installation.mbstream.parent), str(installation.mariabackup.parent)}))
+    environment = {**installation.environment, "PATH": f"{tools}:{os.environ['PATH']}"}
+    ended = subprocess.run(
+        ["bash", "-c", script],
+        env={**environment, **{name: str(value) for name, value in values.items()}},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-4000:]
+    return ended.stdout

@@ -1,0 +1,151 @@
+"""docs/restore-by-hand.md, followed to the letter: no code of ours takes part in the restore."""
+
+import getpass
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+from snaphold.config import Settings
+from snaphold.engines.installation import Installation
+from snaphold.engines.mariadb import MariaDB
+from snaphold.host.servers import Servers
+from snaphold.store.base import CONTAINER
+from snaphold.store.local import LocalStores
+from snaphold.stream.manifest import Manifest, ObjectFacts, sha256_of
+from snaphold.stream.segments import write_backup
+from snaphold.stream.xbstream import Watch
+from tests.docs.by_hand import restored_by_hand
+from tests.scenarios.served import ACCOUNT, eventually, served
+from tests.scenarios.served import query as ask
+from tests.stream.backups import manifest_of
+from tests.support.instances import PASSWORD, instance_spec, query
+
+pytestmark = pytest.mark.engine
+
+
+@contextmanager
+def started(installation: Installation, data: Path) -> Iterator["pymysql.Connection[Any]"]:
+    """A server on a data directory, as anybody would start one, and a login with the password of the source."""
+    socket = data / "s"
+    words = [
+        str(installation.mariadbd),
+        "--no-defaults",
+        f"--user={getpass.getuser()}",
+        f"--datadir={data}",
+        f"--socket={socket}",
+        f"--lc-messages-dir={installation.share}",
+        f"--character-sets-dir={installation.share / 'charsets'}",
+        f"--log-error={data / 'error.log'}",
+        "--skip-networking",
+    ]
+    with subprocess.Popen(words, env=dict(installation.environment)) as server:
+        try:
+            eventually(socket.exists, "the server to listen")
+            yield pymysql.connect(unix_socket=str(socket), user="app", password=PASSWORD)
+        finally:
+            server.terminate()
+
+
+def said(connection: "pymysql.Connection[Any]", statement: str) -> list[tuple[Any, ...]]:
+    """What the server answers."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return list(cursor.fetchall())
+
+
+class Source:
+    """A server whose backups are put into a local store as the agent would."""
+
+    def __init__(self, settings: Settings, root: Path) -> None:
+        self.servers = Servers(settings)
+        self.spec = instance_spec()
+        self.result = self.servers.create(self.spec, 1)
+        self.store = LocalStores(root).of(ACCOUNT)
+        self.engine = MariaDB(self.servers.installation)
+
+    def backup(self, number: int, parent: Manifest | None) -> Manifest:
+        """A backup; with a parent an increment, taken from where that one began."""
+        name, watch = f"{number:08d}-0000-4000-8000-000000000000", Watch()
+        parent_lsn = None if parent is None else parent.lineage.checkpoint_lsn
+        access = self.servers.access(self.spec.id)
+        with self.engine.take(access, parent_lsn=parent_lsn, lock_wait_timeout_s=60) as stream:
+            prefix = f"snaphold/d/{name}/1/"
+            written = write_backup(
+                stream.readinto, self.store, prefix, level=1, threads=2, watch=watch, kill=stream.kill
+            )
+            taken = stream.taken(watch.captured)
+        data = ObjectFacts(name=f"{name}.xbstream.gz", size_bytes=written.size_bytes, sha256=written.sha256)
+        self.store.publish(data.name, prefix, len(written.segments), size_bytes=data.size_bytes)
+        index = ObjectFacts(name=f"{name}.index", size_bytes=len(written.index), sha256=sha256_of(written.index))
+        self.store.put(index.name, written.index)
+        plain = manifest_of(written)
+        lineage = plain.lineage.model_copy(update={"from_lsn": parent_lsn, "checkpoint_lsn": taken.checkpoint_lsn})
+        facts = {
+            "id": name,
+            "data": data,
+            "index": index,
+            "lineage": lineage,
+            "parent_id": None if parent is None else parent.id,
+        }
+        manifest = plain.model_copy(update=facts)
+        self.store.put(f"{name}.json", manifest.dump())
+        return manifest
+
+
+def test_a_chain_comes_back_by_hand(host_settings: Settings, tmp_path: Path) -> None:
+    """A full and two increments, copied, unpacked and prepared with standard tools, are the source of that moment."""
+    source = Source(host_settings, tmp_path / "store")
+    query(source.result, "CREATE TABLE shop.t (id INT PRIMARY KEY, v VARCHAR(200)) ENGINE=InnoDB")
+    query(source.result, "INSERT INTO shop.t SELECT seq, REPEAT('x', seq MOD 200) FROM shop.seq_1_to_3000")
+    full = source.backup(1, None)
+    query(source.result, "UPDATE shop.t SET v = 'first' WHERE id < 500")
+    query(source.result, "CREATE TABLE shop.more ENGINE=MyISAM AS SELECT * FROM shop.t")
+    first = source.backup(2, full)
+    query(source.result, "DELETE FROM shop.t WHERE id > 2000")
+    query(source.result, "DROP TABLE shop.more")
+    query(source.result, "CREATE TABLE shop.last ENGINE=InnoDB AS SELECT * FROM shop.t")
+    second = source.backup(3, first)
+    tables = "CHECKSUM TABLE shop.t, shop.last"
+    expected = query(source.result, tables)
+    query(source.result, "DELETE FROM shop.t")
+
+    (tmp_path / "work").mkdir()
+    target = tmp_path / "data"
+    container = tmp_path / "store" / ACCOUNT / CONTAINER
+    values: dict[str, str | Path] = {
+        "BACKUP": second.id,
+        "CONTAINER": container,
+        "TOKEN": "",
+        "WORK": tmp_path / "work",
+        "TARGET": target,
+    }
+    messages = restored_by_hand(source.servers.installation, values)
+    assert messages.count("completed OK!") == 3
+    with started(source.servers.installation, target) as connection, closing(connection):
+        assert said(connection, tables) == expected
+        assert said(connection, "SHOW TABLES IN shop") == [("last",), ("t",)]
+
+
+def test_a_backup_comes_back_over_http(state_dir: Path, instance_network: str, engine: Installation) -> None:
+    """The container's URL and a token do as well as its directory."""
+    with served(state_dir, instance_network) as service:
+        instance = service.instance()
+        ask(instance, "CREATE TABLE t ENGINE=InnoDB AS SELECT seq AS id FROM seq_1_to_1000")
+        expected = ask(instance, "CHECKSUM TABLE shop.t")
+        backup = service.backup(instance)
+        (state_dir / "work").mkdir()
+        values = {
+            "BACKUP": backup["id"],
+            "CONTAINER": backup["locationRef"].rpartition("/")[0],
+            "TOKEN": service.token or "",
+            "WORK": state_dir / "work",
+            "TARGET": state_dir / "data",
+        }
+        restored_by_hand(engine, values)
+    with started(engine, state_dir / "data") as connection, closing(connection):
+        assert tuple(said(connection, "CHECKSUM TABLE shop.t")) == expected
