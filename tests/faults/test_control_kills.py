@@ -113,3 +113,19 @@ def ask(place: Place, method: str, path: str, body: object) -> None:
     """A request whose answer may be lost."""
     with suppress(httpx.TransportError):
         place.service.call(method, path, body)
+
+
+@pytest.mark.parametrize(("step", "victim"), struck(with_victims("schedule", CONTROL, {})))
+def test_a_scheduled_run_is_struck(place: Place, step: Step, victim: str) -> None:
+    """A run that was begun is not begun again, and its backup ends as any other."""
+    wanted = {"action": "backup", "instance_id": place.source["id"], "day_of_week": 7, "hour": 3, "minute": 0}
+    schedule = place.service.ok("POST", "/schedules", {"schedule": wanted})["schedule"]
+    place.pauses.at(step)
+    place.service.ok("PUT", f"/schedules/{schedule['id']}", {"schedule": {"run_now": "true"}})
+    place.strike(victim, place.source["id"])
+
+    (run,) = [backup for backup in place.service.ok("GET", "/backups")["backups"] if backup["is_automated"]]
+    backup = place.ends(f"/backups/{run['id']}", "COMPLETED", "FAILED")
+    assert backup["status"] == "COMPLETED" or backup["reason"]
+    place.service.ok("DELETE", f"/schedules/{schedule['id']}")
+    place.is_sound()
