@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -124,8 +124,14 @@ def test_a_scheduled_run_is_struck(place: Place, step: Step, victim: str) -> Non
     place.service.ok("PUT", f"/schedules/{schedule['id']}", {"schedule": {"run_now": "true"}})
     place.strike(victim, place.source["id"])
 
-    (run,) = [backup for backup in place.service.ok("GET", "/backups")["backups"] if backup["is_automated"]]
+    def automated() -> list[Any]:
+        answer = place.answer("/backups?limit=100")
+        return [] if answer is None else [row for row in answer.json()["backups"] if row["is_automated"]]
+
+    (run,) = place.soon(automated, "the scheduled backup")
     backup = place.ends(f"/backups/{run['id']}", "COMPLETED", "FAILED")
     assert backup["status"] == "COMPLETED" or backup["reason"]
-    place.service.ok("DELETE", f"/schedules/{schedule['id']}")
     place.is_sound()
+    assert [row["id"] for row in automated()] == [run["id"]]
+    place.service.ok("DELETE", f"/schedules/{schedule['id']}")
+    place.forget(f"/backups/{run['id']}")
