@@ -85,8 +85,10 @@ def test_the_state_directory_is_lost(state_dir: Path, instance_network: str) -> 
     store = state_dir / "store"
     home = state_dir / "state"
     home.mkdir()
-    with served(home, instance_network, f"--store-dir={store}") as service:
+    flags = (f"--store-dir={store}", "--lease-s=6", "--renew-s=2")
+    with served(home, instance_network, *flags) as service:
         source, expected = with_rows(service)
+        eventually(lambda: list(store.rglob("*.json.gz")), "the worker to save the state by itself")
         backup = service.backup(source)
         key = run("account", "add", "--state-dir", home, ACCOUNT, "--user", "keyed", "--password", "pw2")[0]["api_key"]
         before = answers(service, "/backups", f"/backups/{backup['id']}", f"/instances/{source['id']}/backups")

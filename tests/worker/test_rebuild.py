@@ -10,11 +10,13 @@ from snaphold.catalog import backups, instances
 from snaphold.errors import Transient
 from snaphold.model import Backup, BackupStatus, backup_prefix, parse_rfc3339
 from snaphold.service.backups import list_instance_backups, request_backup, show_backup
-from snaphold.service.requests import PageRequest
+from snaphold.service.requests import PageRequest, ScheduleRequest
+from snaphold.service.schedules import create_schedule
 from snaphold.steps import Step, observers
 from snaphold.stream.proof import Receipt, receipt_name
 from snaphold.worker.deletion import Remover
 from snaphold.worker.rebuild import Rebuilt, end_rebuild, rebuild
+from snaphold.worker.schedules import Scheduler
 from tests.fakes.memory_store import Fault, MemoryStores
 from tests.support.manifests import a_backup_record, put_backup
 from tests.support.region import ACCOUNT, Region, a_backup, open_region
@@ -321,6 +323,30 @@ def test_nothing_is_swept_until_a_person_says_so(region: Region, stores: MemoryS
     remover.sweep_backup(failed.id)
     assert stores.of(ACCOUNT).objects == {}
     assert not end_rebuild(region.deployment.catalog, region.deployment.queue)
+
+
+def test_no_schedule_removes_what_was_rebuilt(region: Region, stores: MemoryStores) -> None:
+    """Automated fulls beyond a schedule's retention stay until a person has said that the rebuild is right."""
+    instance = region.active_instance()
+    schedule = ScheduleRequest(
+        source_type="instance",
+        source_id=instance.id,
+        day_of_week=0,
+        hour=0,
+        minute=0,
+        full_backup_retention=2,
+        copy_to=None,
+    )
+    create_schedule(region.deployment, ACCOUNT, schedule)
+    for number in (2, 4, 6):
+        backup = replace(a_backup_record(number), instance_id=instance.id, source_id=instance.id)
+        put_backup(stores.of(ACCOUNT), backup, region.deployment.deployment_id)
+    rebuilt(region, stores)
+    Scheduler(region.deployment).run()
+    assert [backup.deleting for backup in on_record(region).values()] == [False] * 3
+    end_rebuild(region.deployment.catalog, region.deployment.queue)
+    Scheduler(region.deployment).run()
+    assert sorted(backup.deleting for backup in on_record(region).values()) == [False, False, True]
 
 
 def test_a_rebuilt_backup_can_be_deleted(region: Region, stores: MemoryStores) -> None:

@@ -123,7 +123,7 @@ def _work(deployment: "Deployment", state: StateDirectory, region: Endpoint, sto
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.worker.worker import run_worker as work  # noqa: PLC0415
 
-    lock = state.region(region.name) / "worker.lock"
+    lock = state.worker_lock(region.name)
     with opened_saver(deployment.settings, state, deployment) as saver:
         work(deployment, stores_of(state, region.name), saver, lock, stopping)
 

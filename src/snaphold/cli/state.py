@@ -127,6 +127,14 @@ class StateDirectory:
         """
         return _locked(self.path / f"{name}.lock", f"another `snaphold {name}` is running on {self.path}")
 
+    def worker_lock(self, region: str) -> Path:
+        """What the region's worker holds while it works (snaphold.queue)."""
+        return self.region(region) / "worker.lock"
+
+    def without_worker(self, region: str) -> "contextlib.AbstractContextManager[None]":
+        """Keep the region's worker from working. Raises ``SetupError`` while it does."""
+        return _locked(self.worker_lock(region), f"the worker of region {region} is at work on {self.path}: stop it")
+
     def owner(self, name: str) -> int | None:
         """The process id of whoever holds this lock."""
         path = self.path / f"{name}.lock"

@@ -2,7 +2,7 @@
 
 import structlog
 
-from snaphold.catalog import backups, schedules
+from snaphold.catalog import backups, hosts, schedules
 from snaphold.errors import Refused, Unavailable, Unprocessable
 from snaphold.model import DueRun, next_run_us, what_run_waits_for
 from snaphold.service.deployment import Deployment
@@ -68,8 +68,9 @@ class Scheduler:
             log.info("schedule.waits", schedule=run.schedule.id, source=run.schedule.source_id, reason=reason)
 
     def _expire(self) -> None:
+        """Nothing goes after a rebuild, until a person says so (snaphold.worker.rebuild)."""
         with self._deployment.catalog.reading() as tx:
-            excessive = schedules.with_too_many_fulls(tx)
+            excessive = [] if hosts.sweep_held_since(tx) is not None else schedules.with_too_many_fulls(tx)
         for schedule in excessive:
             try:
                 expire_fulls(self._deployment, schedule)

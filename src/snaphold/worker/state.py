@@ -171,7 +171,7 @@ def restore_state(catalog: Catalog, identity: IdentityDatabase, state: State) ->
 def _lost(row: Mapping[str, Any]) -> Mapping[str, Any]:
     if row.get("deleted_us") is not None:
         return row
-    return {**row, "status": InstanceStatus.ERROR, "deleting": False, "running": False, "reason": LOST}
+    return {**row, "status": InstanceStatus.ERROR, "deleting": False, "running": False, "step": None, "reason": LOST}
 
 
 def _parsed(name: str, document: bytes) -> State:
