@@ -59,6 +59,14 @@ class Settings(BaseModel):
     lock_wait_timeout_s: float = Field(
         60, gt=0, description="seconds that a backup waits for a table lock that a client holds"
     )
+    verify_after_backup: Literal["none", "objects", "restore"] = Field(
+        "objects",
+        description="the proof that a backup must pass to be COMPLETED: its objects read back (objects), or brought up "
+        "as a throw-away server as well (restore)",
+    )
+    verify_wait_s: float = Field(
+        600, ge=0, description="seconds that a store may be silent while a new backup is read back, before it is FAILED"
+    )
     start_timeout_s: float = Field(120, gt=0, description="seconds that a database server may take to accept queries")
     max_running_backups_per_account: int = Field(1, ge=0, description="running backups of one account; 0: no limit")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="bytes of the largest request body")

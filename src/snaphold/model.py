@@ -229,6 +229,7 @@ class Backup:
     deleted_us: int | None
     proving: ProofLevel | None = None  # a proof is under way
     proof_asked_us: int | None = None  # when the proof was asked for that has not been given yet
+    proof_tried_us: int | None = None  # when it was last tried
     proof_status: ProofStatus | None = None  # of the newest proof, as the four that follow
     proof_level: ProofLevel | None = None
     proof_at_us: int | None = None

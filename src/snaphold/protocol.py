@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from snaphold.model import ProofLevel, ProofStatus
+
 VERSION = 1
 
 
@@ -197,6 +199,7 @@ class BackupSpec(Message):
     datastore: str
     version: str
     version_id: str
+    verify: ProofLevel | None = None  # the proof that the backup must pass before it is COMPLETED
 
 
 class Task(Message):
@@ -246,6 +249,16 @@ class Progress(Message):
     bytes_per_s: int | None = None
 
 
+class ProofResult(Message):
+    """What a proof has shown."""
+
+    status: ProofStatus
+    level: ProofLevel
+    at: str  # when it ended, RFC 3339 with seconds
+    seconds: float
+    reason: str | None = None  # why it did not pass
+
+
 class BackupResult(Message):
     """What the record keeps of a completed backup."""
 
@@ -259,6 +272,7 @@ class BackupResult(Message):
     checkpoint_lsn: int | None  # the start checkpoint, on which an increment may be taken
     to_lsn: int
     updated: str  # the manifest's own time, RFC 3339 with seconds
+    proof: ProofResult | None = None  # passed, where one was asked for
 
 
 class InstanceResult(Message):
@@ -279,6 +293,7 @@ class Report(Message):
     reason: str | None = None
     backup: BackupResult | None = None
     instance: InstanceResult | None = None
+    proof: ProofResult | None = None  # VERIFY
 
 
 class Answer(Message):

@@ -22,6 +22,7 @@ class Step(StrEnum):
     BACKUP_PUBLISHED = "backup.published"  # the data object
     BACKUP_INDEX_WRITTEN = "backup.index-written"  # data object and index
     BACKUP_MANIFEST_WRITTEN = "backup.manifest-written"  # a complete backup that nobody has recorded
+    BACKUP_PROVEN = "backup.proven"  # the same with its receipt
     BACKUP_REPORTED = "backup.reported"  # a recorded backup
 
     CREATE_CLAIMED = "create.claimed"  # nothing yet
@@ -34,6 +35,15 @@ class Step(StrEnum):
     RESTORE_PREPARED = "restore.prepared"  # a staging directory that a server could start on
     RESTORE_FINISHED = "restore.finished"  # a running server that nobody has recorded
     RESTORE_REPORTED = "restore.reported"  # a recorded instance
+
+    VERIFY_CLAIMED = "verify.claimed"  # nothing of the proof
+    VERIFY_STAGED = "verify.staged"  # an empty staging directory
+    VERIFY_EXTRACTED = "verify.extracted"  # a staging directory with all files, unprepared
+    VERIFY_PREPARED = "verify.prepared"  # a staging directory that a server could start on
+    VERIFY_STARTED = "verify.started"  # a throw-away server that runs
+    VERIFY_CHECKED = "verify.checked"  # the same; every table was checked
+    VERIFY_KEPT = "verify.kept"  # nothing on the host; the receipt, while the record knows of no result
+    VERIFY_REPORTED = "verify.reported"  # nothing on the host; receipt and record
 
     RESTART_CLAIMED = "restart.claimed"  # the old server
     RESTART_STOPPED = "restart.stopped"  # no server
@@ -59,6 +69,11 @@ class Step(StrEnum):
     CONTROL_REPORTED = "control.reported"  # a task has ended
 
     SCHEDULE_RUN = "schedule.run"  # a scheduled backup was asked for
+
+    PROOF_BEGUN = "proof.begun"  # a backup in use
+    PROOF_READ = "proof.read"  # the same; all its objects were read back
+    PROOF_KEPT = "proof.kept"  # the same and its receipt
+    PROOF_RECORDED = "proof.recorded"  # a backup that is free again, with its receipt
 
     REMOVAL_BEGUN = "removal.begun"  # all objects of a backup that is being deleted, or has failed
     REMOVAL_MANIFEST_REMOVED = "removal.manifest-removed"  # objects that are no backup any more

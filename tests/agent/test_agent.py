@@ -49,7 +49,9 @@ def test_an_answer_to_a_report_that_is_lost(place: Place, servers: Servers, host
         backup = ends(place, begin_backup(place, instance), "COMPLETED", "FAILED")
         wait_for(lambda: place.line.lose["report"] == 0, "the lost answers")
     assert backup["status"] == "COMPLETED"
-    assert sorted(place.objects()) == [f"{backup['id']}.{end}" for end in ("index", "json", "xbstream.gz")]
+    assert sorted(place.objects()) == [
+        f"{backup['id']}.{end}" for end in ("index", "json", "proof.json", "xbstream.gz")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,6 @@ def test_delete(site: Site) -> None:
         ({"copy-backup": {"target_backup_region": "IAD", "name": None, "description": ""}}, 501),
         ({"consolidate": {}}, 501),
         ({"consolidate": {"name": ""}}, 400),
-        ({"verify": {}}, 501),
         ({"cancel": {}}, 501),
     ],
 )

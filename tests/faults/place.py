@@ -194,7 +194,7 @@ class Place:
     def _objects_beside(self, backups: set[str]) -> Iterator[str]:
         container = self.service.state_dir / "regions" / "DFW" / "store" / ACCOUNT / "z_CLOUDDB_BACKUPS"
         there = {str(path.relative_to(container)) for path in container.rglob("*")}
-        wanted = {f"{name}{end}" for name in backups for end in (".json", ".index", ".xbstream.gz")}
+        wanted = {f"{name}{end}" for name in backups for end in (".json", ".index", ".proof.json", ".xbstream.gz")}
         return (f"object {name}" for name in there ^ wanted)
 
     def _directories_beside(self, instances: set[str]) -> Iterator[str]:

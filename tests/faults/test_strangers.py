@@ -90,5 +90,6 @@ def test_objects_of_others_stay(state_dir: Path, instance_network: str) -> None:
         eventually(lambda: service.log.read_text(errors="replace").count("host.hello") > 1, "the restart")
 
     assert facts_of(container, names) == before
-    expected = {f"{backup['id']}{end}" for backup in (kept, kept_too) for end in (".json", ".index", ".xbstream.gz")}
+    ends = (".json", ".index", ".proof.json", ".xbstream.gz")
+    expected = {f"{backup['id']}{end}" for backup in (kept, kept_too) for end in ends}
     assert ours_in(container, names) == expected

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -26,6 +27,7 @@ from snaphold.model import (
     BackupStatus,
     Instance,
     InstanceStatus,
+    ProofLevel,
 )
 from snaphold.protocol import Task, TaskKind
 from snaphold.service import hosts as host_service
@@ -40,6 +42,7 @@ from snaphold.service.instances import (
     start_instance,
     stop_instance,
 )
+from snaphold.service.verification import request_proof, take_up_proofs
 from tests.support.region import ACCOUNT, Region, a_backup, an_instance, open_region
 
 ENDS = {
@@ -49,6 +52,7 @@ ENDS = {
     InstanceStatus.RESIZE: {TaskKind.RESIZE},
     InstanceStatus.SHUTDOWN: {TaskKind.STOP, TaskKind.DELETE},
 }
+OPEN_PROOFS = sa.text("SELECT count(*) FROM tasks WHERE backup_id = :id AND kind = 'verify' AND state <> 'ended'")
 choice = st.integers(min_value=0, max_value=9)
 
 
@@ -122,6 +126,17 @@ class Record(RuleBasedStateMachine):
         for backup in self._some(self._backups(), n):
             self._try(partial(delete_backup, self.region.deployment, ACCOUNT, backup.id))
 
+    @rule(n=choice, level=st.sampled_from(ProofLevel))
+    def prove(self, n: int, level: ProofLevel) -> None:
+        """Ask for a proof of some backup."""
+        for backup in self._some(self._backups(), n):
+            self._try(partial(request_proof, self.region.deployment, ACCOUNT, backup.id, level))
+
+    @rule()
+    def take_up_proofs(self) -> None:
+        """The worker tries again what ended unknown."""
+        take_up_proofs(self.region.deployment)
+
     @rule()
     def claim(self) -> None:
         """The host takes its next task."""
@@ -193,6 +208,15 @@ class Record(RuleBasedStateMachine):
                 stopped = instance.status is InstanceStatus.SHUTDOWN and not instance.deleting
                 assert (task is None) == (instance.status in settled) or (task is None and stopped), (instance, task)
                 assert task is None or task.kind in ENDS[instance.status]
+
+    @invariant()
+    def what_is_being_proven_is_in_hand(self) -> None:
+        """A backup that is proven by a restore has exactly one open task; what is in use is not being deleted."""
+        for backup in self._backups():
+            with self.region.deployment.catalog.reading() as tx:
+                tasks = tx.connection.execute(OPEN_PROOFS, {"id": backup.id}).scalar_one()
+            assert tasks == (1 if backup.proving is ProofLevel.RESTORE else 0), backup
+            assert backup.proving is None or not backup.deleting
 
     @invariant()
     def ends_are_told(self) -> None:

@@ -9,8 +9,19 @@ import sqlalchemy as sa
 from snaphold.catalog import hosts
 from snaphold.catalog.database import open_catalog
 from snaphold.config import Settings
-from snaphold.model import FLAVORS, Backup, Instance
-from snaphold.protocol import BackupResult, Claim, Datastore, Heartbeat, Hello, InstanceResult, Report, Task
+from snaphold.model import FLAVORS, Backup, Instance, ProofLevel, ProofStatus
+from snaphold.protocol import (
+    BackupResult,
+    Claim,
+    Datastore,
+    Heartbeat,
+    Hello,
+    InstanceResult,
+    ProofResult,
+    Report,
+    Task,
+    TaskKind,
+)
 from snaphold.queue import Queue
 from snaphold.service import hosts as host_service
 from snaphold.service.backups import request_backup, show_backup
@@ -83,6 +94,7 @@ class Region:
             ok=ok,
             reason=None if ok else "it was told to fail",
             backup=a_result(task) if task.backup is not None else None,
+            proof=a_proof() if task.kind is TaskKind.VERIFY else None,
             instance=InstanceResult(address="127.77.0.1", port=3306, used_bytes=1 << 20, full_version="10.11.19"),
         )
         host_service.report(self.deployment, self.host_id, task.id, message)
@@ -124,6 +136,14 @@ def a_result(task: Task) -> BackupResult:
         to_lsn=200,
         updated="2026-01-02T03:04:05Z",
     )
+
+
+def a_proof(**change: object) -> ProofResult:
+    """What a host says of a proof that a backup has passed."""
+    passed = ProofResult(
+        status=ProofStatus.PASSED, level=ProofLevel.RESTORE, at="2026-01-02T03:04:05Z", seconds=2.5, reason=None
+    )
+    return passed.model_copy(update=change)
 
 
 def a_backup(instance_id: str, name: str = "b") -> BackupRequest:

@@ -8,15 +8,17 @@ from typing import Final
 import structlog
 
 from snaphold.agent.lease import Lease
+from snaphold.agent.proof import prove_new
 from snaphold.agent.room import Room
 from snaphold.engines.base import Taken
 from snaphold.errors import ObjectExists, Overtaken, Permanent, SnapholdError
 from snaphold.model import rfc3339, segment_prefix
-from snaphold.protocol import BackupResult, BackupSpec, Task
+from snaphold.protocol import BackupResult, BackupSpec, ChainLink, ProofResult, Task
 from snaphold.steps import Step, reached
 from snaphold.store.base import SEGMENT_SIZE
 from snaphold.stream.compress import CODECS
 from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Source, sha256_of
+from snaphold.stream.proof import receipt_name
 from snaphold.stream.segments import Written, discard, write_backup
 from snaphold.stream.xbstream import Watch
 
@@ -92,6 +94,7 @@ class _Attempt:
         _log.info(
             "backup published", size_bytes=size_bytes, object_bytes=data.size_bytes, segments=len(written.segments)
         )
+        proof = self._prove(sha256_of(document))
         return BackupResult(
             manifest_sha256=sha256_of(document),
             parent_id=manifest.parent_id,
@@ -103,7 +106,19 @@ class _Attempt:
             checkpoint_lsn=taken.checkpoint_lsn,
             to_lsn=taken.to_lsn,
             updated=manifest.updated,
+            proof=proof,
         )
+
+    def _prove(self, manifest_sha256: str) -> ProofResult | None:
+        """Let the backup prove itself, where that was asked for."""
+        spec = self._spec
+        if spec.verify is None:
+            return None
+        self._published.insert(0, receipt_name(spec.id))  # undone last: the manifest goes first
+        link = ChainLink(backup_id=spec.id, account=spec.account, manifest_sha256=manifest_sha256)
+        proof = prove_new(self._room, [*self._task.chain, link], spec.verify, self._lease)
+        reached(Step.BACKUP_PROVEN)
+        return proof
 
     def undo(self) -> None:
         """Remove what was put, the manifest first. What cannot be removed now is swept by the control plane."""

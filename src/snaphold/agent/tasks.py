@@ -14,10 +14,11 @@ from snaphold.agent.instances import (
     stopped_instance,
 )
 from snaphold.agent.lease import Lease
+from snaphold.agent.proof import proven_backup
 from snaphold.agent.restore import restored_instance
 from snaphold.agent.room import Room
 from snaphold.errors import Permanent
-from snaphold.protocol import BackupResult, InstanceResult, Task, TaskKind
+from snaphold.protocol import BackupResult, InstanceResult, ProofResult, Task, TaskKind
 
 
 class Outcome(TypedDict, total=False):
@@ -25,6 +26,7 @@ class Outcome(TypedDict, total=False):
 
     backup: BackupResult
     instance: InstanceResult
+    proof: ProofResult
 
 
 @contextmanager
@@ -60,5 +62,8 @@ def attempted(room: Room, task: Task, lease: Lease) -> Iterator[Outcome]:
         case Task(kind=TaskKind.DELETE, instance_id=str(instance_id)):
             with deleted_instance(room, instance_id):
                 yield {}
+        case Task(kind=TaskKind.VERIFY) if task.chain:
+            with proven_backup(room, task, lease) as proof:
+                yield {"proof": proof}
         case _:
             raise Permanent(f"the task {task.kind} lacks what this agent needs to do it")

@@ -16,6 +16,8 @@ from snaphold.model import (
     Flavor,
     Instance,
     InstanceStatus,
+    ProofLevel,
+    ProofStatus,
     Schedule,
     datastore_id,
     gigabytes,
@@ -77,6 +79,16 @@ class ProgressAnswer(Answer):
     seconds_left: int | None
 
 
+class Verification(Answer):
+    """What the newest proof of a backup has shown: when it ended, how long it took; ``reason``: why it did not pass."""
+
+    status: ProofStatus
+    level: ProofLevel
+    at: str
+    seconds: float
+    reason: Sometimes[str] = None
+
+
 class BackupAnswer(Answer):
     """A backup. ``size`` and ``volume_size`` in GB, ``flavor_ram`` in MB, ``object_size`` in bytes."""
 
@@ -100,6 +112,7 @@ class BackupAnswer(Answer):
     object_size: Sometimes[int] = None
     progress: Sometimes[ProgressAnswer] = None
     reason: Sometimes[str] = None
+    verification: Sometimes[Verification] = None
 
 
 class NewBackupAnswer(BackupAnswer):
@@ -450,7 +463,20 @@ def _backup(links: Links, backup: Backup) -> dict[str, Any]:
         "object_size": backup.object_bytes,
         "progress": _progress(backup) if backup.running else None,
         "reason": backup.reason,
+        "verification": _verification(backup),
     }
+
+
+def _verification(backup: Backup) -> Verification | None:
+    if backup.proof_status is None or backup.proof_level is None or backup.proof_at_us is None:
+        return None
+    return Verification(
+        status=backup.proof_status,
+        level=backup.proof_level,
+        at=rfc3339(backup.proof_at_us),
+        seconds=backup.proof_seconds or 0.0,
+        reason=backup.proof_reason,
+    )
 
 
 def _progress(subject: Backup | Instance) -> ProgressAnswer:

@@ -6,14 +6,16 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from snaphold.api import answers
 from snaphold.api.answers import BackupCreated, BackupList, BackupShown
-from snaphold.api.bodies import BackupAction, BackupCreate
+from snaphold.api.bodies import BackupAction, BackupCreate, Verify
 from snaphold.api.desk import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Page, Paged
 from snaphold.api.reading import BodyOf
 from snaphold.errors import NotOffered
+from snaphold.model import ProofLevel
 from snaphold.service import backups as service
 from snaphold.service.requests import BackupPage
+from snaphold.service.verification import request_proof
 
 router = APIRouter(
     prefix="/v1.0/{account}",
@@ -64,6 +66,9 @@ def act_on_backup(
     call: Calling, backup_id: str, body: Annotated[BackupAction, Depends(BodyOf(BackupAction))]
 ) -> Response:
     """Have a backup copied to another region, consolidated, proven, or cancelled."""
+    if "verify" in body.model_fields_set:
+        request_proof(call.deployment, call.account, backup_id, ProofLevel((body.verify or Verify()).level))
+        return Response(status_code=202)
     region = None if body.copy_backup is None else body.copy_backup.target_backup_region
     service.act_on_backup(call.deployment, call.account, backup_id, body.name, target_region=region)
     return Response(status_code=202)

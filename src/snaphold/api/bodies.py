@@ -222,12 +222,18 @@ class Action(Body):
         return type(self).model_fields[name].alias or name
 
 
+class Verify(Body):
+    """How far the proof goes: the objects are read back, or brought up as a throw-away server."""
+
+    level: Literal["objects", "restore"] = "objects"
+
+
 class BackupAction(Action):
     """``POST /backups/{id}/action``."""
 
     copy_backup: CopyBackup | None = Field(None, alias="copy-backup")
     consolidate: Consolidate | None = None
-    verify: Nothing | None = None
+    verify: Verify | None = None
     cancel: Nothing | None = None
 
     @model_validator(mode="after")

@@ -8,7 +8,18 @@ import sqlalchemy as sa
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.paging import page_of, position_of
 from snaphold.catalog.schema import AUTOMATED_FULLS, backups, tasks
-from snaphold.model import BACKUP_MOVES, RUNNING, Backup, BackupStatus, Made, ProofLevel, ProofStatus, TaskState
+from snaphold.model import (
+    BACKUP_MOVES,
+    RUNNING,
+    Backup,
+    BackupStatus,
+    Made,
+    ProofLevel,
+    ProofStatus,
+    TaskState,
+    parse_rfc3339,
+)
+from snaphold.protocol import ProofResult
 
 
 def insert(tx: Transaction, backup: Backup) -> bool:
@@ -112,11 +123,67 @@ def automated_fulls(tx: Transaction, source_id: str) -> list[Backup]:
 
 
 def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
-    """One of these that is being restored now, or None."""
-    statement = sa.select(tasks.c.backup_id).where(
+    """One of these that is being restored or proven now, or None."""
+    restored = sa.select(tasks.c.backup_id).where(
         tasks.c.backup_id.in_(backup_ids), tasks.c.kind == "restore", tasks.c.state != TaskState.ENDED
     )
-    return tx.connection.execute(statement.limit(1)).scalar_one_or_none()
+    proven = sa.select(backups.c.id).where(backups.c.id.in_(backup_ids), backups.c.proving.is_not(None))
+    for statement in (restored, proven):
+        found: str | None = tx.connection.execute(statement.limit(1)).scalar_one_or_none()
+        if found is not None:
+            return found
+    return None
+
+
+def begin_proof(tx: Transaction, backup_id: str, level: ProofLevel, asked_us: int) -> bool:
+    """From now on it is being proven; False when it is already, or is not COMPLETED, or is being deleted."""
+    statement = backups.update().where(
+        backups.c.id == backup_id,
+        backups.c.proving.is_(None),
+        backups.c.status == BackupStatus.COMPLETED,
+        ~backups.c.deleting,
+        backups.c.deleted_us.is_(None),
+    )
+    return tx.connection.execute(statement.values(proving=level, proof_asked_us=asked_us)).rowcount == 1
+
+
+def end_proof(tx: Transaction, backup_id: str, result: ProofResult) -> None:
+    """Keep what a proof has shown: no longer in use. Nothing when this level was not being proven."""
+    values = proof_values(result) | {"proof_tried_us": tx.now_us, "proving": None}
+    if result.status is not ProofStatus.UNKNOWN:
+        values["proof_asked_us"] = None
+    statement = backups.update().where(backups.c.id == backup_id, backups.c.proving == result.level)
+    tx.connection.execute(statement.values(values))
+
+
+def proof_values(result: ProofResult) -> dict[str, Any]:
+    """The columns of what a proof has shown."""
+    return {
+        "proof_status": result.status,
+        "proof_level": result.level,
+        "proof_at_us": parse_rfc3339(result.at),
+        "proof_seconds": result.seconds,
+        "proof_reason": result.reason,
+    }
+
+
+def unknown_proofs(tx: Transaction) -> list[Backup]:
+    """Backups whose proof was asked for and is still unknown, with nobody at it."""
+    statement = backups.select().where(
+        backups.c.proof_status == ProofStatus.UNKNOWN,
+        backups.c.proof_asked_us.is_not(None),
+        backups.c.proving.is_(None),
+        backups.c.status == BackupStatus.COMPLETED,
+        ~backups.c.deleting,
+        backups.c.deleted_us.is_(None),
+    )
+    return [_backup(row) for row in tx.connection.execute(statement).mappings()]
+
+
+def being_proven(tx: Transaction, level: ProofLevel) -> list[str]:
+    """Ids of all whose proof of this level is under way."""
+    statement = sa.select(backups.c.id).where(backups.c.proving == level)
+    return list(tx.connection.execute(statement).scalars())
 
 
 def page(

@@ -107,6 +107,7 @@ backups = sa.Table(
     sa.Column("deleted_us", Time),
     sa.Column("proving", sa.String(8)),  # model.ProofLevel; not null: in use
     sa.Column("proof_asked_us", Time),  # of a proof that is still to be given
+    sa.Column("proof_tried_us", Time),
     sa.Column("proof_status", sa.String(8)),  # model.ProofStatus
     sa.Column("proof_level", sa.String(8)),
     sa.Column("proof_at_us", Time),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+Administer = Callable[[str, float], list[tuple[Any, ...]]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerAccess:
@@ -19,7 +21,7 @@ class ServerAccess:
     gid: int | None
     scratch: Path  # an empty directory that this user may write to
     messages: Path  # where the tool's messages go: a file of ours, out of this user's reach
-    administer: Callable[[str, float], list[tuple[Any, ...]]]  # runs a statement as the admin account, for so many
+    administer: Administer  # runs a statement as the admin account, for so many
     # seconds at most, and returns the rows; raises Unavailable
 
 

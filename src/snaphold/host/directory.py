@@ -43,7 +43,7 @@ class Record(BaseModel):
     version: str  # the full one of the engine that built it
     ram_mb: int
     attempt: int
-    kind: Literal["create", "restore"]
+    kind: Literal["create", "restore", "proof"]  # a proof's is thrown away and never built
     uid: int | None
     address: str | None
     port: int

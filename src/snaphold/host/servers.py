@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 from pymysql.cursors import Cursor
 
 from snaphold.config import Settings
-from snaphold.engines.base import ServerAccess
+from snaphold.engines.base import Administer, ServerAccess
 from snaphold.engines.installation import Installation, closed_ancestor, find_installation, reachable_installation
 from snaphold.errors import NotFound, Overtaken, Permanent, SetupError, SnapholdError, Unavailable
 from snaphold.host import accounts, contents, disk
@@ -147,13 +147,14 @@ class Servers:
             disk.copy_data(template_directory(self._state_dir, self.installation), directory.data, record.owner)
             return self._finish(directory, record, spec)
 
-    def staging(self, spec: InstanceSpec, attempt: int) -> Staging:
+    def staging(self, spec: InstanceSpec, attempt: int, *, kind: Literal["restore", "proof"] = "restore") -> Staging:
         """Begin a restore: an empty directory to extract and prepare the backup in, as the user that it names.
 
-        What an earlier attempt left is removed. Raises ``Overtaken`` and ``Permanent`` as ``create`` does.
+        ``proof``: it is to be brought up by ``try_out`` only. What an earlier attempt left is removed. Raises
+        ``Overtaken`` and ``Permanent`` as ``create`` does.
         """
         with self._locks[spec.id], self._all_or_nothing(spec.id, attempt):
-            directory, record = self._begin(spec, attempt, "restore")
+            directory, record = self._begin(spec, attempt, kind)
             path = directory.staging(attempt)
             disk.make_directory(path, owner=record.owner)
             return Staging(directory=path, uid=record.uid, gid=record.uid, memory_bytes=_buffer_pool_bytes(record))
@@ -168,20 +169,40 @@ class Servers:
         with self._locks[spec.id], self._all_or_nothing(spec.id, attempt):
             if (done := self._built_before(spec, attempt)) is not None:
                 return done
-            directory = self._directory(spec.id)
-            record = directory.read()
-            if record is None or record.attempt != attempt:
-                raise Overtaken(f"attempt {attempt} at restoring instance {spec.id} has nothing here")
-            staging = directory.staging(attempt)
-            if staging.is_dir():  # else a kill came between the rename and here
-                for pattern in _TOOL_FILES:
-                    for path in staging.glob(pattern):
-                        path.unlink()
-                disk.refuse_foreign_files(staging, record.owner)
-                disk.sync_filesystem(staging)
-                staging.rename(directory.data)
-                disk.sync_directory(directory.path)
+            directory, record = self._staged(spec, attempt)
             return self._finish(directory, record, spec)
+
+    def try_out(self, spec: InstanceSpec, attempt: int) -> Administer:
+        """Start a server without network on the prepared files of ``staging``, to be thrown away; asks it statements.
+
+        Only we can reach it, by its socket. It is no instance: ``discard_attempt`` ends it and removes everything, and
+        ``clear_leftovers`` does where the agent was killed. Raises as ``create`` does.
+        """
+        with self._locks[spec.id], self._all_or_nothing(spec.id, attempt):
+            directory, record = self._staged(spec, attempt)
+            accounts.write_internal_accounts(
+                directory.admin_file, directory.backup_file, directory.socket, record.owner
+            )
+            self._start(directory, record)
+            return self._administration(directory)
+
+    def _staged(self, spec: InstanceSpec, attempt: int) -> tuple[InstanceDirectory, Record]:
+        """Check the staging directory of an attempt, and make it the data directory, durably unless it is a proof's."""
+        directory = self._directory(spec.id)
+        record = directory.read()
+        if record is None or record.attempt != attempt:
+            raise Overtaken(f"attempt {attempt} at restoring instance {spec.id} has nothing here")
+        staging = directory.staging(attempt)
+        if staging.is_dir():  # else a kill came between the rename and here
+            for pattern in _TOOL_FILES:
+                for path in staging.glob(pattern):
+                    path.unlink()
+            disk.refuse_foreign_files(staging, record.owner)
+            if record.kind != "proof":
+                disk.sync_filesystem(staging)
+            staging.rename(directory.data)
+            disk.sync_directory(directory.path)
+        return directory, record
 
     def discard_attempt(self, instance_id: str, attempt: int) -> None:
         """Remove what an attempt (or an earlier one) at creating or restoring left; nothing that is built."""
@@ -251,12 +272,6 @@ class Servers:
             directory, record = self._built(instance_id)
             shutil.rmtree(directory.scratch, ignore_errors=True)
             disk.make_directory(directory.scratch, owner=record.owner)
-
-            def administer(statement: str, timeout_s: float) -> list[tuple[Any, ...]]:
-                with self._administer(directory, timeout_s=timeout_s) as cursor:
-                    cursor.execute(statement)
-                    return list(cursor.fetchall())
-
             return ServerAccess(
                 data_directory=directory.data,
                 socket=directory.socket,
@@ -265,7 +280,7 @@ class Servers:
                 gid=record.uid,
                 scratch=directory.scratch,
                 messages=directory.tool_log,
-                administer=administer,
+                administer=self._administration(directory),
             )
 
     def ask(
@@ -296,7 +311,7 @@ class Servers:
         return self._result(directory, record)
 
     def _begin(
-        self, spec: InstanceSpec, attempt: int, kind: Literal["create", "restore"]
+        self, spec: InstanceSpec, attempt: int, kind: Literal["create", "restore", "proof"]
     ) -> tuple[InstanceDirectory, Record]:
         """The directory of an attempt, with nothing in it of an earlier one."""
         if spec.datastore != "mariadb" or spec.version != self.installation.series:
@@ -478,14 +493,14 @@ class Servers:
     def _command_line(self, directory: InstanceDirectory, record: Record) -> list[str | Path]:
         """Everything that the server is told: no option file is read."""
         pool = _buffer_pool_bytes(record)
+        network = [f"--bind-address={record.address}", f"--port={record.port}"]
         return [
             self.installation.mariadbd,
             "--no-defaults",
             f"--datadir={directory.data}",
             f"--socket={accounts.relative_socket(directory.socket)}",  # from the data directory: always short enough
             f"--pid-file={directory.pid_file}",
-            f"--bind-address={record.address}",
-            f"--port={record.port}",
+            *(["--skip-networking"] if record.kind == "proof" else network),
             f"--log-error={directory.error_log}",
             f"--tmpdir={directory.temporary}",
             f"--init-file={directory.init_sql}",
@@ -530,6 +545,14 @@ class Servers:
     def _administer(self, directory: InstanceDirectory, *, timeout_s: float) -> Iterator[Cursor]:
         with accounts.administer(directory.admin_file, directory.socket, timeout_s=timeout_s) as cursor:
             yield cursor
+
+    def _administration(self, directory: InstanceDirectory) -> Administer:
+        def administer(statement: str, timeout_s: float) -> list[tuple[Any, ...]]:
+            with self._administer(directory, timeout_s=timeout_s) as cursor:
+                cursor.execute(statement)
+                return list(cursor.fetchall())
+
+        return administer
 
     def _open_the_way(self) -> None:
         """The servers' system users must be able to pass through our directories, and through those above.

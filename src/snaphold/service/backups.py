@@ -16,6 +16,7 @@ from snaphold.model import (
     Instance,
     InstanceStatus,
     Made,
+    ProofLevel,
     datastore_id,
     rfc3339_exact,
     version_id,
@@ -109,7 +110,7 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
 
     Raises:
         NotFound: no such backup.
-        Unprocessable: it, or an increment of it, is running or is being restored.
+        Unprocessable: it, or an increment of it, is running or is being restored or proven.
     """
     with deployment.catalog.writing() as tx:
         backup = _find(tx, account, backup_id)
@@ -238,6 +239,7 @@ def _new_backup(tx: Transaction, instance: Instance, request: BackupRequest, *, 
 
 
 def _give_to_host(tx: Transaction, deployment: Deployment, instance: Instance, backup: Backup) -> None:
+    verify = deployment.settings.verify_after_backup
     spec = BackupSpec(
         id=backup.id,
         account=backup.account,
@@ -254,6 +256,7 @@ def _give_to_host(tx: Transaction, deployment: Deployment, instance: Instance, b
         datastore=backup.datastore,
         version=backup.version,
         version_id=version_id(backup.datastore, backup.version),
+        verify=None if verify == "none" else ProofLevel(verify),
     )
     tasks.insert(
         tx,

@@ -13,7 +13,16 @@ import structlog
 from snaphold.catalog import backups, hosts, instances, questions, tasks
 from snaphold.catalog.database import Transaction
 from snaphold.errors import Overtaken, Unauthorized
-from snaphold.model import Attempt, BackupStatus, Instance, InstanceStatus, parse_rfc3339
+from snaphold.model import (
+    Attempt,
+    BackupStatus,
+    Instance,
+    InstanceStatus,
+    ProofLevel,
+    ProofStatus,
+    parse_rfc3339,
+    rfc3339,
+)
 from snaphold.protocol import (
     Answer,
     BackupResult,
@@ -24,6 +33,7 @@ from snaphold.protocol import (
     InstanceResult,
     InstanceState,
     Progress,
+    ProofResult,
     Question,
     QuestionKind,
     Report,
@@ -184,6 +194,7 @@ def give_up(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: s
     1. A backup is FAILED and its bytes are swept; its instance is free again.
     2. A create or a restore leaves its instance in ERROR.
     3. A restart, stop, start, resize and a delete wait for the host, as a further attempt.
+    4. The proof of a backup is unknown; the worker asks for it again.
     """
     log.warning(
         "task.given_up", task=attempt.task_id, kind=attempt.kind, attempt=attempt.number,
@@ -255,6 +266,8 @@ def _succeed(tx: Transaction, attempt: Attempt, message: Report) -> None:
             instances.note_state(tx, attempt.host_id, instance_id, running=False, used_bytes=None)
         case Attempt(kind=TaskKind.DELETE, instance_id=str(instance_id)):
             instances.mark_deleted(tx, instance_id)
+        case Attempt(kind=TaskKind.VERIFY, backup_id=str(backup_id)) if message.proof is not None:
+            backups.end_proof(tx, backup_id, message.proof)
         case _:
             raise Overtaken(f"The report on task {attempt.task_id} lacks its result.")
 
@@ -277,6 +290,7 @@ def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: 
         bytes_per_s=None,
         step=None,
         updated_us=parse_rfc3339(result.updated),
+        **({} if result.proof is None else backups.proof_values(result.proof)),
     )
     if not completed:
         raise Overtaken(f"Backup {backup_id} is not BUILDING any more.")
@@ -310,6 +324,18 @@ def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str
             origins_of_error = [InstanceStatus.BUILD]
             instances.move(
                 tx, instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason, **instances.NO_PROGRESS
+            )
+        case Attempt(kind=TaskKind.VERIFY, backup_id=str(backup_id)):
+            backups.end_proof(
+                tx,
+                backup_id,
+                ProofResult(
+                    status=ProofStatus.UNKNOWN,
+                    level=ProofLevel.RESTORE,
+                    at=rfc3339(tx.now_us),
+                    seconds=(tx.now_us - attempt.created_us) / 1e6,
+                    reason=reason,
+                ),
             )
         case Attempt(instance_id=str(instance_id)):
             origins_of_error = [InstanceStatus.REBOOT, InstanceStatus.RESIZE, InstanceStatus.SHUTDOWN]

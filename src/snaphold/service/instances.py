@@ -52,7 +52,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         volume_gb = _volume(request, backup)
         there = hosts.seen_since(tx, tx.now_us - deployment.lease_us)
         datastore = _choose_datastore(there, request, backup)
-        host = _choose_host(tx, there, datastore, account)
+        host = choose_host_of(tx, there, datastore.type, datastore.version, account)
         instance = Instance(
             id=str(uuid.uuid4()),
             account=account,
@@ -311,11 +311,12 @@ def _choose_datastore(there: list[Host], request: InstanceRequest, backup: Backu
     raise NotFound(f"Datastore version '{version}' cannot be found.")
 
 
-def _choose_host(tx: Transaction, there: list[Host], datastore: Datastore, account: str) -> Host:
+def choose_host_of(tx: Transaction, there: list[Host], datastore: str, version: str, account: str) -> Host:
+    """The host, of those that are there, on which a server of this account is to run. Raises ``Unavailable``."""
     able = [
         host
         for host in there
-        if any((e["type"], e["version"]) == (datastore.type, datastore.version) for e in host.datastores)
+        if any((entry["type"], entry["version"]) == (datastore, version) for entry in host.datastores)
     ]
     load, accounts = instances.tenants(tx)
     host = choose_host(able, load, accounts, account)
@@ -338,7 +339,7 @@ def _give_to_host(tx: Transaction, instance: Instance, request: InstanceRequest,
         databases=list(request.databases),
         users=list(request.users),
     )
-    chain = [] if backup is None else [_link(backup)]
+    chain = [] if backup is None else [link_of(backup)]
     tasks.insert(
         tx,
         task_id=str(uuid.uuid4()),
@@ -354,7 +355,8 @@ def _give_to_host(tx: Transaction, instance: Instance, request: InstanceRequest,
     )
 
 
-def _link(backup: Backup) -> ChainLink:
+def link_of(backup: Backup) -> ChainLink:
+    """A completed backup as a host is told of it."""
     if backup.manifest_sha256 is None:  # a constraint of the catalog forbids it
         raise Unprocessable(f"Backup {backup.id} has no manifest.")
     return ChainLink(backup_id=backup.id, account=backup.account, manifest_sha256=backup.manifest_sha256)

@@ -9,19 +9,20 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from snaphold.errors import Damaged, ObjectMissing, Overtaken
+from snaphold.errors import Damaged, ObjectMissing, Overtaken, SnapholdError
 from snaphold.model import ProofLevel, ProofStatus
 from snaphold.store.base import ObjectStore
+from snaphold.stream.courtesy import Courtesy
 from snaphold.stream.manifest import Frozen, Manifest, ObjectFacts, load, sha256_of
 from snaphold.stream.segments import check_length, segment_pieces
 
+Result = TypeVar("Result")
 FORMAT: Final = "snaphold-proof"
 VERSION: Final = 1
-_NICENESS: Final = 10  # of the threads that read; see nice(2)
 
 
 class Checksums(Frozen):
@@ -72,19 +73,39 @@ def kept_receipt(store: ObjectStore, backup_id: str, manifest_sha256: str) -> Re
     return None
 
 
+def verdict_on(error: SnapholdError) -> ProofStatus:
+    """What it says of a backup that this was raised by its proof: only bytes that differ, or are gone, fail it."""
+    return ProofStatus.FAILED if isinstance(error, Damaged | ObjectMissing) else ProofStatus.UNKNOWN
+
+
+def keep_receipt(store: ObjectStore, receipt: Receipt) -> None:
+    """Keep the receipt in the place of an earlier one, whose checksums go on to hold where it brings none.
+
+    Raises:
+        Transient, Permanent: the store does not answer, or refuses.
+    """
+    if receipt.checksums is None:
+        earlier = kept_receipt(store, receipt.id, receipt.manifest_sha256)
+        if earlier is not None:
+            receipt = receipt.model_copy(update={"checksums": earlier.checksums})
+    store.replace(receipt_name(receipt.id), receipt.dump())
+
+
 def prove_objects(
     store: ObjectStore,
     backup_id: str,
     manifest_sha256: str,
     *,
     threads: int = 0,
+    courtesy: Courtesy | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> Manifest:
     """Read the objects of one backup back, not those of the ones that it stands on; returns its manifest.
 
-    Memory is a piece of the store a thread (``threads``: 0 means one a core), whatever the size. The threads give way
-    to others. ``on_progress`` gets the bytes of segments that were good so far, in the calling thread.
+    Memory is a piece of the store a thread (``threads``: 0 means one a core), whatever the size. ``courtesy``: of the
+    threads that read; None: the caller's own. ``on_progress`` gets the bytes of segments that were good so far, in the
+    calling thread.
 
     Raises:
         ObjectMissing, Damaged: an object is gone, or is not what was recorded; the message names it.
@@ -92,7 +113,7 @@ def prove_objects(
         Overtaken: ``stop`` was set.
     """
     name = f"{backup_id}.json"
-    manifest = load(b"".join(store.get(name)), name=name, sha256=manifest_sha256)
+    manifest = _confirmed(lambda: load(b"".join(store.get(name)), name=name, sha256=manifest_sha256))
     prove_index(store, manifest.index)
     check_length(manifest, store)
     ended = threading.Event()
@@ -101,13 +122,15 @@ def prove_objects(
         if ended.is_set() or (stop is not None and stop.is_set()):
             raise Overtaken(f"reading {manifest.data.name} back was stopped")
 
-    def prove(number: int) -> int:
+    def read(number: int) -> int:
         check()
-        for _ in segment_pieces(manifest, store, number, check):
-            pass
-        return manifest.segments[number].size_bytes
+        return sum(len(piece) for piece in segment_pieces(manifest, store, number, check))
 
-    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="prove", initializer=_be_nice)
+    def prove(number: int) -> int:
+        return _confirmed(lambda: read(number))
+
+    show = None if courtesy is None else courtesy.show
+    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="prove", initializer=show)
     done_bytes = 0
     try:
         for segment in as_completed([pool.submit(prove, number) for number in range(len(manifest.segments))]):
@@ -120,9 +143,16 @@ def prove_objects(
 
 def prove_index(store: ObjectStore, index: ObjectFacts) -> None:
     """Read an index back. Raises as ``prove_objects`` does."""
-    if sha256_of(b"".join(store.get(index.name))) != index.sha256:
-        raise Damaged(f"the index {index.name} differs from what was written")
+
+    def read() -> None:
+        if sha256_of(b"".join(store.get(index.name))) != index.sha256:
+            raise Damaged(f"the index {index.name} differs from what was written")
+
+    _confirmed(read)
 
 
-def _be_nice() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+def _confirmed(read: Callable[[], Result]) -> Result:
+    """Bytes that differ are read once more: one bad read must not condemn a backup."""
+    with suppress(Damaged):
+        return read()
+    return read()

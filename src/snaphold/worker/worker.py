@@ -16,6 +16,7 @@ from snaphold.store.base import Stores
 from snaphold.worker.deletion import Remover
 from snaphold.worker.schedules import Scheduler
 from snaphold.worker.state import Saver
+from snaphold.worker.verification import Prover
 
 log = structlog.get_logger()
 
@@ -60,9 +61,15 @@ def run_worker(deployment: Deployment, stores: Stores, saver: Saver, lock: Path,
     """
     remover = Remover(deployment.catalog, stores, deployment.deployment_id)
     scheduler = Scheduler(deployment)
-    handlers = {"delete_backup": remover.delete_backup, "sweep_backup": remover.sweep_backup}
+    prover = Prover(deployment, stores, stop)
+    handlers = {
+        "delete_backup": remover.delete_backup,
+        "sweep_backup": remover.sweep_backup,
+        "prove_objects": prover.prove,
+    }
     grace_us = int(deployment.settings.sweep_grace_s * 1_000_000)
     with QueueRunner(deployment.catalog, handlers, lock):
+        _guarded("resume proofs", prover.resume)
         next_sweep_s = time.monotonic()
         wait_s = deployment.settings.lease_s
         while True:
@@ -80,6 +87,7 @@ def run_worker(deployment: Deployment, stores: Stores, saver: Saver, lock: Path,
                 _guarded("deletions", remover.take_up_deletions)
                 _guarded("state", saver.save_when_due)
                 _guarded("sweep", lambda: remover.sweep_recent(grace_us))
+                _guarded("proofs", prover.take_up)
                 next_sweep_s = time.monotonic() + deployment.settings.sweep_interval_s
 
 

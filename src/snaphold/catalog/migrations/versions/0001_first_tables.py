@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column("deleted_us", sa.BigInteger(), nullable=True),
         sa.Column("proving", sa.String(length=8), nullable=True),
         sa.Column("proof_asked_us", sa.BigInteger(), nullable=True),
+        sa.Column("proof_tried_us", sa.BigInteger(), nullable=True),
         sa.Column("proof_status", sa.String(length=8), nullable=True),
         sa.Column("proof_level", sa.String(length=8), nullable=True),
         sa.Column("proof_at_us", sa.BigInteger(), nullable=True),

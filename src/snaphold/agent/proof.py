@@ -1,0 +1,254 @@
+"""Proving backups on a host: right after they were taken, and later by bringing them up as throw-away servers."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import structlog
+
+from snaphold import __version__
+from snaphold.agent.chain import Chain
+from snaphold.agent.lease import Lease
+from snaphold.agent.room import Room
+from snaphold.engines.base import Administer
+from snaphold.errors import Damaged, ObjectMissing, Overtaken, Permanent, SnapholdError, Transient
+from snaphold.model import ProofLevel, ProofStatus, rfc3339
+from snaphold.protocol import ChainLink, InstanceSpec, ProofResult, Task
+from snaphold.steps import Step, reached
+from snaphold.stream.proof import (
+    Checksums,
+    Receipt,
+    keep_receipt,
+    kept_receipt,
+    prove_index,
+    prove_objects,
+    receipt_name,
+    verdict_on,
+)
+
+_RAM_MB: Final = 512  # of a throw-away server
+_ASK_AGAIN_S: Final = 5.0  # between two tries to read from a store that is silent
+_STATEMENT_S: Final = 24 * 3600.0  # a large table takes its time
+_STOP_POLL_S: Final = 0.2
+_TABLES: Final = (
+    "SELECT TABLE_SCHEMA, TABLE_NAME, ENGINE FROM information_schema.TABLES"
+    " WHERE COALESCE(TABLE_TYPE, '') NOT IN ('VIEW', 'SYSTEM VIEW')"
+    " AND TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema') ORDER BY TABLE_SCHEMA, TABLE_NAME"
+)
+_SYSTEM: Final = frozenset({"mysql", "sys"})  # a server writes these by itself
+_SOUND: Final = frozenset({"ok", "table is already up to date"})
+
+_log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def proven_backup(room: Room, task: Task, lease: Lease) -> Iterator[ProofResult]:
+    """Bring a backup up as a throw-away server and check it; the body of the ``with`` reports what was found.
+
+    Nothing of it is left on this host; a crash leaves what ``clear_leftovers`` removes.
+
+    Raises:
+        Overtaken: the attempt was given up meanwhile.
+    """
+    reached(Step.VERIFY_CLAIMED)
+    begun_s = time.monotonic()
+    try:
+        result = prove(room, task.chain, ProofLevel.RESTORE, lease)
+    except (Permanent, Transient) as error:
+        result = _unproven(room, task.chain[-1], error, time.monotonic() - begun_s)
+    reached(Step.VERIFY_KEPT)
+    try:
+        yield result
+    except Overtaken:
+        _forget_receipt_of_nothing(room, task.chain[-1])
+        raise
+    reached(Step.VERIFY_REPORTED)
+
+
+def prove_new(room: Room, links: list[ChainLink], level: ProofLevel, lease: Lease) -> ProofResult:
+    """The proof that a backup must pass before it is reported: the last one of ``links``.
+
+    Raises:
+        Permanent: it did not pass, or its store was silent for ``verify_wait_s``: the text is the reason.
+        Overtaken: the attempt was given up meanwhile.
+    """
+    silent_since: float | None = None
+    lease.tell(step="verifying")
+    while True:
+        try:
+            return prove(room, links, level, lease)
+        except Transient as error:
+            now = time.monotonic()
+            silent_since = now if silent_since is None else silent_since
+            patience_s = room.settings.verify_wait_s
+            if now - silent_since >= patience_s:
+                raise Permanent(f"the backup could not be read back within {patience_s:g} s: {error}") from error
+            _log.warning("backup cannot be read back yet", reason=str(error))
+            lease.stop.wait(min(_ASK_AGAIN_S, patience_s))
+            lease.check()
+
+
+def prove(room: Room, links: list[ChainLink], level: ProofLevel, lease: Lease) -> ProofResult:
+    """Prove the last backup of a chain once, and keep the receipt.
+
+    Raises:
+        ObjectMissing, Damaged: bytes are gone, or differ from what was recorded; the message names the object.
+        Transient, Permanent: a store does not answer, or this host cannot do its part.
+        Overtaken: the attempt was given up meanwhile.
+    """
+    begun_s = time.monotonic()
+    link = links[-1]
+    checksums = None
+    if level is ProofLevel.OBJECTS:
+        room.nicely(
+            prove_objects,
+            room.stores.of(link.account),
+            link.backup_id,
+            link.manifest_sha256,
+            threads=room.settings.compression_threads,
+            stop=lease.stop,
+        )
+    else:
+        checksums = _tried_out(room, links, lease)
+    result = ProofResult(
+        status=ProofStatus.PASSED, level=level, at=_now(), seconds=round(time.monotonic() - begun_s, 3)
+    )
+    lease.confirm()
+    _keep(room, link, result, checksums)
+    _log.info("backup proven", backup=link.backup_id, proof=level.value, seconds=result.seconds)
+    return result
+
+
+def _unproven(room: Room, link: ChainLink, error: SnapholdError, seconds: float) -> ProofResult:
+    """What a proof that did not pass is worth. A failed one leaves its receipt, if the store takes it."""
+    result = ProofResult(
+        status=verdict_on(error), level=ProofLevel.RESTORE, at=_now(), seconds=round(seconds, 3), reason=str(error)
+    )
+    _log.warning("backup not proven", backup=link.backup_id, status=result.status.value, reason=str(error))
+    if result.status is ProofStatus.FAILED:
+        try:
+            _keep(room, link, result, None)
+        except SnapholdError as trouble:
+            _log.warning("receipt not kept", backup=link.backup_id, reason=str(trouble))
+    return result
+
+
+def _forget_receipt_of_nothing(room: Room, link: ChainLink) -> None:
+    """Remove the receipt that was kept too late: of a backup that was deleted meanwhile, as nobody held it any more."""
+    store = room.stores.of(link.account)
+    with suppress(SnapholdError):
+        try:
+            store.size(f"{link.backup_id}.json")
+        except ObjectMissing:
+            store.delete(receipt_name(link.backup_id))
+
+
+def _keep(room: Room, link: ChainLink, result: ProofResult, checksums: Checksums | None) -> None:
+    receipt = Receipt(
+        id=link.backup_id,
+        manifest_sha256=link.manifest_sha256,
+        by=__version__,
+        checksums=checksums,
+        **result.model_dump(),
+    )
+    keep_receipt(room.stores.of(link.account), receipt)
+
+
+def _tried_out(room: Room, links: list[ChainLink], lease: Lease) -> Checksums:
+    """Restore a chain into a throw-away server and look at every table; the checksums of those that clients made."""
+    chain = Chain.opened(room.stores, links)
+    of, link = chain.newest.datastore, links[-1]
+    earlier = kept_receipt(chain.store, link.backup_id, link.manifest_sha256)
+    for manifest in chain.manifests:
+        prove_index(chain.store, manifest.index)
+    spec = InstanceSpec(
+        id=str(uuid.uuid4()),
+        account=link.account,
+        name="proof",
+        datastore=of.type,
+        version=of.version,
+        ram_mb=_RAM_MB,
+        volume_gb=chain.newest.volume_gb,
+    )
+    try:
+        staging = room.servers.staging(spec, 1, kind="proof")
+        chain.refuse_small_disk(staging.directory)
+        reached(Step.VERIFY_STAGED)
+        room.nicely(chain.lay_down, room, staging, lease)
+        reached(Step.VERIFY_EXTRACTED)
+        room.engines[of.type].prepare(
+            staging.directory,
+            uid=staging.uid,
+            gid=staging.gid,
+            memory_bytes=staging.memory_bytes,
+            stop=lease.stop,
+        )
+        reached(Step.VERIFY_PREPARED)
+        lease.check()
+        administer = room.servers.try_out(spec, 1)
+        reached(Step.VERIFY_STARTED)
+        with ThreadPoolExecutor(1, "check") as pool:
+            checking = pool.submit(_checked_tables, administer, lease)
+            while not wait([checking], _STOP_POLL_S).done:
+                if lease.stop.is_set():  # a statement on a large table ends with its server only
+                    room.servers.discard_attempt(spec.id, 1)
+            lease.check()
+            found = checking.result()
+        reached(Step.VERIFY_CHECKED)
+    finally:
+        room.servers.discard_attempt(spec.id, 1)
+    return found if earlier is None else _agreed(link.backup_id, earlier.checksums, found)
+
+
+def _checked_tables(administer: Administer, lease: Lease) -> Checksums:
+    """Have the server check every table.
+
+    Raises:
+        Damaged: a table is not sound; the message names it.
+        Unavailable: the server does not answer.
+    """
+    checksums: dict[str, int] = {}
+    for schema, table, engine in administer(_TABLES, _STATEMENT_S):
+        lease.check()
+        name = f"{_quoted(schema)}.{_quoted(table)}"
+        # InnoDB's extended check compares its indexes with each other; those of others read every key's row by itself.
+        for _, _, kind, text in administer(
+            f"CHECK TABLE {name}{' EXTENDED' if engine == 'InnoDB' else ''}", _STATEMENT_S
+        ):
+            if kind.lower() == "error" or (kind.lower() == "status" and text.lower() not in _SOUND):
+                raise Damaged(f"the restored table {schema}.{table} is not sound: {text}")
+        if schema not in _SYSTEM:
+            ((_, checksum),) = administer(f"CHECKSUM TABLE {name}", _STATEMENT_S)
+            if checksum is not None:
+                checksums[f"{schema}.{table}"] = int(checksum)
+    ((server_version,),) = administer("SELECT @@version", _STATEMENT_S)
+    return Checksums(server_version=str(server_version).partition("-")[0], tables=checksums)
+
+
+def _agreed(backup_id: str, first: Checksums | None, found: Checksums) -> Checksums:
+    """What the receipt is to hold: the first proof's checksums, which a server of the same series must find again.
+
+    Raises:
+        Damaged: it finds other tables, or others in them.
+    """
+    if first is None or _series(first) != _series(found):
+        return found
+    for name in sorted(first.tables.keys() | found.tables.keys()):
+        if first.tables.get(name) != found.tables.get(name):
+            raise Damaged(f"the table {name} of backup {backup_id} is not what its first proof by a restore found")
+    return first
+
+
+def _series(checksums: Checksums) -> str:
+    return checksums.server_version.rpartition(".")[0]
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _now() -> str:
+    return rfc3339(time.time_ns() // 1000)

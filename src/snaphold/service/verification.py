@@ -1,0 +1,107 @@
+"""Proofs of backups: asked for, recorded, tried again (contract, section 2, "Proof").
+
+A proof never changes a backup's status and never removes anything; while it is under way the backup is in use.
+"""
+
+import uuid
+
+import structlog
+
+from snaphold.catalog import backups, hosts, tasks
+from snaphold.catalog.database import Transaction
+from snaphold.errors import NotFound, Unavailable, Unprocessable
+from snaphold.model import Backup, BackupStatus, ProofLevel, proof_is_due
+from snaphold.protocol import ChainLink, TaskKind
+from snaphold.service.deployment import Deployment
+from snaphold.service.instances import choose_host_of, link_of
+from snaphold.steps import Step, reached
+
+log = structlog.get_logger()
+
+
+def request_proof(deployment: Deployment, account: str, backup_id: str, level: ProofLevel) -> None:
+    """Have a backup proven: it is in use from now on, and the worker's job or a host's task is there.
+
+    Raises:
+        NotFound: no such backup.
+        Unprocessable: it is not COMPLETED, is being deleted, or is being proven already.
+        Unavailable: no host that could bring it up is there.
+    """
+    with deployment.catalog.writing() as tx:
+        backup = backups.find(tx, account, backup_id)
+        if backup is None:
+            raise NotFound(f"Backup {backup_id} cannot be found.")
+        if backup.status is not BackupStatus.COMPLETED or backup.deleting:
+            raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
+        if backup.proving is not None:
+            raise Unprocessable(f"Backup {backup_id} is being verified already.")
+        host_id = _begin(tx, deployment, backup, level, tx.now_us)
+    reached(Step.CONTROL_ASKED)
+    if host_id is not None:
+        deployment.wakeups.notify(host_id)
+    log.info("backup.proof_requested", backup=backup_id, account=account, proof=level.value)
+
+
+def take_up_proofs(deployment: Deployment) -> None:
+    """Try again what ended unknown, when it is due (``model.proof_is_due``)."""
+    interval_us = int(deployment.settings.sweep_interval_s * 1_000_000)
+    with deployment.catalog.reading() as tx:
+        due = [
+            backup
+            for backup in backups.unknown_proofs(tx)
+            if proof_is_due(backup.proof_asked_us or 0, backup.proof_tried_us or 0, tx.now_us, interval_us)
+        ]
+    for backup in due:
+        try:
+            with deployment.catalog.writing() as tx:
+                host_id = _begin(
+                    tx, deployment, backup, backup.proof_level or ProofLevel.OBJECTS, backup.proof_asked_us
+                )
+        except Unavailable as error:
+            log.info("backup.proof_waits", backup=backup.id, reason=str(error))
+            continue
+        if host_id is not None:
+            deployment.wakeups.notify(host_id)
+        log.info("backup.proof_taken_up", backup=backup.id)
+
+
+def resume_proofs(deployment: Deployment) -> None:
+    """Enqueue again what a worker that was ended had begun. For a worker's start: nobody else is at it."""
+    with deployment.catalog.writing() as tx:
+        for backup_id in backups.being_proven(tx, ProofLevel.OBJECTS):
+            deployment.queue.enqueue(tx, "prove_objects", backup_id)
+
+
+def _begin(
+    tx: Transaction, deployment: Deployment, backup: Backup, level: ProofLevel, asked_us: int | None
+) -> str | None:
+    """Mark it, and have it done: by the worker (None), or by the host whose id is returned."""
+    if not backups.begin_proof(tx, backup.id, level, tx.now_us if asked_us is None else asked_us):
+        return None
+    if level is ProofLevel.OBJECTS:
+        deployment.queue.enqueue(tx, "prove_objects", backup.id)
+        return None
+    there = hosts.seen_since(tx, tx.now_us - deployment.lease_us)
+    host = choose_host_of(tx, there, backup.datastore, backup.version, backup.account)
+    tasks.insert(
+        tx,
+        task_id=str(uuid.uuid4()),
+        kind=TaskKind.VERIFY,
+        host_id=host.id,
+        account=backup.account,
+        instance_id=None,
+        backup_id=backup.id,
+        payload={"chain": [link.model_dump(mode="json") for link in _chain(tx, backup)]},
+    )
+    return host.id
+
+
+def _chain(tx: Transaction, backup: Backup) -> list[ChainLink]:
+    """The backup and all that it stands on, the full one first."""
+    chain = [backup]
+    while (parent_id := chain[-1].parent_id) is not None:
+        parent = backups.get(tx, parent_id)
+        if parent is None:
+            break
+        chain.append(parent)
+    return [link_of(member) for member in reversed(chain)]

@@ -1,0 +1,124 @@
+"""Reading backups back: the proofs that need no host."""
+
+import threading
+import time
+
+import structlog
+
+from snaphold import __version__
+from snaphold.catalog import backups
+from snaphold.errors import Overtaken, SnapholdError
+from snaphold.model import Backup, ProofLevel, ProofStatus, rfc3339
+from snaphold.protocol import ProofResult
+from snaphold.service.deployment import Deployment
+from snaphold.service.verification import resume_proofs, take_up_proofs
+from snaphold.steps import Step, reached
+from snaphold.store.base import ObjectStore, Stores
+from snaphold.stream.courtesy import Courtesy
+from snaphold.stream.proof import Receipt, keep_receipt, prove_objects, verdict_on
+
+log = structlog.get_logger()
+
+
+class Prover:
+    """Reads objects of backups back, for one region. Every method may run twice; ``stop`` ends what is under way."""
+
+    def __init__(self, deployment: Deployment, stores: Stores, stop: threading.Event) -> None:
+        self._deployment = deployment
+        self._stores = stores
+        self._stop = stop
+        settings = deployment.settings
+        self._courtesy = Courtesy(niceness=settings.niceness, io_priority=settings.io_priority)
+        self._lock = threading.Lock()
+        self._at_work: set[str] = set()
+
+    def prove(self, backup_id: str) -> None:
+        """Prove one backup's objects, unless that was done meanwhile or is being done in another thread.
+
+        When the process is being stopped nothing is recorded: the next worker begins again.
+        """
+        with self._lock:
+            if backup_id in self._at_work:
+                return
+            self._at_work.add(backup_id)
+        try:
+            with self._deployment.catalog.reading() as tx:
+                backup = backups.get(tx, backup_id)
+            if backup is not None and backup.proving is ProofLevel.OBJECTS and backup.manifest_sha256 is not None:
+                self._prove(backup, backup.manifest_sha256)
+        finally:
+            with self._lock:
+                self._at_work.discard(backup_id)
+
+    def resume(self) -> None:
+        """Go on with what an earlier process had begun."""
+        resume_proofs(self._deployment)
+
+    def take_up(self) -> None:
+        """Try again what ended unknown."""
+        take_up_proofs(self._deployment)
+
+    def _prove(self, backup: Backup, manifest_sha256: str) -> None:
+        begun_s = time.monotonic()
+        reached(Step.PROOF_BEGUN)
+        try:
+            store = self._stores.of(backup.account)
+            status, reason = self._read(store, backup.id, manifest_sha256)
+            result = self._result(begun_s, status, reason)
+            reached(Step.PROOF_READ)
+            if status is not ProofStatus.UNKNOWN:
+                self._keep(store, backup.id, manifest_sha256, result)
+            reached(Step.PROOF_KEPT)
+        except Overtaken:
+            return
+        except Exception as error:  # whatever it was, the backup must not stay "being proven"
+            known = isinstance(error, SnapholdError)
+            log.warning("backup.proof_failed", backup=backup.id, reason=str(error), exc_info=not known)
+            reason = str(error) if known else "The objects could not be read back."
+            result = self._result(begun_s, ProofStatus.UNKNOWN, reason)
+        with self._deployment.catalog.writing() as tx:
+            backups.end_proof(tx, backup.id, result)
+        reached(Step.PROOF_RECORDED)
+        log.info(
+            "backup.proven", backup=backup.id, proof=result.level.value, status=result.status.value,
+            seconds=result.seconds, reason=result.reason,
+        )  # fmt: skip
+
+    @staticmethod
+    def _keep(store: ObjectStore, backup_id: str, manifest_sha256: str, result: ProofResult) -> None:
+        """Leave the receipt. A failed proof stands without one, where the store does not take it."""
+        try:
+            keep_receipt(
+                store, Receipt(id=backup_id, manifest_sha256=manifest_sha256, by=__version__, **result.model_dump())
+            )
+        except SnapholdError as error:
+            if result.status is ProofStatus.PASSED:
+                raise
+            log.warning("backup.receipt_not_kept", backup=backup_id, reason=str(error))
+
+    def _read(self, store: ObjectStore, backup_id: str, manifest_sha256: str) -> tuple[ProofStatus, str | None]:
+        try:
+            prove_objects(
+                store,
+                backup_id,
+                manifest_sha256,
+                threads=self._deployment.settings.compression_threads,
+                courtesy=self._courtesy,
+                stop=self._stop,
+            )
+        except Overtaken:
+            raise
+        except SnapholdError as error:
+            return verdict_on(error), str(error)
+        return ProofStatus.PASSED, None
+
+    def _result(self, begun_s: float, status: ProofStatus, reason: str | None) -> ProofResult:
+        with self._deployment.catalog.reading() as tx:
+            now_us = tx.now_us
+        return ProofResult(
+            status=status,
+            level=ProofLevel.OBJECTS,
+            at=rfc3339(now_us),
+            seconds=round(time.monotonic() - begun_s, 3),
+            reason=reason,
+        )

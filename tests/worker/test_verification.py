@@ -1,0 +1,204 @@
+"""Reading back what the record knows: bytes that differ fail a proof, a silent store leaves it unknown."""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from snaphold.errors import Permanent, SnapholdError, Transient
+from snaphold.model import Backup, BackupStatus, ProofLevel, ProofStatus
+from snaphold.protocol import Report
+from snaphold.service import hosts as host_service
+from snaphold.service.backups import request_backup, show_backup
+from snaphold.service.verification import request_proof
+from snaphold.stream.manifest import Manifest, ObjectFacts, sha256_of
+from snaphold.stream.proof import Checksums, Receipt, kept_receipt, receipt_name
+from snaphold.worker.verification import Prover
+from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
+from tests.stream.backups import NAME, SEGMENT, taken
+from tests.support.region import ACCOUNT, Region, a_backup, a_result, open_region
+
+STREAM = random.Random(1).randbytes(2 * SEGMENT)  # does not shrink: three segments
+
+
+class Vault:
+    """A region with one completed backup in a store that fails on request."""
+
+    def __init__(self, region: Region) -> None:
+        self.region = region
+        self.stores = MemoryStores(segment_size=SEGMENT)
+        self.store: MemoryStore = self.stores.of(ACCOUNT)
+        self.stop = threading.Event()
+        self.prover = Prover(region.deployment, self.stores, self.stop)
+        asked = request_backup(region.deployment, ACCOUNT, a_backup(region.active_instance().id))
+        manifest = self._stored(asked.id)
+        self.sha256 = sha256_of(manifest.dump())
+        task = region.claim()
+        assert task is not None
+        result = a_result(task).model_copy(update={"manifest_sha256": self.sha256})
+        message = Report(session=region.session, attempt=task.attempt, ok=True, backup=result)
+        host_service.report(region.deployment, region.host_id, task.id, message)
+        self.id = asked.id
+
+    def _stored(self, backup_id: str) -> Manifest:
+        manifest = taken(self.store, STREAM)
+        data = self.store.objects[f"{backup_id}.xbstream.gz"] = self.store.objects.pop(NAME)
+        index = self.store.objects[f"{backup_id}.index"] = b"an index"
+        manifest = manifest.model_copy(
+            update={
+                "id": backup_id,
+                "data": ObjectFacts(name=f"{backup_id}.xbstream.gz", size_bytes=len(data), sha256=manifest.data.sha256),
+                "index": ObjectFacts(name=f"{backup_id}.index", size_bytes=len(index), sha256=sha256_of(index)),
+            }
+        )
+        self.store.objects[f"{backup_id}.json"] = manifest.dump()
+        return manifest
+
+    def prove(self) -> Backup:
+        """Ask for a proof and let the worker give it; the backup afterwards."""
+        request_proof(self.region.deployment, ACCOUNT, self.id, ProofLevel.OBJECTS)
+        self.prover.prove(self.id)
+        return self.backup
+
+    @property
+    def backup(self) -> Backup:
+        """As it is now."""
+        return show_backup(self.region.deployment, ACCOUNT, self.id)
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What is kept."""
+        return kept_receipt(self.store, self.id, self.sha256)
+
+    def flip(self, end: str) -> None:
+        """Change one bit in the middle of an object."""
+        content = bytearray(self.store.objects[f"{self.id}{end}"])
+        content[len(content) // 2] ^= 1
+        self.store.objects[f"{self.id}{end}"] = bytes(content)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    """A good backup."""
+    region = open_region(tmp_path)
+    yield Vault(region)
+    region.deployment.catalog.close()
+
+
+def test_a_good_backup_passes(vault: Vault) -> None:
+    """Record and receipt say so, and when, and how long it took; the status stays, and it is no longer in use."""
+    backup = vault.prove()
+    assert (backup.status, backup.proving) == (BackupStatus.COMPLETED, None)
+    assert (backup.proof_status, backup.proof_level, backup.proof_reason) == (
+        ProofStatus.PASSED,
+        ProofLevel.OBJECTS,
+        None,
+    )
+    receipt = vault.receipt
+    assert receipt is not None
+    assert (receipt.status, receipt.level) == (ProofStatus.PASSED, ProofLevel.OBJECTS)
+    assert (receipt.seconds, receipt.reason) == (backup.proof_seconds, None)
+
+
+@pytest.mark.parametrize("end", [".xbstream.gz", ".index", ".json"])
+@pytest.mark.parametrize("loss", [False, True], ids=["flipped", "lost"])
+def test_a_damaged_backup_fails(vault: Vault, end: str, loss: bool) -> None:  # noqa: FBT001 - one of a table
+    """The reason names the object; nothing is deleted, no status moves; once it is whole again it passes."""
+    whole = dict(vault.store.objects)
+    if loss:
+        del vault.store.objects[f"{vault.id}{end}"]
+    else:
+        vault.flip(end)
+    backup = vault.prove()
+    assert (backup.status, backup.proof_status) == (BackupStatus.COMPLETED, ProofStatus.FAILED)
+    assert f"{vault.id}{end}" in (backup.proof_reason or "")
+    assert vault.receipt is not None
+    assert (vault.receipt.status, vault.receipt.reason) == (ProofStatus.FAILED, backup.proof_reason)
+    assert set(vault.store.objects) - {receipt_name(vault.id)} == set(whole) - ({f"{vault.id}{end}"} if loss else set())
+    vault.store.objects.update(whole)
+    assert vault.prove().proof_status is ProofStatus.PASSED
+    assert vault.receipt is not None
+    assert vault.receipt.status is ProofStatus.PASSED
+
+
+def test_one_bad_read(vault: Vault) -> None:
+    """Bytes that differ are read once more: when they are right then, the backup has passed."""
+    whole = vault.store.objects[f"{vault.id}.xbstream.gz"]
+
+    def mend(method: str) -> None:
+        if method == "get" and vault.store.calls["get"] >= 3:  # manifest, index, the first read
+            vault.store.objects[f"{vault.id}.xbstream.gz"] = whole
+
+    vault.flip(".xbstream.gz")
+    vault.store.on_call = mend
+    assert vault.prove().proof_status is ProofStatus.PASSED
+
+
+@pytest.mark.parametrize("error", [Transient("silent"), Permanent("refused"), OSError("broken")], ids=repr)
+@pytest.mark.parametrize("method", ["get", "size", "replace"])
+def test_a_store_that_does_not_answer(vault: Vault, error: Exception, method: str) -> None:
+    """Unknown, whatever it was, and no longer in use; tried again when it is due, and passed then."""
+    vault.store.faults = [Fault(method, error, last=99)]
+    backup = vault.prove()
+    assert (backup.status, backup.proving, backup.proof_status) == (
+        BackupStatus.COMPLETED,
+        None,
+        ProofStatus.UNKNOWN,
+    )
+    assert backup.proof_reason == (str(error) if isinstance(error, SnapholdError) else backup.proof_reason)
+    assert vault.receipt is None or method == "get"
+    vault.store.faults = []
+    vault.region.clock.advance(vault.region.deployment.settings.sweep_interval_s)
+    vault.prover.take_up()
+    assert [name for name, _ in vault.region.enqueued()] == ["prove_objects"] * 2
+    vault.prover.prove(vault.id)
+    assert vault.backup.proof_status is ProofStatus.PASSED
+
+
+def test_a_failure_that_the_store_does_not_keep(vault: Vault) -> None:
+    """A failed proof stands without its receipt."""
+    vault.flip(".index")
+    vault.store.faults = [Fault("replace", last=99)]
+    assert vault.prove().proof_status is ProofStatus.FAILED
+
+
+def test_the_checksums_of_a_restore_are_kept(vault: Vault) -> None:
+    """A later proof of the objects replaces the receipt, not what later restores are compared with."""
+    checksums = Checksums(server_version="10.11.19", tables={"shop.t": 1})
+    vault.prove()
+    assert vault.receipt is not None
+    restored = vault.receipt.model_copy(update={"level": ProofLevel.RESTORE, "checksums": checksums})
+    vault.store.replace(receipt_name(vault.id), restored.dump())
+    vault.prove()
+    assert vault.receipt is not None
+    assert (vault.receipt.level, vault.receipt.checksums) == (ProofLevel.OBJECTS, checksums)
+
+
+def test_a_worker_that_is_stopped(vault: Vault) -> None:
+    """Nothing is recorded: the next worker begins again, and only once, however often its job is there."""
+    vault.stop.set()
+    assert vault.prove().proving is ProofLevel.OBJECTS
+    assert vault.receipt is None
+    vault.stop.clear()
+    vault.prover.resume()
+    assert [name for name, _ in vault.region.enqueued()] == ["prove_objects"] * 2
+    vault.prover.prove(vault.id)
+    first = vault.backup
+    vault.prover.prove(vault.id)
+    assert (vault.backup, first.proof_status) == (first, ProofStatus.PASSED)
+
+
+def test_a_proof_that_is_under_way_in_another_thread(vault: Vault) -> None:
+    """The same job twice at once reads once."""
+    seen: list[Callable[[], None]] = []
+
+    def again(method: str) -> None:
+        if method == "size" and not seen:
+            seen.append(lambda: None)
+            vault.prover.prove(vault.id)
+
+    vault.store.on_call = again
+    assert vault.prove().proof_status is ProofStatus.PASSED
+    assert vault.store.calls["size"] == 1
