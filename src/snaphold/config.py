@@ -69,6 +69,23 @@ class Settings(BaseModel):
     )
     start_timeout_s: float = Field(120, gt=0, description="seconds that a database server may take to accept queries")
     max_running_backups_per_account: int = Field(1, ge=0, description="running backups of one account; 0: no limit")
+    max_backups_per_account: int = Field(0, ge=0, description="backups that one account may have; 0: no limit")
+    backup_creates_per_minute: int = Field(100, ge=0, description="backups that an account may ask for; 0: no limit")
+    backup_deletes_per_minute: int = Field(20, ge=0, description="deletes of backups by an account; 0: no limit")
+    backup_actions_per_minute: int = Field(20, ge=0, description="actions on backups by an account; 0: no limit")
+    instance_creates_per_minute: int = Field(
+        20, ge=0, description="instances that an account may ask for, restored ones too; 0: no limit"
+    )
+    instance_deletes_per_minute: int = Field(20, ge=0, description="deletes of instances by an account; 0: no limit")
+    instance_actions_per_minute: int = Field(5, ge=0, description="actions on instances by an account; 0: no limit")
+    user_writes_per_minute: int = Field(
+        50, ge=0, description="changes of databases, users, rights and root by an account; 0: no limit"
+    )
+    logins_per_minute: int = Field(20, ge=0, description="attempts to log in as one user; 0: no limit")
+    reads_per_minute: int = Field(0, ge=0, description="reads by an account (100 where they were limited); 0: no limit")
+    rate_factor: float | None = Field(
+        None, ge=0, description="all these rates times this (serve's default: 10, api's: 1); 0: no rate is limited"
+    )
     max_body_bytes: int = Field(1 << 20, ge=1024, description="bytes of the largest request body")
     token_lifetime_s: int = Field(86_400, ge=60, description="seconds that a token is good for")
     sweep_interval_s: float = Field(300, gt=0, description="seconds between two sweeps of ended attempts")

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
+MINUTE_US: Final = 60 * 1_000_000
 DAY_US: Final = 24 * 3600 * 1_000_000
 GIB: Final = 1 << 30  # bytes; what the contract calls a GB
 _PROOF_PATIENCE_US: Final = 24 * 3600 * 1_000_000
@@ -88,6 +89,20 @@ INSTANCE_MOVES: Final[Mapping[InstanceStatus, frozenset[InstanceStatus]]] = {
     # A stopped one is started, or deleted.
     InstanceStatus.SHUTDOWN: frozenset({InstanceStatus.REBOOT, InstanceStatus.ERROR, InstanceStatus.SHUTDOWN}),
 }
+
+
+class Rate(StrEnum):
+    """What is counted by the minute (contract, section 8); a setting ``<rate>_per_minute`` each."""
+
+    BACKUP_CREATES = "backup_creates"
+    BACKUP_DELETES = "backup_deletes"
+    BACKUP_ACTIONS = "backup_actions"
+    INSTANCE_CREATES = "instance_creates"
+    INSTANCE_DELETES = "instance_deletes"
+    INSTANCE_ACTIONS = "instance_actions"
+    USER_WRITES = "user_writes"  # of databases, users, rights and root
+    LOGINS = "logins"  # of a user, not of an account
+    READS = "reads"
 
 
 class TaskState(StrEnum):

@@ -42,9 +42,3 @@ def test_datastores(site: Site) -> None:
 def test_unknown_datastore(site: Site, path: str) -> None:
     """What no host can run is a 404, however well known it is."""
     check_fault(site.call("GET", f"/datastores/{path}"), 404, "Datastore .*cannot be found.")
-
-
-def test_limits(site: Site) -> None:
-    """The limits that are really set."""
-    absolute = {"verb": "ABSOLUTE", "max_running_backups": 0, "max_page": 100, "max_body_bytes": 1 << 20}
-    assert site.ok("GET", "/limits") == {"limits": [absolute]}

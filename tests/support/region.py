@@ -183,7 +183,7 @@ def open_region(directory: Path, **settings: float | str) -> Region:
     deployment = Deployment(
         catalog=catalog,
         queue=Queue(catalog),
-        settings=Settings.model_validate({"max_running_backups_per_account": 0, **settings}),
+        settings=Settings.model_validate({"max_running_backups_per_account": 0, "rate_factor": 0, **settings}),
         region="DFW",
         deployment_id=deployment_id,
         store_gate=OpenGate(),

@@ -25,6 +25,7 @@ from snaphold.model import (
     version_id,
 )
 from snaphold.protocol import Datastore
+from snaphold.service.limits import Standing
 
 MYSQL_PORT: Final = 3306  # what clients take for granted
 
@@ -337,18 +338,30 @@ class DatastoreList(Answer):
 
 
 class AbsoluteLimits(Answer):
-    """What is limited however slowly one goes. ``max_running_backups`` 0: no limit."""
+    """What is limited however slowly one goes. ``max_backups`` and ``max_running_backups`` 0: no limit."""
 
     verb: Literal["ABSOLUTE"]
+    max_backups: int
     max_running_backups: int
     max_page: int
     max_body_bytes: int
 
 
+class RateLimit(Answer):
+    """How many requests of a kind are accepted within a minute, and how many more are now; ``nextAvailable``: when."""
+
+    verb: str
+    uri: str
+    value: int
+    remaining: int
+    unit: Literal["MINUTE"]
+    nextAvailable: str  # noqa: N815 - the field's name
+
+
 class LimitList(Answer):
     """Every limit: the absolute ones first, then the rates."""
 
-    limits: list[AbsoluteLimits]
+    limits: list[AbsoluteLimits | RateLimit]
 
 
 class GroupList(Answer):
@@ -569,6 +582,18 @@ def _shown_version(links: Links, account: str, entry: Datastore) -> VersionAnswe
         full_version=entry.full_version,
         active=True,
         links=_links(links, account, f"datastores/{datastore_id(entry.type)}/versions/{own_id}"),
+    )
+
+
+def shown_rate(verb: str, uri: str, standing: Standing) -> RateLimit:
+    """Where an account stands with a rate."""
+    return RateLimit(
+        verb=verb,
+        uri=uri,
+        value=standing.limit,
+        remaining=standing.remaining,
+        unit="MINUTE",
+        nextAvailable=rfc3339(standing.next_us + 999_999),
     )
 
 

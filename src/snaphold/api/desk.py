@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from snaphold.api.links import Links
 from snaphold.errors import Forbidden, Unauthorized
 from snaphold.identity.base import Caller, Identity, Right
+from snaphold.service import limits
 from snaphold.service.deployment import Deployment
 
 T = TypeVar("T")
@@ -113,11 +114,14 @@ async def calling(request: Request, account: str, token: Token) -> Call:
     Raises:
         Unauthorized: no good token.
         Forbidden: another account's, or without the right that the method needs.
+        OverLimit: one read too many, where reads are limited.
     """
     desk = desk_of(request)
     caller = await caller_of(desk, token)
     check_account(caller, account)
     check_right(caller, request.method)
+    if desk.deployment.settings.reads_per_minute and request.method in {"GET", "HEAD"}:
+        await run_in_threadpool(limits.count_read, desk.deployment, account)
     return Call(deployment=desk.deployment, caller=caller, links=desk.links)
 
 

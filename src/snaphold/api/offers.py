@@ -1,6 +1,7 @@
 """What there is to choose from, and the limits: flavors, datastores, limits (contract, section 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from fastapi import APIRouter
 
@@ -21,10 +22,23 @@ from snaphold.api.desk import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import MAX_LIMIT
 from snaphold.errors import NotFound
-from snaphold.model import flavor_from_reference
+from snaphold.model import Rate, flavor_from_reference
 from snaphold.service import instances as service
+from snaphold.service import limits
 
-router = APIRouter(prefix="/v1.0/{account}", tags=["offers"], responses=documented(401, 403, 404, 405, 500, 503))
+# Verb and path, below the account, of what is counted.
+_LIMITED: Final[Mapping[Rate, tuple[str, str]]] = {
+    Rate.BACKUP_CREATES: ("POST", "/backups"),
+    Rate.BACKUP_DELETES: ("DELETE", "/backups/*"),
+    Rate.BACKUP_ACTIONS: ("POST", "/backups/*/action"),
+    Rate.INSTANCE_CREATES: ("POST", "/instances"),
+    Rate.INSTANCE_DELETES: ("DELETE", "/instances/*"),
+    Rate.INSTANCE_ACTIONS: ("POST", "/instances/*/action"),
+    Rate.USER_WRITES: ("POST, PUT, DELETE", "/instances/*/{databases,users,root}"),
+    Rate.READS: ("GET", "*"),
+}
+
+router = APIRouter(prefix="/v1.0/{account}", tags=["offers"], responses=documented(401, 403, 404, 405, 413, 500, 503))
 
 
 @router.get("/flavors")
@@ -75,15 +89,17 @@ def show_version(call: Calling, datastore: str, version: str) -> VersionShown:
 
 @router.get("/limits")
 def list_limits(call: Calling) -> LimitList:
-    """What is limited. There are no limits of rate."""
+    """What is limited, and how much of it is left to the account: the absolute limits first, then the rates."""
     settings = call.deployment.settings
     absolute = AbsoluteLimits(
         verb="ABSOLUTE",
+        max_backups=settings.max_backups_per_account,
         max_running_backups=settings.max_running_backups_per_account,
         max_page=MAX_LIMIT,
         max_body_bytes=settings.max_body_bytes,
     )
-    return LimitList(limits=[absolute])
+    found = limits.standings(call.deployment, call.account)
+    return LimitList(limits=[absolute, *(answers.shown_rate(*_LIMITED[rate], found[rate]) for rate in found)])
 
 
 def _offered(call: Call) -> list[DatastoreAnswer]:

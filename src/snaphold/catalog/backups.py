@@ -122,6 +122,12 @@ def automated_fulls(tx: Transaction, source_id: str) -> list[Backup]:
     return [_backup(row) for row in rows]
 
 
+def count_of_account(tx: Transaction, account: str) -> int:
+    """How many backups the account has, failed ones too."""
+    statement = sa.select(sa.func.count()).where(backups.c.account == account, backups.c.deleted_us.is_(None))
+    return int(tx.connection.execute(statement).scalar_one())
+
+
 def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
     """One of these that is being restored or proven now, or None."""
     restored = sa.select(tasks.c.backup_id).where(

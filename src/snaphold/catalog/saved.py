@@ -17,7 +17,7 @@ from snaphold.model import BackupStatus
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 # What means nothing to another process: work that was under way, questions that somebody waited for.
-_PASSING: Final = frozenset({"tasks", "questions"})
+_PASSING: Final = frozenset({"tasks", "questions", "calls"})
 _RECORDED_ONLY: Final = backups.c.deleted_us.is_(None) & (
     backups.c.status.in_([BackupStatus.FAILED, BackupStatus.DELETE_FAILED]) | backups.c.deleting
 )

@@ -7,7 +7,7 @@ import structlog
 
 from snaphold.catalog import backups, instances, tasks
 from snaphold.catalog.database import Transaction
-from snaphold.errors import BadRequest, NotFound, NotOffered, Unprocessable
+from snaphold.errors import BadRequest, NotFound, NotOffered, OverLimit, Unprocessable
 from snaphold.model import (
     FLAVORS,
     KNOWN_DATASTORES,
@@ -17,11 +17,13 @@ from snaphold.model import (
     InstanceStatus,
     Made,
     ProofLevel,
+    Rate,
     datastore_id,
     rfc3339_exact,
     version_id,
 )
 from snaphold.protocol import BackupSpec, TaskKind
+from snaphold.service import limits
 from snaphold.service.deployment import Deployment
 from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
 from snaphold.steps import Step, reached
@@ -42,6 +44,7 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
     with deployment.catalog.writing() as tx:
         instance = _source(tx, account, request)
         backup = begin_backup(tx, deployment, instance, request)
+        limits.count(tx, deployment, account, Rate.BACKUP_CREATES)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
     log.info("backup.requested", backup=backup.id, instance=instance.id, account=account, name=backup.name)
@@ -57,6 +60,9 @@ def begin_backup(
     check_copies(deployment, request.copy_to)
     if request.parent_id is not None or (request.incremental and backups.has_completed(tx, instance.id)):
         raise NotOffered("Incremental backups are not offered by this release.")
+    most = deployment.settings.max_backups_per_account
+    if most and backups.count_of_account(tx, instance.account) >= most:
+        raise OverLimit(f"The account has {most} backups already, which is its limit.")
     backup = _new_backup(tx, instance, request, is_automated=is_automated)
     if not backups.insert(tx, backup) or not instances.move(
         tx, instance.id, [InstanceStatus.ACTIVE], InstanceStatus.BACKUP
@@ -114,9 +120,10 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
     """
     with deployment.catalog.writing() as tx:
         backup = _find(tx, account, backup_id)
-        if backup.deleting:
-            return
-        family = begin_deletion(tx, deployment, backup)
+        family = [] if backup.deleting else begin_deletion(tx, deployment, backup)
+        limits.count(tx, deployment, account, Rate.BACKUP_DELETES)
+    if backup.deleting:
+        return
     reached(Step.CONTROL_ASKED)
     log.info("backup.delete_requested", backup=backup_id, account=account, members=len(family))
 

@@ -9,8 +9,9 @@ from snaphold import errors
 from snaphold.catalog import questions
 from snaphold.catalog.questions import Answered
 from snaphold.errors import Unavailable
-from snaphold.model import InstanceStatus
+from snaphold.model import InstanceStatus, Rate
 from snaphold.protocol import DatabaseSpec, QuestionKind, UserChange, UserSpec
+from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import find_instance, require_host
@@ -107,6 +108,8 @@ def _ask(
         ):
             raise unavailable_for_action(instance_id, instance.status)
         require_host(tx, deployment, instance)
+        if kind not in _READS:
+            limits.count(tx, deployment, account, Rate.USER_WRITES)
         timeout_us = int(deployment.settings.question_timeout_s * 1_000_000)
         questions.ask(
             tx,

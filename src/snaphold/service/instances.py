@@ -17,12 +17,14 @@ from snaphold.model import (
     Host,
     Instance,
     InstanceStatus,
+    Rate,
     choose_host,
     datastore_id,
     gigabytes,
     version_id,
 )
 from snaphold.protocol import ChainLink, Datastore, InstanceSpec, Memory, TaskKind
+from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import abandon
@@ -76,6 +78,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         )
         instances.insert(tx, instance)
         _give_to_host(tx, instance, request, backup)
+        limits.count(tx, deployment, account, Rate.INSTANCE_CREATES)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(host.id)
     log.info("instance.requested", instance=instance.id, account=account, restored_from=instance.restored_from)
@@ -117,6 +120,7 @@ def restart_instance(deployment: Deployment, account: str, instance_id: str) -> 
         _begin(tx, instance, _with_server(instance), InstanceStatus.REBOOT)
         require_host(tx, deployment, instance)
         _simple_task(tx, instance, TaskKind.RESTART)
+        limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
     log.info("instance.restart_requested", instance=instance_id, account=account)
 
@@ -128,6 +132,7 @@ def stop_instance(deployment: Deployment, account: str, instance_id: str) -> Non
         _begin(tx, instance, _with_server(instance), InstanceStatus.SHUTDOWN, reason=None)
         require_host(tx, deployment, instance)
         _simple_task(tx, instance, TaskKind.STOP)
+        limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
     log.info("instance.stop_requested", instance=instance_id, account=account)
 
@@ -139,6 +144,7 @@ def start_instance(deployment: Deployment, account: str, instance_id: str) -> No
         _begin(tx, instance, [InstanceStatus.SHUTDOWN], InstanceStatus.REBOOT)
         require_host(tx, deployment, instance)
         _simple_task(tx, instance, TaskKind.START)
+        limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
     log.info("instance.start_requested", instance=instance_id, account=account)
 
@@ -158,6 +164,7 @@ def resize_volume(deployment: Deployment, account: str, instance_id: str, volume
         if volume_gb <= instance.volume_gb:
             raise BadRequest(f"The new volume must be larger than the present one of {instance.volume_gb} GB.")
         instances.set_volume(tx, instance_id, volume_gb)
+        limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     log.info("instance.volume_resized", instance=instance_id, account=account, volume_gb=volume_gb)
 
 
@@ -179,6 +186,7 @@ def resize_flavor(deployment: Deployment, account: str, instance_id: str, flavor
             raise BadRequest(f"The instance has flavor {flavor.id} already.")
         require_host(tx, deployment, instance)
         _simple_task(tx, instance, TaskKind.RESIZE, flavor)
+        limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
     log.info("instance.resize_requested", instance=instance_id, account=account, flavor=flavor.id)
 
@@ -200,6 +208,7 @@ def reset_status(deployment: Deployment, account: str, instance_id: str) -> None
             abandon(tx, deployment, task, "It was cancelled: the status of its instance was reset.")
         elif instance.status is InstanceStatus.ERROR and instance.running:
             instances.move(tx, instance_id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
+        limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     log.info("instance.status_reset", instance=instance_id, account=account, status=instance.status)
 
 
@@ -212,6 +221,7 @@ def delete_instance(deployment: Deployment, account: str, instance_id: str) -> N
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
+        limits.count(tx, deployment, account, Rate.INSTANCE_DELETES)
         if instance.deleting:
             return
         origins = [InstanceStatus.ACTIVE, InstanceStatus.ERROR, InstanceStatus.SHUTDOWN]

@@ -10,8 +10,9 @@ import structlog
 from snaphold.catalog import backups, hosts, tasks
 from snaphold.catalog.database import Transaction
 from snaphold.errors import NotFound, Unavailable, Unprocessable
-from snaphold.model import Backup, BackupStatus, ProofLevel, proof_is_due
+from snaphold.model import Backup, BackupStatus, ProofLevel, Rate, proof_is_due
 from snaphold.protocol import ChainLink, TaskKind
+from snaphold.service import limits
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import choose_host_of, link_of
 from snaphold.steps import Step, reached
@@ -36,6 +37,7 @@ def request_proof(deployment: Deployment, account: str, backup_id: str, level: P
         if backup.proving is not None:
             raise Unprocessable(f"Backup {backup_id} is being verified already.")
         host_id = _begin(tx, deployment, backup, level, tx.now_us)
+        limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
     reached(Step.CONTROL_ASKED)
     if host_id is not None:
         deployment.wakeups.notify(host_id)

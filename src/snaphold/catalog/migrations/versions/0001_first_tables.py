@@ -207,9 +207,17 @@ def upgrade() -> None:
         sqlite_where=sa.text("deleted_us IS NULL"),
         postgresql_where=sa.text("deleted_us IS NULL"),
     )
+    op.create_table(
+        "calls",
+        sa.Column("caller", sa.String(length=64), nullable=False),
+        sa.Column("rate", sa.String(length=20), nullable=False),
+        sa.Column("at_us", sa.BigInteger(), nullable=False),
+    )
+    op.create_index(op.f("ix_calls_at_us"), "calls", ["at_us"], unique=False)
+    op.create_index("ix_calls_caller_rate_at_us", "calls", ["caller", "rate", "at_us"], unique=False)
 
 
 def downgrade() -> None:
     """Drop them."""
-    for table in ("deployment", "hosts", "instances", "backups", "tasks", "questions", "schedules"):
+    for table in ("deployment", "hosts", "instances", "backups", "tasks", "questions", "schedules", "calls"):
         op.drop_table(table)

@@ -1,0 +1,39 @@
+"""The rows of calls: which limited requests were accepted within the last minute, each a row of its own.
+
+So an account never gets more than its limit in any minute, whichever of several API processes it asks.
+"""
+
+import sqlalchemy as sa
+
+from snaphold.catalog.database import Transaction
+from snaphold.catalog.schema import calls
+from snaphold.model import MINUTE_US, Rate
+
+
+def count(tx: Transaction, caller: str, rate: Rate, limit: int) -> int:
+    """Note one more call, if it is not above the limit: 0, else the microseconds until one would not be.
+
+    Calls that are older than a minute are forgotten, whoever made them; those of the future too (a clock put back).
+    """
+    passing = calls.c.at_us.between(tx.now_us - MINUTE_US, tx.now_us)
+    tx.connection.execute(calls.delete().where(~passing))
+    wait_us = _wait_us(tx, caller, rate, limit)
+    if wait_us == 0:
+        tx.connection.execute(calls.insert().values(caller=caller, rate=rate, at_us=tx.now_us))
+    return wait_us
+
+
+def standing(tx: Transaction, caller: str, rate: Rate, limit: int) -> tuple[int, int]:
+    """How many more calls are allowed at this moment, and the microseconds until one is."""
+    recent = sa.select(sa.func.count()).where(
+        calls.c.caller == caller, calls.c.rate == rate, calls.c.at_us > tx.now_us - MINUTE_US
+    )
+    used = tx.connection.execute(recent).scalar_one()
+    return max(0, limit - used), _wait_us(tx, caller, rate, limit)
+
+
+def _wait_us(tx: Transaction, caller: str, rate: Rate, limit: int) -> int:
+    """Until the last but ``limit`` of the calls is a minute old."""
+    newest = sa.select(calls.c.at_us).where(calls.c.caller == caller, calls.c.rate == rate)
+    blocking = tx.connection.execute(newest.order_by(calls.c.at_us.desc()).offset(limit - 1).limit(1)).scalar()
+    return 0 if blocking is None else max(0, blocking + MINUTE_US - tx.now_us)

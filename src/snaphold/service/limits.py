@@ -1,0 +1,70 @@
+"""How often an account may ask for what (contract, section 8). Kept in the catalog, with what was asked for.
+
+A request counts in its own transaction, last of all: one that is refused, for whatever reason, has not been made.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from snaphold.catalog import limits
+from snaphold.catalog.database import Transaction
+from snaphold.config import Settings
+from snaphold.errors import OverLimit
+from snaphold.model import Rate
+from snaphold.service.deployment import Deployment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where an account stands with a rate. ``next_us``: when one more is allowed."""
+
+    limit: int
+    remaining: int
+    next_us: int
+
+
+def allowed(settings: Settings, rate: Rate) -> int:
+    """How many a minute; 0: no limit."""
+    factor = 1 if settings.rate_factor is None else settings.rate_factor
+    each = int(getattr(settings, f"{rate}_per_minute"))
+    return max(1, int(each * factor)) if each and factor else 0
+
+
+def count(tx: Transaction, deployment: Deployment, account: str, rate: Rate) -> None:
+    """Note a call. Raises ``OverLimit`` when it is one too many within a minute, and says when to come again."""
+    limit = allowed(deployment.settings, rate)
+    if not limit:
+        return
+    wait_us = limits.count(tx, account, rate, limit)
+    if wait_us:
+        seconds = -(-wait_us // 1_000_000)
+        raise OverLimit(f"Only {limit} of these requests are allowed in a minute. Retry in {seconds} s.", seconds)
+
+
+def count_login(deployment: Deployment, user: str) -> None:
+    """Note an attempt to log in, by whom it says it is: whether it succeeds or not. Raises ``OverLimit``."""
+    _count_alone(deployment, hashlib.sha256(user.encode()).hexdigest(), Rate.LOGINS)
+
+
+def count_read(deployment: Deployment, account: str) -> None:
+    """Note a read. Raises ``OverLimit``."""
+    _count_alone(deployment, account, Rate.READS)
+
+
+def standings(deployment: Deployment, account: str) -> Mapping[Rate, Standing]:
+    """Where the account stands with every rate that is limited; logins are no account's."""
+    found: dict[Rate, Standing] = {}
+    with deployment.catalog.reading() as tx:
+        for rate in Rate:
+            limit = allowed(deployment.settings, rate)
+            if limit and rate is not Rate.LOGINS:
+                remaining, wait_us = limits.standing(tx, account, rate, limit)
+                found[rate] = Standing(limit=limit, remaining=remaining, next_us=tx.now_us + wait_us)
+    return found
+
+
+def _count_alone(deployment: Deployment, caller: str, rate: Rate) -> None:
+    if allowed(deployment.settings, rate):
+        with deployment.catalog.writing() as tx:
+            count(tx, deployment, caller, rate)
