@@ -155,6 +155,11 @@ def _add(state_dir: str, number: int) -> str:
         return identity.authenticate_password(f"u{number}", "secret", None).token
 
 
+def _account_of(state_dir: str, user: str) -> str:
+    with closing(open_embedded(Path(state_dir), 3600)) as identity:
+        return identity.authenticate_password(user, "secret", None).caller.account
+
+
 def test_first_start_of_many_at_once(tmp_path: Path) -> None:
     """Several processes that open a new state directory at the same time all succeed."""
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
@@ -165,12 +170,13 @@ def test_first_start_of_many_at_once(tmp_path: Path) -> None:
 
 def test_opened_twice_in_one_process(tmp_path: Path) -> None:
     """A process that opens the database twice goes on seeing what others write, and they what it writes."""
-    with closing(open_embedded(tmp_path, 3600)) as first, closing(open_embedded(tmp_path, 3600)) as second:
+    with closing(open_embedded(tmp_path, 3600)) as first:
         first.add_account("1234", "demo", "secret", [])
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            token = pool.submit(_add, str(tmp_path), 0).result()
-        for identity in (first, second):
-            assert identity.validate(token).account == "a0"
+        with closing(open_embedded(tmp_path, 3600)), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            assert first.validate(pool.submit(_add, str(tmp_path), 0).result()).account == "a0"
+            first.add_account("1234", "late", "secret", [])
+            assert pool.submit(_account_of, str(tmp_path), "late").result() == "1234"
+            assert first.validate(pool.submit(_add, str(tmp_path), 1).result()).account == "a1"
 
 
 def test_not_a_database(tmp_path: Path) -> None:
