@@ -1,5 +1,5 @@
 # snaphold: what one types. Every target sets up first what it needs; the second time that takes no time.
-.PHONY: help setup demo test check torture bench lock data clean
+.PHONY: help setup demo test check torture bench lock data clients clean
 .DEFAULT_GOAL := help
 
 # Another interpreter: make setup PYTHON=/usr/bin/python3.12
@@ -19,13 +19,16 @@ setup: ## fetch MariaDB and the locked Python packages into this directory (no r
 data: setup
 	@setup/data
 
+clients: setup
+	@setup/clients
+
 demo: setup data ## back up and restore a real data set, from start to finish
 	@$(BIN)/python demo/main.py
 
-test: setup data ## all tests but the long ones, on real MariaDB servers
+test: setup data clients ## all tests but the long ones, on real MariaDB servers
 	@$(BIN)/pytest -n $(JOBS) --dist loadfile
 
-torture: setup data ## the long fault tests: every victim at every step
+torture: setup data clients ## the long fault tests: every victim at every step
 	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m torture
 
 check: setup ## format, lint, types, imports, spelling and the tests that start no database

@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,8 @@ def instance_network() -> str:
     return f"127.{chance.randint(80, 126)}.{chance.randint(0, 255)}.0/24"
 
 
-@pytest.fixture
-def state_dir() -> Iterator[Path]:
+@contextmanager
+def opened_state_dir() -> Iterator[Path]:
     """A state directory that other system users can reach (pytest's own are closed); its servers are ended after."""
     path = Path(tempfile.mkdtemp(prefix="snaphold-test-"))
     path.chmod(0o755)
@@ -38,6 +38,13 @@ def state_dir() -> Iterator[Path]:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    """A state directory of the test's own."""
+    with opened_state_dir() as path:
+        yield path
 
 
 @pytest.fixture

@@ -179,9 +179,9 @@ def served(state_dir: Path, network: str, *flags: str, regions: tuple[str, ...] 
             service.end()
 
 
-def query(instance: Any, statement: str, many: list[tuple[object, ...]] | None = None) -> tuple[tuple[Any, ...], ...]:
-    """Run SQL on an instance as its user ``app``, with the password it was created with."""
-    connection = pymysql.connect(
+def connected(instance: Any) -> "pymysql.Connection[pymysql.cursors.Cursor]":
+    """A connection to an instance as its user ``app``, with the password that it was created with."""
+    return pymysql.connect(
         host=instance["ip"][0],
         port=instance.get("port", 3306),
         user="app",
@@ -189,7 +189,11 @@ def query(instance: Any, statement: str, many: list[tuple[object, ...]] | None =
         database="shop",
         autocommit=True,
     )
-    with connection, connection.cursor() as cursor:
+
+
+def query(instance: Any, statement: str, many: list[tuple[object, ...]] | None = None) -> tuple[tuple[Any, ...], ...]:
+    """Run SQL on an instance as its user ``app``."""
+    with connected(instance) as connection, connection.cursor() as cursor:
         if many is None:
             cursor.execute(statement)
         else:

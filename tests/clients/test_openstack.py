@@ -1,0 +1,164 @@
+"""OpenStack's clients of this API, all of python-troveclient: ``openstack database``, ``trove``, the Python API."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import PAGE, Place
+from tests.clients.person import Person, Program, person, program
+from tests.scenarios.served import ACCOUNT
+
+pytestmark = pytest.mark.engine
+UNKNOWN = str(uuid.uuid4())
+
+
+@pytest.fixture(scope="module")
+def openstack(place: Place, home: Path) -> Iterator[Person]:
+    """Somebody with ``openstack``, who logs in over Keystone's v3."""
+    modules = [
+        "openstackclient.shell",
+        "keystoneauth1.identity",
+        "openstack.connection",
+        "troveclient.osc.plugin",
+        "troveclient.osc.v1.database_backups",
+        "troveclient.osc.v1.database_instances",
+    ]
+    login = [
+        *("--os-auth-url", f"{place.address}/v3", "--os-username", "demo", "--os-password", "secret"),
+        *("--os-project-name", ACCOUNT, "--os-user-domain-id", "default", "--os-project-domain-id", "default"),
+    ]
+    with person("openstack", "openstack", modules, login, home) as somebody:
+        yield somebody
+
+
+@pytest.fixture(scope="module")
+def api(place: Place, home: Path) -> Iterator[Program]:
+    """A program that uses troveclient.v1 with a session of keystoneauth's."""
+    facts = {"address": place.address, "account": ACCOUNT, "password": "secret"}
+    with program("openstack", "troveclient", home, **facts) as caller:
+        yield caller
+
+
+@pytest.fixture(scope="module")
+def trove(place: Place, home: Path) -> Iterator[Person]:
+    """Somebody with ``trove``, who logs in over Keystone's v2."""
+    login = [
+        *("--os-auth-url", f"{place.address}/v2.0", "--os-username", "demo", "--os-password", "secret"),
+        *("--os-tenant-name", ACCOUNT, "--os-project-name", ACCOUNT, "--json"),
+    ]
+    with person("openstack", "trove", ["troveclient.shell", "troveclient.v1.shell"], login, home) as somebody:
+        yield somebody
+
+
+def test_openstack_backs_up_and_restores(place: Place, openstack: Person) -> None:
+    """`openstack database backup create`, `show` by name, `instance create --backup`, `backup delete`."""
+    backup = ("database", "backup")
+    with place.busy():
+        words = ("create", "osc-full", "-i", place.instance["id"], "--description", "by openstack", "-f", "json")
+        full = openstack.read(*backup, *words)
+        said = openstack.refused(*backup, "create", "osc-second", "-i", place.instance["id"])
+    assert (full["status"], full["description"], full["parent_id"]) == ("NEW", "by openstack", None)
+    assert "is not currently available for an action to be performed (instance status was BACKUP)." in said
+    assert "(HTTP 422) (Request-ID: req-" in said
+    place.completed(full["id"])
+    shown = openstack.read(*backup, "show", "osc-full", "-f", "json")
+    assert (shown["id"], shown["status"], shown["type"]) == (full["id"], "COMPLETED", "InnoBackupEx")
+    assert (shown["datastore"], shown["instance_id"]) == ("mariadb", place.instance["id"])
+    wanted = ("--flavor", "1", "--size", "2", "--backup", full["id"])
+    made = openstack.read("database", "instance", "create", "osc-restored", *wanted, "-f", "json")
+    place.restored(made["id"])
+    openstack.does(*backup, "delete", full["id"])
+    place.gone(f"/backups/{full['id']}")
+
+
+def test_openstack_lists(place: Place, openstack: Person) -> None:
+    """Every backup once over all pages; one page as asked for; those of an instance, by its id and by its name."""
+    everything = place.backups()
+    assert len(everything) > PAGE
+    lists = ("database", "backup", "list", "-f", "json")
+    rows = openstack.read(*lists)
+    assert sorted(row["ID"] for row in rows) == sorted(everything)
+    assert {row["Project ID"] for row in rows} == {ACCOUNT}
+    page = openstack.read(*lists, "--limit", "2", "--marker", everything[4])
+    assert [row["ID"] for row in page] == everything[5:7]
+    assert len(openstack.read(*lists, "--datastore", "mariadb", "--limit", "3")) == 3
+    assert "Datastore 'nope' cannot be found. (HTTP 404)" in openstack.refused(*lists, "--datastore", "nope")
+    for instance in ("id", "name"):
+        page = openstack.read(*lists, "-i", place.instance[instance], "--limit", "100")
+        assert [row["ID"] for row in page] == everything
+    assert openstack.read("database", "instance", "list", "-f", "json")[0]["Operating Status"] == "HEALTHY"
+
+
+def test_openstack_tells_what_is_wrong(place: Place, openstack: Person) -> None:
+    """The service's own words reach the person."""
+    backup = ("database", "backup")
+    assert "No backup with a name or ID of 'nope' exists." in openstack.refused(*backup, "show", "nope")
+    assert "Failed to get database backup nope, error: 404" in openstack.refused(*backup, "delete", "nope")
+    said = openstack.refused(*backup, "create", "n" * 65, "-i", place.instance["id"])
+    assert "(HTTP 400)" in said
+    assert "name" in said
+
+
+def test_trove_backs_up_and_restores(place: Place, trove: Person) -> None:
+    """`trove backup-create`, `backup-show` by name, `create --backup`, `backup-delete` by name."""
+    with place.busy():
+        full = trove.read("backup-create", place.instance["id"], "trove-full", "--description", "by trove")
+        said = trove.refused("backup-create", place.instance["id"], "trove-second")
+    assert (full["description"], full["parent_id"]) == ("by trove", None)
+    assert "is not currently available for an action to be performed (instance status was BACKUP)." in said
+    assert "(HTTP 422) (Request-ID: req-" in said
+    place.completed(full["id"])
+    shown = trove.read("backup-show", "trove-full")
+    assert (shown["id"], shown["status"], shown["datastore"]) == (full["id"], "COMPLETED", "mariadb")
+    place.restored(trove.read("create", "trove-restored", "1", "--size", "2", "--backup", "trove-full")["id"])
+    trove.does("backup-delete", "trove-full")
+    place.gone(f"/backups/{full['id']}")
+
+
+def test_trove_lists(place: Place, trove: Person) -> None:
+    """Every backup once over all pages; one page as asked for; those of an instance, by its id and by its name."""
+    everything = place.backups()
+    assert sorted(row["id"] for row in trove.read("backup-list")) == sorted(everything)
+    assert [row["id"] for row in trove.read("backup-list", "--limit", "2")] == everything[:2]
+    for instance in ("id", "name"):
+        rows = trove.read("backup-list-instance", place.instance[instance])
+        assert sorted(row["id"] for row in rows) == sorted(everything)
+    assert [row["name"] for row in trove.read("list")] == [place.instance["name"]]
+
+
+def test_trove_tells_what_is_wrong(trove: Person) -> None:
+    """The service's own words reach the person."""
+    assert "No backup with a name or ID of 'nope' exists." in trove.refused("backup-show", "nope")
+    assert "No instance with a name or ID of" in trove.refused("backup-create", UNKNOWN, "b")
+
+
+def test_the_python_api_backs_up_and_restores(place: Place, api: Program) -> None:
+    """`backups.create`, `get`, `instances.create(restorePoint=)`, `backups.delete`; errors have their classes."""
+    with place.busy():
+        full = api.call("backups.create", "api-full", place.instance["id"], description="by a program")
+        busy = api.refused("backups.create", "api-second", place.instance["id"])
+    assert (full["status"], full["description"]) == ("NEW", "by a program")
+    assert (busy["class"], busy["code"]) == ("UnprocessableEntity", 422)
+    place.completed(full["id"])
+    assert api.call("backups.get", full["id"])["status"] == "COMPLETED"
+    point = {"backupRef": full["id"]}
+    place.restored(api.call("instances.create", "api-restored", 1, {"size": 2}, restorePoint=point)["id"])
+    api.call("backups.delete", full["id"])
+    place.gone(f"/backups/{full['id']}")
+    missing = api.refused("backups.get", full["id"])
+    assert (missing["class"], missing["code"]) == ("NotFound", 404)
+
+
+def test_the_python_api_lists(place: Place, api: Program) -> None:
+    """A page, and the next by the marker that it brings."""
+    everything = place.backups()
+    first = api.call("backups.list")
+    assert [row["id"] for row in first["rows"]] == everything[:PAGE]
+    second = api.call("backups.list", marker=first["next"])
+    assert [row["id"] for row in second["rows"]] == everything[PAGE:]
+    assert second["next"] is None
+    page = api.call("instances.backups", place.instance["id"], limit=3)
+    assert [row["id"] for row in page["rows"]] == everything[:3]
+    assert api.call("backups.list", instance_id=UNKNOWN)["rows"] == []
