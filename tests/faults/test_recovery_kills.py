@@ -188,3 +188,19 @@ def test_the_state_directory_itself_is_left(site: Site) -> None:
     kept.rename(site.store)
     site.run("state", "restore")
     assert site.recorded() == before
+
+
+def test_two_regions_are_lost(site: Site) -> None:
+    """Each region's record comes back from its own store, and of the accounts what the newest of them knows."""
+    (site.state_dir / "regions" / "IAD").mkdir()
+    site.run("host", "add", "host", "--region", "IAD")
+    site.run("state", "backup")
+    site.run("account", "add", "5678", "--user", "late", "--password", "secret")
+    site.run("state", "backup", "--region", "IAD")
+    before = site.recorded()
+    for path in [*site.state_dir.glob("regions/*/catalog.db*"), *site.state_dir.glob("identity.db*")]:
+        path.unlink()
+    site.run("state", "restore")
+    assert site.recorded() == before
+    with closing(sqlite3.connect(site.state_dir / "regions" / "IAD" / "catalog.db")) as catalog:
+        assert catalog.execute("SELECT name FROM hosts").fetchall() == [("host",)]

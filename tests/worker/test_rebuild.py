@@ -253,6 +253,20 @@ def test_a_damaged_backup_is_told_of_and_not_made(region: Region, stores: Memory
     ]
 
 
+def test_a_delete_meanwhile_is_no_damage(region: Region, stores: MemoryStores) -> None:
+    """A backup that somebody deletes while its manifest is looked at is not told of."""
+    backup = put(region, stores, 1)
+    store = stores.of(ACCOUNT)
+
+    def delete(method: str) -> None:
+        if method == "size":
+            store.objects.clear()
+
+    store.on_call = delete
+    result = rebuilt(region, stores)
+    assert (result.made, result.told) == ([], []), backup.id
+
+
 def test_a_chain_is_trusted_by_the_hashes_of_its_parents(region: Region, stores: MemoryStores) -> None:
     """An increment on another manifest than the parent's own is not revived: it was not made on that backup."""
     full = put(region, stores, 1)

@@ -14,7 +14,7 @@ import structlog
 
 from snaphold.catalog import backups, hosts, instances, tasks
 from snaphold.catalog.database import Catalog, Transaction
-from snaphold.errors import Damaged, Permanent
+from snaphold.errors import Damaged, ObjectMissing, Permanent
 from snaphold.model import (
     FLAVORS,
     SERVICE_ACCOUNT,
@@ -160,7 +160,16 @@ class _Container:
                 except _Refused as refused:
                     self._tell(info.name, str(refused), damaged=refused.damaged)
                 except Permanent as error:
-                    self._tell(info.name, str(error), damaged=True)
+                    if not self._is_gone(info.name):
+                        self._tell(info.name, str(error), damaged=True)
+
+    def _is_gone(self, name: str) -> bool:
+        """Whether a manifest has been deleted since it was listed, which makes the loss of its objects no damage."""
+        try:
+            self._store.size(name)
+        except ObjectMissing:
+            return True
+        return False
 
     def _read(self, info: ObjectInfo) -> _Candidate:
         """What a manifest says, once it has been shown to be of a whole backup of ours."""
