@@ -11,9 +11,10 @@ metadata = sa.MetaData(
     }
 )
 Time = sa.BigInteger  # microseconds since the epoch, by the database's clock
-# What schedules keep and expire; said in the very words of the index, so that every database finds it.
+# What schedules keep and expire; said in the very words of the index, so that every database finds it (with IS NULL
+# SQLite would rather read every full backup there is, through the index of parents).
 AUTOMATED_FULLS = (
-    "is_automated AND made = 'taken' AND parent_id IS NULL"
+    "is_automated AND made = 'taken' AND coalesce(parent_id, '') = ''"
     " AND status = 'COMPLETED' AND NOT deleting AND deleted_us IS NULL"
 )
 

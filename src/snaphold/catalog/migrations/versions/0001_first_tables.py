@@ -64,7 +64,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_backups_parent_id"), "backups", ["parent_id"], unique=False)
     op.create_index("ix_backups_source_id_created_us_id", "backups", ["source_id", "created_us", "id"], unique=False)
     automated_fulls = (
-        "is_automated AND made = 'taken' AND parent_id IS NULL"
+        "is_automated AND made = 'taken' AND coalesce(parent_id, '') = ''"
         " AND status = 'COMPLETED' AND NOT deleting AND deleted_us IS NULL"
     )
     op.create_index(
