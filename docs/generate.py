@@ -1,6 +1,6 @@
-"""Makes the reference pages from the code: docs/settings.md and docs/snaphold.example.toml.
+"""Makes the reference pages from the code: docs/settings.md, docs/snaphold.example.toml and docs/api.md.
 
-Run it after a change of snaphold.config; tests/docs checks that the pages are up to date.
+Run it after a change of snaphold.config or snaphold.api; tests/docs checks that the pages are up to date.
 """
 
 import json
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from docs.api_page import ApiPage
+from snaphold.api import described_api
 from snaphold.config import PREFIX, Settings
 
 HERE = Path(__file__).parent
@@ -46,7 +48,11 @@ def example_file() -> str:
 
 def pages() -> Mapping[Path, str]:
     """Every generated page."""
-    return {HERE / "settings.md": settings_page(), HERE / "snaphold.example.toml": example_file()}
+    return {
+        HERE / "settings.md": settings_page(),
+        HERE / "snaphold.example.toml": example_file(),
+        HERE / "api.md": ApiPage(described_api().openapi()).text(),
+    }
 
 
 def _shown(default: Any) -> str:

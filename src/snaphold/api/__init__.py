@@ -3,7 +3,7 @@
 ``create_app`` builds one region's application. No SQL, no bytes of backups but those that a reader hands over.
 """
 
-from snaphold.api.app import create_app
+from snaphold.api.app import create_app, described_api
 from snaphold.api.desk import ObjectReader
 
-__all__ = ["ObjectReader", "create_app"]
+__all__ = ["ObjectReader", "create_app", "described_api"]

@@ -16,6 +16,21 @@ from snaphold.service.deployment import Deployment
 _ROUTERS = (versions, logins, backups, instances, databases, offers, schedules, later, objects, agents)
 
 
+def described_api() -> DescribedAPI:
+    """All routes and the document that tells of them, without what they need to answer."""
+    app = DescribedAPI(
+        title="snaphold",
+        version=__version__,
+        description="Backups of database instances, behind the Cloud Databases v1.0 API.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for part in _ROUTERS:
+        app.include_router(part.router)
+    return app
+
+
 def create_app(
     deployment: Deployment,
     identity: Identity,
@@ -31,14 +46,7 @@ def create_app(
     ``ending``: set it when the process is told to end, and agents' long polls end within half a second.
     """
     endpoint = (deployment.settings.public_url or regions[deployment.region]).rstrip("/")
-    app = DescribedAPI(
-        title="snaphold",
-        version=__version__,
-        description="Backups of database instances, behind the Cloud Databases v1.0 API.",
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = described_api()
     app.state.desk = Desk(
         deployment=deployment,
         identity=identity,
@@ -47,8 +55,6 @@ def create_app(
         links=Links(endpoint=endpoint),
         ending=ending or threading.Event(),
     )
-    for part in _ROUTERS:
-        app.include_router(part.router)
     add_docs_page(app)
     answer_faults(app)
     app.add_middleware(Edge)

@@ -502,10 +502,10 @@ def _true(value: object) -> bool:
     raise ValueError('must be "true" or "false"')
 
 
-DayOfWeek = Annotated[int, BeforeValidator(_number), Field(ge=0, le=7, description="Sunday 0; 7: each one is full.")]
-Hour = Annotated[int, BeforeValidator(_number), Field(ge=0, le=23, description="UTC")]
-Minute = Annotated[int, BeforeValidator(_number), Field(ge=0, le=59)]
-Retention = Annotated[int, BeforeValidator(_number), Field(ge=2, le=1000)]
+DayOfWeek = Annotated[int, Field(ge=0, le=7, description="Sunday 0; 7: each one is full."), BeforeValidator(_number)]
+Hour = Annotated[int, Field(ge=0, le=23, description="UTC"), BeforeValidator(_number)]
+Minute = Annotated[int, Field(ge=0, le=59), BeforeValidator(_number)]
+Retention = Annotated[int, Field(ge=2, le=1000), BeforeValidator(_number)]
 Regions = Annotated[list[GivenReference], BeforeValidator(_names)]
 RunNow = Annotated[
     bool, PlainValidator(_true), WithJsonSchema({"enum": ["true", "false", True, False, None], "default": "false"})

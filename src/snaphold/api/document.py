@@ -33,6 +33,8 @@ class DescribedAPI(FastAPI):
             for path in document["paths"].values():
                 for operation in path.values():
                     _drop_validation_error(operation)
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
             self.openapi_schema = document
         return self.openapi_schema
 
