@@ -87,6 +87,7 @@ class Settings(BaseModel):
         None, ge=0, description="all these rates times this (serve's default: 10, api's: 1); 0: no rate is limited"
     )
     max_body_bytes: int = Field(1 << 20, ge=1024, description="bytes of the largest request body")
+    store_timeout_s: float = Field(5, gt=0, description="seconds that a request waits for the object store")
     token_lifetime_s: int = Field(86_400, ge=60, description="seconds that a token is good for")
     sweep_interval_s: float = Field(300, gt=0, description="seconds between two sweeps of ended attempts")
     sweep_grace_s: float = Field(60, ge=0, description="seconds after its end before an attempt is swept again")

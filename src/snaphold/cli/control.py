@@ -2,19 +2,30 @@
 
 import contextlib
 import os
+import queue
 import socket
-from collections.abc import Iterator
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from snaphold.catalog import hosts as host_rows
 from snaphold.catalog.database import open_catalog
 from snaphold.cli.state import StateDirectory
 from snaphold.config import Settings
-from snaphold.errors import Unauthorized, Unavailable
+from snaphold.errors import Forbidden, Unauthorized, Unavailable
 from snaphold.queue import Queue
 from snaphold.service import hosts
-from snaphold.service.deployment import Deployment
-from snaphold.store.base import Stores
+from snaphold.service.deployment import Deployment, StoreGate
+from snaphold.store.base import CONTAINER, Stores
+
+_REST_S: Final = 10.0  # before a store that was silent is asked again
+
+_log = structlog.get_logger(__name__)
 
 
 class LocalStoreGate:
@@ -24,10 +35,79 @@ class LocalStoreGate:
         self._root = root
 
     def check(self, account: str) -> None:
-        """Every account may use it, while its directory can be written to."""
-        place = next((path for path in (self._root / account, self._root) if path.is_dir()), None)
-        if place is None or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-            raise Unavailable("The object store does not answer.")
+        """Look at the directories that the account's objects go to, as far as they are there.
+
+        One that its own mode closes to its owner refuses, to root as well: so an operator shuts an account out.
+
+        Raises:
+            Forbidden: the account, or everybody, is shut out.
+            Unavailable: there is no store, or its disk has an error.
+        """
+        try:
+            for place in (self._root, self._root / account, self._root / account / CONTAINER):
+                if place != self._root and not place.exists():
+                    return
+                if not place.is_dir():
+                    raise Unavailable("The object store does not answer.")
+                if place.stat().st_mode & stat.S_IRWXU != stat.S_IRWXU or not os.access(
+                    place, os.R_OK | os.W_OK | os.X_OK
+                ):
+                    raise Forbidden("The object store refuses this account.")
+        except PermissionError as error:
+            raise Forbidden("The object store refuses this account.") from error
+        except OSError as error:
+            raise Unavailable("The object store does not answer.") from error
+
+
+class PatientGate:
+    """Another gate, waited for no longer than ``timeout_s``: a store that hangs must not hang its callers.
+
+    One that was silent is taken to be so by everybody for ``rest_s`` seconds; then one caller tries again, while the
+    others are still told so. A thread that hangs with the store stays until the store lets it go.
+    ``passed_s`` is the clock, of seconds that only grow.
+    """
+
+    def __init__(
+        self, gate: StoreGate, *, timeout_s: float, rest_s: float, passed_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._gate = gate
+        self._timeout_s = timeout_s
+        self._rest_s = rest_s
+        self._passed_s = passed_s
+        self._closed_until_s = 0.0
+        self._lock = threading.Lock()
+
+    def check(self, account: str) -> None:
+        """As the other gate does. Raises ``Unavailable`` too when it is silent, or was a moment ago."""
+        with self._lock:
+            if self._passed_s() < self._closed_until_s:
+                raise Unavailable("The object store does not answer.")
+            trial = self._closed_until_s > 0
+            if trial:
+                self._closed_until_s = self._passed_s() + self._rest_s
+        answer: queue.Queue[Exception | None] = queue.Queue()
+        threading.Thread(target=_ask, args=(self._gate, account, answer), name="store-gate", daemon=True).start()
+        try:
+            error = answer.get(timeout=self._timeout_s)
+        except queue.Empty:
+            with self._lock:
+                self._closed_until_s = self._passed_s() + self._rest_s
+            _log.warning("store.silent", account=account, asked_again_in_s=self._rest_s)
+            raise Unavailable("The object store does not answer.") from None
+        if trial:
+            with self._lock:
+                self._closed_until_s = 0.0
+        if error is not None:
+            raise error
+
+
+def _ask(gate: StoreGate, account: str, answer: "queue.Queue[Exception | None]") -> None:
+    try:
+        gate.check(account)
+    except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+        answer.put(error)
+    else:
+        answer.put(None)
 
 
 class Objects:
@@ -64,7 +144,9 @@ def opened_deployment(settings: Settings, state: StateDirectory, region: str) ->
             settings=settings,
             region=region,
             deployment_id=deployment_id,
-            store_gate=LocalStoreGate(state.store(region)),
+            store_gate=PatientGate(
+                LocalStoreGate(state.store(region)), timeout_s=settings.store_timeout_s, rest_s=_REST_S
+            ),
         )
     finally:
         catalog.close()
