@@ -47,7 +47,7 @@ def test_a_store_that_is_there(root: Path) -> None:
 @pytest.mark.parametrize("place", ["1234", f"1234/{CONTAINER}"])
 @pytest.mark.parametrize("mode", [0o000, 0o500, 0o600])
 def test_a_store_that_refuses(root: Path, place: str, mode: int) -> None:
-    """An account whose directories are closed is refused, whoever runs the service, until they are opened; others not."""
+    """An account whose directories are closed is refused, whoever runs the service, until they are opened."""
     (root / place).chmod(mode)
     with pytest.raises(Forbidden, match="refuses this account"):
         LocalStoreGate(root).check("1234")
