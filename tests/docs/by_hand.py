@@ -20,13 +20,13 @@ def commands() -> tuple[list[str], str]:
     return _VARIABLE.findall(settings), "".join(rest)
 
 
-def restored_by_hand(installation: Installation, values: Mapping[str, str | Path]) -> str:
-    """Follow the page with these values for its variables; what the tools said."""
+def followed(installation: Installation, values: Mapping[str, str | Path]) -> subprocess.CompletedProcess[str]:
+    """Follow the page with these values for its variables; what the shell and the tools said."""
     names, script = commands()
     assert sorted(values) == sorted(names)
     tools = ":".join(sorted({str(installation.mbstream.parent), str(installation.mariabackup.parent)}))
     environment = {**installation.environment, "PATH": f"{tools}:{os.environ['PATH']}"}
-    ended = subprocess.run(
+    return subprocess.run(
         ["bash", "-c", script],
         env={**environment, **{name: str(value) for name, value in values.items()}},
         stdin=subprocess.DEVNULL,
@@ -36,5 +36,10 @@ def restored_by_hand(installation: Installation, values: Mapping[str, str | Path
         timeout=120,
         check=False,
     )
+
+
+def restored_by_hand(installation: Installation, values: Mapping[str, str | Path]) -> str:
+    """Follow the page to its end; what was said."""
+    ended = followed(installation, values)
     assert ended.returncode == 0, ended.stdout[-4000:]
     return ended.stdout
