@@ -62,6 +62,34 @@ def test_a_sweep_is_struck(place: Place, step: Step, victim: str) -> None:
     place.is_sound()
 
 
+PROOF_VICTIMS = with_victims("proof", CONTROL, {})
+
+
+@pytest.mark.parametrize(("step", "victim"), struck(PROOF_VICTIMS))
+def test_a_proof_of_objects_is_struck(place: Place, step: Step, victim: str) -> None:
+    """A struck proof is taken up again, and passes; the backup is free then."""
+    path = f"/backups/{place.service.backup(place.source)['id']}"
+    taken = place.service.ok("GET", path)["backup"]["verification"]
+    place.pauses.at(step)
+    place.service.ok("POST", f"{path}/action", {"verify": {}})
+    place.strike(victim, place.source["id"])
+
+    def free() -> bool:
+        with suppress(httpx.TransportError):
+            return place.service.call("DELETE", path).status_code == 202
+        return False
+
+    def proven() -> bool:
+        answer = place.answer(path)
+        verification = None if answer is None else answer.json()["backup"]["verification"]
+        return verification is not None and verification["status"] == "passed" and verification != taken
+
+    place.soon(proven, "the proof")
+    place.soon(free, "the backup to be free")
+    assert place.ends(path) is None
+    place.is_sound()
+
+
 WORKS: Final = ("backup", "restore", "delete")
 ANSWER_VICTIMS = with_victims(
     "control",

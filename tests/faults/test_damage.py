@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.served import ACCOUNT, Served, eventually, query, served
+from tests.scenarios.served import ACCOUNT, Served, eventually, query, served, snaphold
 
 pytestmark = pytest.mark.engine
 
@@ -34,6 +35,8 @@ class Vault:
     def mend(self) -> None:
         """Put every object back as it was."""
         for copy in self._copies.iterdir():
+            if copy.name.endswith(".proof.json"):
+                continue
             shutil.copyfile(copy, self.container / copy.name)
 
     def restore(self) -> Any:
@@ -47,6 +50,13 @@ class Vault:
             return thing if thing["status"] in {"ACTIVE", "ERROR"} else None
 
         return eventually(ended, f"{path} to end")
+
+    def verify(self, level: str) -> tuple[int, dict[str, str]]:
+        """What `snaphold verify --all` ends with, and says of each backup."""
+        words = snaphold("verify", "--state-dir", self.service.state_dir, "--all", "--level", level)
+        done = subprocess.run(words, stdout=subprocess.PIPE, timeout=60, check=False)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        return done.returncode, {line["backup"]: line["status"] for line in lines}
 
     def steps_of(self, instance: Any) -> list[str]:
         """The steps that the agent reached for an instance."""
@@ -76,6 +86,14 @@ def flip_a_byte(container: Path, backup: str, _other: str) -> None:
         byte = file.read(1)[0]
         file.seek(middle)
         file.write(bytes([byte ^ 1]))
+
+
+def flip_the_index(container: Path, backup: str, _other: str) -> None:
+    """One bit of it."""
+    path = container / f"{backup}.index"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def cut_the_last_byte(container: Path, backup: str, _other: str) -> None:
@@ -147,6 +165,34 @@ def test_a_damaged_backup_is_never_restored(vault: Vault, damage: Damage, ending
     assert vault.service.processes(instance["id"]) == []
     assert vault.service.ok("GET", f"/backups/{vault.good['id']}")["backup"]["status"] == "COMPLETED"
     vault.forget(instance)
+
+
+def test_a_damaged_backup_fails_its_proofs(vault: Vault) -> None:
+    """Each level finds the damage and names the object, nothing is removed for it; mended, the backup passes again."""
+    whole = sorted(path.name for path in vault.container.iterdir())
+    for damage, ending in (
+        (flip_a_byte, ".xbstream.gz"),
+        (flip_the_index, ".index"),
+        (change_the_manifest, ".json"),
+    ):
+        damage(vault.container, vault.good["id"], vault.other["id"])
+        try:
+            assert vault.verify("objects") == (1, {vault.good["id"]: "failed", vault.other["id"]: "passed"})
+            failed = vault.service.ok("GET", f"/backups/{vault.good['id']}")["backup"]
+            assert (failed["status"], failed["verification"]["status"]) == ("COMPLETED", "failed")
+            assert f"{vault.good['id']}{ending}" in failed["verification"]["reason"]
+        finally:
+            vault.mend()
+    flip_a_byte(vault.container, vault.good["id"], vault.other["id"])
+    try:
+        assert vault.verify("restore") == (1, {vault.good["id"]: "failed", vault.other["id"]: "passed"})
+    finally:
+        vault.mend()
+    assert vault.verify("restore") == (0, {vault.good["id"]: "passed", vault.other["id"]: "passed"})
+    assert sorted(path.name for path in vault.container.iterdir()) == whole
+    receipts = [json.loads((vault.container / f"{b['id']}.proof.json").read_text()) for b in (vault.good, vault.other)]
+    tables = [receipt["checksums"]["tables"] for receipt in receipts]
+    assert tables == [{"shop.t": vault.expected[0][1]}] * 2
 
 
 def test_a_whole_backup_is_restored(vault: Vault) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -26,6 +26,7 @@ BACKUP_VICTIMS = with_victims("backup", (*EVERYWHERE, "server"), {Step.BACKUP_TO
 RESTORE_VICTIMS = with_victims(
     "restore", EVERYWHERE, {Step.RESTORE_FINISHED: ["server"], Step.RESTORE_REPORTED: ["server"]}
 )
+VERIFY_VICTIMS = with_victims("verify", EVERYWHERE, {})
 CREATE_VICTIMS = with_victims("create", EVERYWHERE, {Step.CREATE_BUILT: ["server"]})
 RESTART_VICTIMS = with_victims(
     "restart", EVERYWHERE, {Step.RESTART_CLAIMED: ["server"], Step.RESTART_STARTED: ["server"]}
@@ -96,6 +97,34 @@ def test_a_create_is_struck(place: Place, step: Step, victim: str) -> None:
         assert victim in {"agent", "supervisor"}
     place.is_sound()
     place.forget(f"/instances/{made['id']}")
+
+
+def shown(place: Place, path: str, *statuses: str) -> Any:
+    """The verification of a backup, once it has one of these statuses."""
+
+    def look() -> Any:
+        answer = place.answer(path)
+        found = None if answer is None else answer.json()["backup"].get("verification")
+        return found if found and found["level"] == "restore" and found["status"] in statuses else None
+
+    return place.soon(look, f"the proof of {path}")
+
+
+@pytest.mark.parametrize(("step", "victim"), struck(VERIFY_VICTIMS))
+def test_a_proof_by_a_restore_is_struck(place: Place, step: Step, victim: str) -> None:
+    """A struck proof has passed or is unknown; the backup stays COMPLETED and free, nothing is left on the host."""
+    path = f"/backups/{place.service.backup(place.source)['id']}"
+    place.pauses.at(step)
+    place.service.ok("POST", f"{path}/action", {"verify": {"level": "restore"}})
+    place.strike(victim, place.source["id"])
+    verification = shown(place, path, "passed", "unknown")
+
+    if verification["status"] == "unknown":
+        assert verification["reason"]
+        assert victim in {"agent", "supervisor"}
+    assert place.ends(path, "COMPLETED")["status"] == "COMPLETED"
+    place.is_sound()
+    place.forget(path)
 
 
 @pytest.mark.parametrize(("step", "victim"), struck(RESTART_VICTIMS))

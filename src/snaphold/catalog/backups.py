@@ -173,6 +173,17 @@ def proof_values(result: ProofResult) -> dict[str, Any]:
     }
 
 
+def completed(tx: Transaction, account: str | None) -> list[Backup]:
+    """Every backup (of one account) that is COMPLETED and stays, oldest first."""
+    statement = backups.select().where(
+        backups.c.status == BackupStatus.COMPLETED, ~backups.c.deleting, backups.c.deleted_us.is_(None)
+    )
+    if account is not None:
+        statement = statement.where(backups.c.account == account)
+    rows = tx.connection.execute(statement.order_by(backups.c.created_us, backups.c.id)).mappings()
+    return [_backup(row) for row in rows]
+
+
 def unknown_proofs(tx: Transaction) -> list[Backup]:
     """Backups whose proof was asked for and is still unknown, with nobody at it."""
     statement = backups.select().where(

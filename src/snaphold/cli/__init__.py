@@ -139,6 +139,33 @@ def account_add(
     add_account(given, account, user, password, role or [])
 
 
+@_command(app, "verify", with_state)
+def verify(
+    given: Given,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="every completed backup of the region")] = False,
+    level: Annotated[
+        str, typer.Option("--level", help="objects: read back; restore: brought up as a throw-away server")
+    ] = "objects",
+    account: Annotated[str | None, typer.Option("--account", help="only of this account")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="wait for what the proofs show")] = True,
+) -> None:
+    """Have backups prove themselves, by the service that runs; for cron.
+
+    Prints a line of JSON for each; exit status 1 when one did not pass. No backup is ever removed for it.
+    """
+    from snaphold.cli.proving import prove_backups  # noqa: PLC0415
+    from snaphold.errors import SetupError  # noqa: PLC0415
+    from snaphold.model import ProofLevel  # noqa: PLC0415
+
+    if level not in list(ProofLevel):
+        raise SetupError(f"there is no level {level} of proof (--level objects, or restore)")
+    if not every:
+        raise SetupError("which backups are meant? (--all)")
+    if not prove_backups(given, ProofLevel(level), account, wait=wait):
+        raise typer.Exit(1)
+
+
 @_command(host_app, "add", with_state)
 def host_add(given: Given, name: Annotated[str, typer.Argument(help="the host's name")]) -> None:
     """Make a host's token (a host of this name loses its old one). Prints JSON with the token, shown only now."""

@@ -44,6 +44,13 @@ def request_proof(deployment: Deployment, account: str, backup_id: str, level: P
     log.info("backup.proof_requested", backup=backup_id, account=account, proof=level.value)
 
 
+def provable_backups(deployment: Deployment, account: str | None) -> list[Backup]:
+    """Every COMPLETED backup (of one account), those first whose newest proof is the oldest."""
+    with deployment.catalog.reading() as tx:
+        found = backups.completed(tx, account)
+    return sorted(found, key=lambda backup: backup.proof_at_us or 0)
+
+
 def take_up_proofs(deployment: Deployment) -> None:
     """Try again what ended unknown, when it is due (``model.proof_is_due``)."""
     interval_us = int(deployment.settings.sweep_interval_s * 1_000_000)

@@ -1,0 +1,202 @@
+"""Proofs on a real host: throw-away servers that leave nothing behind, and backups that are read back when taken."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snaphold.config import Settings
+from snaphold.errors import Transient
+from snaphold.host.servers import Servers
+from snaphold.steps import Step
+from snaphold.stream.proof import Receipt, receipt_name
+from tests.agent.conftest import Place, Running, running_agent
+from tests.agent.test_agent import When, an_instance, begin_backup, ends
+from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
+from tests.support.instances import wait_for
+
+pytestmark = pytest.mark.engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A host, its region, and a store that fails on request."""
+
+    place: Place
+    servers: Servers
+    settings: Settings
+    state_dir: Path
+    store: MemoryStore
+
+    def agent(self, **settings: float) -> AbstractContextManager[Running]:
+        """An agent at work, with these settings."""
+        return running_agent(self.place, self.servers, self.settings.model_copy(update=settings))
+
+    def backup(self, instance: Any) -> Any:
+        """A backup that has ended."""
+        return ends(self.place, begin_backup(self.place, instance), "COMPLETED", "FAILED")
+
+    def show(self, backup: Any) -> Any:
+        """The backup as it is now."""
+        return self.place.site.ok("GET", f"/backups/{backup['id']}")["backup"]
+
+    def prove(self, backup: Any) -> Any:
+        """Ask for a proof by a restore; what it shows."""
+        before = self.show(backup)["verification"]
+        self.place.site.ok("POST", f"/backups/{backup['id']}/action", {"verify": {"level": "restore"}})
+        wait_for(lambda: self.show(backup)["verification"] != before, "the proof", 60)
+        return self.show(backup)["verification"]
+
+    def receipt(self, backup: Any) -> Receipt:
+        """What is kept."""
+        return Receipt.model_validate_json(self.store.objects[receipt_name(backup["id"])])
+
+    def check_nothing_left(self, instance: Any) -> None:
+        """Only the instance is on the host."""
+        root = self.state_dir / "instances"
+        wait_for(lambda: [path.name for path in root.iterdir()] == [instance["id"]], "the rest to go")
+        assert self.servers.ids() == [instance["id"]]
+
+    def silent_reads(self, count: int) -> Fault:
+        """The next reads fail."""
+        made = self.store.calls["get"]
+        return Fault("get", Transient("silent"), first=made + 1, last=made + count)
+
+
+@pytest.fixture
+def stage(place: Place, servers: Servers, host_settings: Settings, state_dir: Path) -> Stage:
+    """Everything at hand."""
+    stores = MemoryStores()
+    place.stores = stores  # type: ignore[assignment] # any stores will do
+    return Stage(place=place, servers=servers, settings=host_settings, state_dir=state_dir, store=stores.of("1234"))
+
+
+def test_a_backup_is_brought_up(stage: Stage) -> None:
+    """Every table is sound, what later restores must find again is in the receipt, and nothing is left on the host.
+
+    A table that is not what the first proof found fails the backup, and is named; its status stays.
+    """
+    with stage.agent():
+        instance = an_instance(stage.place)
+        administer = stage.servers.access(instance["id"]).administer
+        for statement in (
+            "CREATE DATABASE `od``d`",
+            "CREATE TABLE `od``d`.`ta ble` (id INT PRIMARY KEY, v TEXT, KEY (v(10))) ENGINE=InnoDB",
+            "INSERT INTO `od``d`.`ta ble` SELECT seq, REPEAT('x', seq) FROM `od``d`.seq_1_to_200",
+            "CREATE DATABASE shop",
+            "CREATE TABLE shop.old (id INT PRIMARY KEY) ENGINE=MyISAM",
+            "CREATE TABLE shop.crashsafe (id INT PRIMARY KEY) ENGINE=Aria",
+            "CREATE SEQUENCE shop.numbers",
+            "CREATE VIEW shop.broken AS SELECT id FROM shop.old",
+            "DROP TABLE shop.old",
+        ):
+            administer(statement, 10)
+        ((_, checksum),) = administer("CHECKSUM TABLE `od``d`.`ta ble`", 10)
+        backup = stage.backup(instance)
+        assert (backup["verification"]["status"], backup["verification"]["level"]) == ("passed", "objects")
+        assert stage.receipt(backup).checksums is None
+
+        verification = stage.prove(backup)
+        assert (verification["status"], verification["level"]) == ("passed", "restore"), verification
+        found = stage.receipt(backup).checksums
+        assert found is not None
+        assert found.server_version.startswith("10.11.")
+        assert found.tables["od`d.ta ble"] == checksum
+        assert "shop.crashsafe" in found.tables
+        stage.check_nothing_left(instance)
+
+        changed = found.model_copy(update={"tables": {**found.tables, "od`d.ta ble": 1}})
+        kept = stage.receipt(backup).model_copy(update={"checksums": changed})
+        stage.store.replace(receipt_name(backup["id"]), kept.dump())
+        verification = stage.prove(backup)
+        assert verification["status"] == "failed"
+        assert "od`d.ta ble" in verification["reason"]
+        assert stage.receipt(backup).checksums == changed
+        assert stage.show(backup)["status"] == "COMPLETED"
+        stage.check_nothing_left(instance)
+
+
+@pytest.mark.parametrize("step", [Step.VERIFY_STAGED, Step.VERIFY_STARTED], ids=str)
+def test_a_proof_that_is_overtaken(stage: Stage, when: When, step: Step) -> None:
+    """The proof is unknown, the throw-away server is gone, and the host reports nothing."""
+    with stage.agent():
+        instance = an_instance(stage.place)
+        backup = stage.backup(instance)
+        when(step, lambda: wait_for(lambda: stage.place.give_up() > 0, "the lease to run out"))
+        assert stage.prove(backup)["status"] == "unknown"
+        stage.check_nothing_left(instance)
+
+
+def test_an_agent_that_is_told_to_stop_while_it_proves(stage: Stage, when: When) -> None:
+    """The throw-away server ends with the agent, and the proof is unknown."""
+    with stage.agent() as agent:
+        instance = an_instance(stage.place)
+        backup = stage.backup(instance)
+        when(Step.VERIFY_STARTED, agent.stop)
+        verification = stage.prove(backup)
+    assert (verification["status"], verification["reason"]) == ("unknown", "The agent of its host was stopped.")
+    stage.check_nothing_left(instance)
+
+
+def test_a_new_backup_whose_store_falls_silent(stage: Stage, when: When) -> None:
+    """It is asked again, and the backup is COMPLETED when it answers."""
+    when(Step.BACKUP_MANIFEST_WRITTEN, lambda: stage.store.faults.append(stage.silent_reads(1)))
+    with stage.agent(verify_wait_s=0.5):
+        backup = stage.backup(an_instance(stage.place))
+    assert (backup["status"], backup["verification"]["status"]) == ("COMPLETED", "passed")
+
+
+def flip_a_byte(stage: Stage) -> None:
+    """Of the data, in the middle."""
+    (name,) = (name for name in stage.store.objects if name.endswith(".xbstream.gz"))
+    content = bytearray(stage.store.objects[name])
+    content[len(content) // 2] ^= 1
+    stage.store.objects[name] = bytes(content)
+
+
+def fall_silent(stage: Stage) -> None:
+    """For good, to whoever reads."""
+    stage.store.faults.append(stage.silent_reads(10**6))
+
+
+@pytest.mark.parametrize(
+    ("strike", "reason"),
+    [(fall_silent, "could not be read back"), (flip_a_byte, ".xbstream.gz differs")],
+    ids=["silent", "a flipped byte"],
+)
+def test_a_new_backup_that_cannot_be_read_back(
+    stage: Stage, when: When, strike: Callable[[Stage], None], reason: str
+) -> None:
+    """FAILED with the reason, its manifest removed first, nothing left, and its instance free."""
+    removing: list[set[str]] = []
+
+    def look(method: str) -> None:
+        if method == "delete":
+            removing.append(set(stage.store.objects))
+
+    when(Step.BACKUP_MANIFEST_WRITTEN, lambda: strike(stage))
+    with stage.agent(verify_wait_s=0):
+        instance = an_instance(stage.place)
+        stage.store.on_call = look
+        backup = stage.backup(instance)
+        wait_for(lambda: not stage.store.objects, "the objects to go")
+        ends(stage.place, f"/instances/{instance['id']}", "ACTIVE")
+    assert backup["status"] == "FAILED"
+    assert reason in backup["reason"]
+    assert removing[0] - removing[1] == {f"{backup['id']}.json"}
+
+
+def test_a_new_backup_that_is_brought_up(stage: Stage) -> None:
+    """Where the operator asks for it a backup is COMPLETED only when its restore was tried out."""
+    state = stage.place.site.app.state
+    wished = state.desk.deployment.settings.model_copy(update={"verify_after_backup": "restore"})
+    state.desk = replace(state.desk, deployment=replace(state.desk.deployment, settings=wished))
+    with stage.agent():
+        instance = an_instance(stage.place)
+        backup = stage.backup(instance)
+        assert (backup["verification"]["status"], backup["verification"]["level"]) == ("passed", "restore")
+        assert stage.receipt(backup).checksums is not None
+        stage.check_nothing_left(instance)
