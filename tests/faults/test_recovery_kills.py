@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import pytest
 
+from snaphold.cli.state import StateDirectory
 from snaphold.steps import Step
 from snaphold.store.local import LocalStores
 from tests.faults.place import steps_of
@@ -204,3 +205,33 @@ def test_two_regions_are_lost(site: Site) -> None:
     assert site.recorded() == before
     with closing(sqlite3.connect(site.state_dir / "regions" / "IAD" / "catalog.db")) as catalog:
         assert catalog.execute("SELECT name FROM hosts").fetchall() == [("host",)]
+
+
+def test_nothing_is_restored_under_a_service(site: Site) -> None:
+    """While the service runs neither its state nor its id changes; the command says so in one line."""
+    site.run("state", "backup")
+    state = StateDirectory(site.state_dir)
+    before = site.recorded()
+    for words in (["state", "restore"], ["catalog", "rebuild", "--deployment", "another"]):
+        for held in (state.lock("serve"), state.without_worker("DFW")):
+            with held:
+                ended = subprocess.run(site.words(words), capture_output=True, text=True, timeout=60, check=False)
+            assert ended.returncode == 1
+            assert ended.stderr.startswith("snaphold: ")
+            assert len(ended.stderr.splitlines()) == 1
+    assert site.recorded() == before
+
+
+def test_damage_is_told_by_the_exit_status(site: Site) -> None:
+    """A backup of ours that is not whole is named, with its reason, and the command ends with 1."""
+    with closing(sqlite3.connect(site.catalog)) as catalog, catalog:
+        catalog.execute("DELETE FROM backups")
+    lost = a_backup_record(3)
+    LocalStores(site.store).of(ACCOUNT).delete(str(lost.object_name))
+    ended = subprocess.run(site.words(["catalog", "rebuild"]), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    told = json.loads(ended.stdout)
+    reason = f"the store has no object {lost.object_name}"
+    expected = {"account": ACCOUNT, "object": f"{lost.id}.json", "reason": reason, "damaged": True}
+    assert told["not_made"] == [expected]
+    assert len(told["made"]) == 2

@@ -201,8 +201,13 @@ class _Container:
     def _take(self, candidate: _Candidate) -> bool:
         """Make the record, or tell why not; False when its parent may still come."""
         try:
-            with self._catalog.writing() as tx:
-                made = _record(tx, candidate)
+            with self._catalog.reading() as tx:
+                known = backups.get(tx, candidate.backup.id)
+            if known is not None:
+                made = _stands(known, candidate.backup)
+            else:
+                with self._catalog.writing() as tx:
+                    made = _record(tx, candidate)
         except _NoParent:
             return False
         except _Refused as refused:
