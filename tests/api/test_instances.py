@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from snaphold.model import datastore_id, version_id
-from tests.api.site import Site, check_fault
+from tests.api.site import Site, a_result_of, check_fault
 
 UNKNOWN = str(uuid.UUID(int=7))
 ENDPOINT = "http://127.0.0.1:8779"
@@ -336,6 +336,77 @@ def test_stop_and_start(site: Site) -> None:
     site.ok("DELETE", path)
     assert site.work()["kind"] == "delete"
     check_fault(site.call("GET", path), 404)
+
+
+def test_reset_status_of_a_backup(site: Site) -> None:
+    """In BACKUP the running backup is cancelled: FAILED with that reason, its host overtaken, the instance ACTIVE."""
+    instance = site.instance()["id"]
+    path = f"/instances/{instance}"
+    made = site.ok("POST", "/backups", {"backup": {"name": "n", "instance": instance}})["backup"]
+    task = site.claim()["task"]
+    assert site.call("POST", f"{path}/action", {"reset_status": {}}).status_code == 202
+    assert site.ok("GET", path)["instance"]["status"] == "ACTIVE"
+    backup = site.ok("GET", f"/backups/{made['id']}")["backup"]
+    assert backup["status"] == "FAILED"
+    assert "cancelled" in backup["reason"]
+    late = {"session": site.region.session, "attempt": 1, "ok": True, "backup": a_result_of(task)}
+    check_fault(site.agent(f"tasks/{task['id']}/report", late), 409)
+    assert site.call("DELETE", path).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("action", "claimed"),
+    [(None, True), (None, False), *[(body, True) for body, _, _ in ACTIONS], ({"stop": {}}, False)],
+)
+def test_reset_status_of_a_task(site: Site, action: dict[str, Any] | None, claimed: bool) -> None:  # noqa: FBT001
+    """What hangs in anything else is given up: ERROR, with that reason; then it can be deleted."""
+    if action is None:
+        instance = _post(site, volume={"size": 2}).json()["instance"]["id"]
+    else:
+        instance = site.instance()["id"]
+        site.ok("POST", f"/instances/{instance}/action", action)
+    path = f"/instances/{instance}"
+    task = site.claim()["task"] if claimed else None
+    site.ok("POST", f"{path}/action", {"reset_status": {}})
+    shown = site.ok("GET", path)["instance"]
+    assert (shown["status"], "reset" in shown["reason"]) == ("ERROR", True)
+    if task is not None:
+        late = {"session": site.region.session, "attempt": 1, "ok": True}
+        check_fault(site.agent(f"tasks/{task['id']}/report", late), 409)
+    for _ in range(2):
+        site.ok("DELETE", path)
+        site.ok("POST", f"{path}/action", {"reset_status": {}})
+        assert site.ok("GET", path)["instance"]["status"] == "SHUTDOWN"
+    assert site.work()["kind"] == "delete"
+    check_fault(site.call("GET", path), 404)
+
+
+def test_reset_status_of_an_error(site: Site) -> None:
+    """ERROR goes when the server runs, and stays when it does not; what is well, or stopped, stays as it is."""
+    path = f"/instances/{site.instance()['id']}"
+
+    def reset() -> Any:
+        site.ok("POST", f"{path}/action", {"reset_status": {}})
+        shown = site.ok("GET", path)["instance"]
+        return shown["status"], "reason" in shown
+
+    def says(*, running: bool) -> None:
+        state = {"id": path.rpartition("/")[2], "running": running}
+        site.agent("heartbeat", {"session": site.region.session, "instances": [state]})
+
+    assert reset() == ("ACTIVE", False)
+    says(running=False)
+    site.ok("POST", f"{path}/action", {"restart": {}})
+    site.work(ok=False)
+    assert reset() == ("ERROR", True)
+    site.ok("POST", f"{path}/action", {"restart": {}})
+    site.work()
+    site.ok("POST", f"{path}/action", {"restart": {}})
+    site.work(ok=False)
+    assert reset() == ("ACTIVE", False)
+    site.ok("POST", f"{path}/action", {"stop": {}})
+    site.work()
+    assert reset() == ("SHUTDOWN", False)
 
 
 @pytest.mark.parametrize("body", [{}, {"instance": {}}, {"instance": {"name": ""}}, {"instance": {"name": 5}}])

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.engine
 
 ACCOUNT_PASSWORD: Final = "CanaryOfTheAccount7031"
 USER_PASSWORD: Final = "CanaryOfAnInstancesUser5518"
+CHANGED_PASSWORD: Final = "CanaryOfAChangedUser9407"
 LATER_PASSWORD: Final = "CanaryOfALaterUser2264"
 FILES_OF_INTERNAL_ACCOUNTS: Final = {"admin.cnf", "backup.cnf", "init.sql"}
 
@@ -103,7 +104,19 @@ def live(service: Served) -> dict[str, str]:
     service.ok("POST", f"/instances/{restored['id']}/action", {"restart": {}})
     service.reaches(f"/instances/{restored['id']}", "ACTIVE")
 
-    secrets = {"account": ACCOUNT_PASSWORD, "key": api_key, "token": token, "user": USER_PASSWORD}
+    where = f"/instances/{restored['id']}"
+    service.ok("PUT", f"{where}/users/later", {"user": {"password": CHANGED_PASSWORD}})
+    service.ok("PUT", f"{where}/users", {"users": [{"name": "extra", "password": CHANGED_PASSWORD}]})
+    root = service.ok("POST", f"{where}/root")["user"]["password"]
+
+    secrets = {
+        "root": root,
+        "changed user": CHANGED_PASSWORD,
+        "account": ACCOUNT_PASSWORD,
+        "key": api_key,
+        "token": token,
+        "user": USER_PASSWORD,
+    }
     secrets |= {"later user": LATER_PASSWORD}
     for path in (service.state_dir / "instances").glob("*/*.cnf"):
         (password,) = re.findall(r"password=(\S+)", path.read_text())
