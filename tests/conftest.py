@@ -47,6 +47,18 @@ def state_dir() -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(scope="module")
+def lasting_state_dir() -> Iterator[Path]:
+    """As ``state_dir``, for all tests of a module."""
+    path = Path(tempfile.mkdtemp(prefix="snaphold-test-"))
+    path.chmod(0o755)
+    yield path
+    for process in processes_naming(path):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.fixture
 def host_settings(state_dir: Path, instance_network: str) -> Settings:
     """Settings of a host in ``state_dir``."""

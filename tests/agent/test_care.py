@@ -76,6 +76,33 @@ def test_a_host_that_cannot_read_its_instances(
         heartbeats(place, 2)
 
 
+@pytest.mark.engine
+def test_a_wish_from_before_a_task_is_none(
+    place: Place, servers: Servers, host_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that a task has stopped is not started because the record wanted it to run before, however long ago."""
+    monkeypatch.setattr("snaphold.agent.agent._WATCH_INTERVAL_S", 0.02)
+    site = place.site
+    with running_agent(place, servers, host_settings):
+        body = {"instance": {"name": "i", "flavorRef": 1, "volume": {"size": 1}}}
+        instance = site.ok("POST", "/instances", body)["instance"]["id"]
+        path = f"/instances/{instance}"
+        wait_for(lambda: site.ok("GET", path)["instance"]["status"] == "ACTIVE", "the instance")
+        heartbeats(place, 2)
+        place.line.lose["heartbeat"] = 1_000_000
+        site.ok("POST", f"{path}/action", {"stop": {}})
+        wait_for(lambda: site.call("POST", f"{path}/action", {"start": {}}).status_code == 202, "it to be stopped")
+        wait_for(lambda: site.ok("GET", path)["instance"]["status"] == "ACTIVE", "it to be started")
+        site.ok("POST", f"{path}/action", {"stop": {}})
+        wait_for(lambda: not servers.running(instance), "the server to end")
+        place.line.cut.wait(1)  # many looks of the agent
+        assert not servers.running(instance)
+        place.line.lose.clear()
+        heartbeats(place, 2)
+        place.line.cut.wait(0.5)
+        assert not servers.running(instance)
+
+
 def _quiet(place: Place) -> bool:
     """Whether no heartbeat came in the time of three."""
     before = place.line.arrived["heartbeat"]

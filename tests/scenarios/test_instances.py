@@ -13,10 +13,10 @@ from tests.scenarios.served import Served, eventually, query, served
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture
-def service(state_dir: Path, instance_network: str) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def service(lasting_state_dir: Path, instance_network: str) -> Iterator[Served]:
     """A running service whose agent is in touch often."""
-    with served(state_dir, instance_network, "--renew-s=0.5", "--lease-s=10") as service:
+    with served(lasting_state_dir, instance_network, "--renew-s=0.5", "--lease-s=10") as service:
         yield service
 
 
