@@ -88,7 +88,8 @@ def _restore(state: StateDirectory, region: str, saved: "State") -> bool:
     ):
         restore(catalog, identity, saved)
         rebuilt = rebuild(catalog, stores_of(state, region), saved.deployment)
-    sys.stdout.write(json.dumps(rebuilt.told_as_json(region, saved.deployment), indent=1) + "\n")
+    told = {"state_of": saved.written, **rebuilt.told_as_json(region, saved.deployment)}
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")
     return rebuilt.whole
 
 
