@@ -146,7 +146,8 @@ def test_create_order_of_checks(tmp_path: Path) -> None:
         check_fault(_post(site, name="n", instance=instance["id"], parent_id=UNKNOWN, **bad_copy), 404)
         check_fault(_post(site, name="n", instance=instance["id"], parent_id=done["id"], **bad_copy), 400, "Backup .*")
         check_fault(_post(site, name="n", instance=second["id"], parent_id=done["id"], **bad_copy), 400, ".*LON.*")
-        check_fault(_post(site, name="n", instance=second["id"], parent_id=done["id"]), 501)
+        increment = _post(site, name="n", instance=second["id"], parent_id=done["id"]).json()["backup"]
+        assert (increment["parent_id"], increment["type"]) == (done["id"], "InnoBackupExIncremental")
 
 
 @pytest.mark.parametrize("region", ["LON", "MARS", "DFW", "iad"])

@@ -1,5 +1,4 @@
 import uuid
-from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -332,18 +331,6 @@ def test_a_waiting_delete_is_not_given_up_round_after_round(region: Region) -> N
     delete_instance(region.deployment, ACCOUNT, instance.id)
     region.clock.advance(region.deployment.settings.lease_s * 10)
     assert [host_service.reap(region.deployment) for _ in range(3)] == [0, 0, 0]
-
-
-def test_an_increment_is_never_silently_a_full(region: Region) -> None:
-    """incremental: 1 on top of a completed backup is not offered yet (501); without one it means a full."""
-    instance = region.active_instance()
-    request = replace(a_backup(instance.id), incremental=True)
-    request_backup(region.deployment, ACCOUNT, request)
-    task = region.claim()
-    assert task is not None
-    region.report(task)
-    with pytest.raises(NotOffered):
-        request_backup(region.deployment, ACCOUNT, request)
 
 
 def test_a_stale_session_gets_no_work(region: Region) -> None:

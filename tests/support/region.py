@@ -127,6 +127,7 @@ def a_result(task: Task) -> BackupResult:
     assert task.backup is not None
     return BackupResult(
         manifest_sha256="0" * 64,
+        parent_id=task.backup.parent_id,
         size_bytes=5 << 20,
         object_bytes=1 << 20,
         object_name=f"{task.backup.id}.xbstream.gz",

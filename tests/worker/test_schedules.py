@@ -1,6 +1,6 @@
 """Schedules over time: the clock is the test's, and so is the host."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -242,6 +242,65 @@ def test_another_time_of_day_drops_a_waiting_run(region: Region) -> None:
     take(region)
     round_at(region, scheduler)
     assert taken(region) == []
+
+
+def chain(region: Region) -> list[str]:
+    """What there is, oldest first: its day, and the day of its parent."""
+    found = [backup for backup in list_backups(region.deployment, ACCOUNT, ALL).backups if not backup.deleting]
+    days = {backup.id: rfc3339(backup.created_us)[8:10] for backup in found}
+    return [
+        days[backup.id] if backup.parent_id is None else f"{days[backup.id]} on {days[backup.parent_id]}"
+        for backup in reversed(found)
+        if backup.status is BackupStatus.COMPLETED
+    ]
+
+
+def nights(region: Region, scheduler: Scheduler, first: int, last: int, *, failing: Sequence[int] = ()) -> None:
+    """The nights of these days of March, each with its run."""
+    for day in range(first, last + 1):
+        fulls(region, scheduler, f"2026-03-{day:02}T02:00:00", ok=day not in failing)
+
+
+def test_a_month_of_runs(region: Region) -> None:
+    """Fulls on Sundays, each other day an increment on the day before; two fulls are kept, with their increments."""
+    a_schedule(region, region.active_instance())
+    scheduler = Scheduler(region.deployment)
+    nights(region, scheduler, 1, 14)
+    expected = ["01", *(f"{day:02} on {day - 1:02}" for day in range(2, 8))]
+    assert chain(region) == [*expected, "08", *(f"{day:02} on {day - 1:02}" for day in range(9, 15))]
+    nights(region, scheduler, 15, 31)
+    later = [f"{day}" if day in {22, 29} else f"{day} on {day - 1}" for day in range(22, 32)]
+    assert chain(region) == later
+
+
+def test_the_first_run_is_a_full_whatever_its_day(region: Region) -> None:
+    """There must be something for increments to stand on; a failed increment is left out of the chain."""
+    a_schedule(region, region.active_instance())
+    scheduler = Scheduler(region.deployment)
+    nights(region, scheduler, 4, 7, failing=[5])
+    assert chain(region) == ["04", "06 on 04", "07 on 06"]
+
+
+def test_a_missed_or_failed_full_is_made_up_for(region: Region) -> None:
+    """When Sunday's full FAILED, Monday's run is full; when all of the weekend was missed, Tuesday's is."""
+    a_schedule(region, region.active_instance())
+    scheduler = Scheduler(region.deployment)
+    nights(region, scheduler, 5, 10, failing=[8])
+    assert chain(region) == ["05", "06 on 05", "07 on 06", "09", "10 on 09"]
+    nights(region, scheduler, 17, 18)
+    assert chain(region) == ["09", "10 on 09", "17", "18 on 17"]
+
+
+def test_increments_stand_on_automated_backups_only(region: Region) -> None:
+    """A caller's own backup is no parent of theirs: its owner may delete it at any time."""
+    instance = region.active_instance()
+    a_schedule(region, instance)
+    scheduler = Scheduler(region.deployment)
+    nights(region, scheduler, 1, 1)
+    own = region.completed_backup(instance)
+    nights(region, scheduler, 2, 2)
+    newest = list_backups(region.deployment, ACCOUNT, ALL).backups[0]
+    assert newest.parent_id not in (None, own.id)
 
 
 def fulls(region: Region, scheduler: Scheduler, *times: str, ok: bool = True) -> None:

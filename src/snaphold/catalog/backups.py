@@ -104,15 +104,20 @@ def running_of_account(tx: Transaction, account: str) -> int:
     return int(tx.connection.execute(statement).scalar_one())
 
 
-def has_completed(tx: Transaction, source_id: str) -> bool:
-    """Whether there is a backup of this source on which an increment could be taken."""
-    statement = sa.select(backups.c.id).where(
+def newest_completed(tx: Transaction, source_id: str, *, automated_only: bool = False) -> Backup | None:
+    """The backup of this source that an increment is best taken on, or None."""
+    statement = backups.select().where(
         backups.c.source_id == source_id,
         backups.c.status == BackupStatus.COMPLETED,
+        backups.c.made == Made.TAKEN,
         backups.c.deleted_us.is_(None),
         ~backups.c.deleting,
     )
-    return tx.connection.execute(statement.limit(1)).first() is not None
+    if automated_only:
+        statement = statement.where(backups.c.is_automated)
+    newest = statement.order_by(backups.c.created_us.desc(), backups.c.id.desc()).limit(1)
+    row = tx.connection.execute(newest).mappings().one_or_none()
+    return None if row is None else _backup(row)
 
 
 def automated_fulls(tx: Transaction, source_id: str) -> list[Backup]:

@@ -24,6 +24,7 @@ from snaphold.model import (
 )
 from snaphold.protocol import BackupSpec, TaskKind
 from snaphold.service import limits
+from snaphold.service.chains import chain_of, named_parent
 from snaphold.service.deployment import Deployment
 from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
 from snaphold.steps import Step, reached
@@ -54,21 +55,31 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
 def begin_backup(
     tx: Transaction, deployment: Deployment, instance: Instance, request: BackupRequest, *, is_automated: bool = False
 ) -> Backup:
-    """The part of a request that callers and schedules share, in the transaction of either. Raises ``Refused``."""
+    """The part of a request that callers and schedules share, in the transaction of either.
+
+    An increment without a named parent is taken on the newest backup there is, a scheduled one on the newest scheduled
+    one: what a person made may be deleted by a person. Where there is none, and where its host finds that an increment
+    would not do, it is a full one.
+
+    Raises:
+        Refused: by the checks of contract section 2, "Create checks", in its order.
+    """
     _check_not_busy(tx, deployment, instance)
-    _check_parent(tx, instance, request.parent_id)
+    parent = None
+    if request.parent_id is not None:
+        parent = named_parent(tx, instance, request.parent_id)
+    elif request.incremental:
+        parent = backups.newest_completed(tx, instance.id, automated_only=is_automated)
     check_copies(deployment, request.copy_to)
-    if request.parent_id is not None or (request.incremental and backups.has_completed(tx, instance.id)):
-        raise NotOffered("Incremental backups are not offered by this release.")
     most = deployment.settings.max_backups_per_account
     if most and backups.count_of_account(tx, instance.account) >= most:
         raise OverLimit(f"The account has {most} backups already, which is its limit.")
-    backup = _new_backup(tx, instance, request, is_automated=is_automated)
+    backup = _new_backup(tx, instance, request, parent, is_automated=is_automated)
     if not backups.insert(tx, backup) or not instances.move(
         tx, instance.id, [InstanceStatus.ACTIVE], InstanceStatus.BACKUP
     ):
         raise unavailable_for_action(instance.id, InstanceStatus.BACKUP)
-    _give_to_host(tx, deployment, instance, backup)
+    _give_to_host(tx, deployment, instance, backup, parent, named=request.parent_id is not None)
     return backup
 
 
@@ -190,16 +201,6 @@ def _check_not_busy(tx: Transaction, deployment: Deployment, instance: Instance)
         raise Unprocessable(f"The account has {limit} running backup(s) already, which is its limit.")
 
 
-def _check_parent(tx: Transaction, instance: Instance, parent_id: str | None) -> None:
-    if parent_id is None:
-        return
-    parent = _find(tx, instance.account, parent_id)
-    if parent.source_id != instance.id:
-        raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
-    if parent.status is not BackupStatus.COMPLETED or parent.deleting:
-        raise Unprocessable(f"Backup {parent_id} is not COMPLETED and cannot be a parent.")
-
-
 def _check_region(here: str, copy_to: Collection[str]) -> None:
     for region in copy_to:
         if region not in REGIONS:
@@ -208,7 +209,9 @@ def _check_region(here: str, copy_to: Collection[str]) -> None:
             raise BadRequest(f"The backup is in region {region} already.")
 
 
-def _new_backup(tx: Transaction, instance: Instance, request: BackupRequest, *, is_automated: bool) -> Backup:
+def _new_backup(
+    tx: Transaction, instance: Instance, request: BackupRequest, parent: Backup | None, *, is_automated: bool
+) -> Backup:
     return Backup(
         id=str(uuid.uuid4()),
         account=instance.account,
@@ -219,7 +222,7 @@ def _new_backup(tx: Transaction, instance: Instance, request: BackupRequest, *, 
         instance_id=instance.id,
         source_type="instance",
         source_id=instance.id,
-        parent_id=None,
+        parent_id=None if parent is None else parent.id,
         datastore=instance.datastore,
         version=instance.version,
         flavor_ram_mb=FLAVORS[instance.flavor_id].ram_mb,
@@ -245,7 +248,9 @@ def _new_backup(tx: Transaction, instance: Instance, request: BackupRequest, *, 
     )
 
 
-def _give_to_host(tx: Transaction, deployment: Deployment, instance: Instance, backup: Backup) -> None:
+def _give_to_host(
+    tx: Transaction, deployment: Deployment, instance: Instance, backup: Backup, parent: Backup | None, *, named: bool
+) -> None:
     verify = deployment.settings.verify_after_backup
     spec = BackupSpec(
         id=backup.id,
@@ -256,6 +261,7 @@ def _give_to_host(tx: Transaction, deployment: Deployment, instance: Instance, b
         description=backup.description,
         source_id=backup.source_id,
         parent_id=backup.parent_id,
+        parent_named=named,
         created=rfc3339_exact(backup.created_us),
         is_automated=backup.is_automated,
         volume_gb=backup.volume_gb,
@@ -273,7 +279,10 @@ def _give_to_host(tx: Transaction, deployment: Deployment, instance: Instance, b
         account=backup.account,
         instance_id=instance.id,
         backup_id=backup.id,
-        payload={"backup": spec.model_dump(mode="json")},
+        payload={
+            "backup": spec.model_dump(mode="json"),
+            "chain": [link.model_dump(mode="json") for link in ([] if parent is None else chain_of(tx, parent))],
+        },
     )
 
 

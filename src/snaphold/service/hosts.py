@@ -290,6 +290,7 @@ def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: 
         bytes_per_s=None,
         step=None,
         updated_us=parse_rfc3339(result.updated),
+        **({"parent_id": None} if result.parent_id is None else {}),  # a full was taken where no parent was named
         **({} if result.proof is None else backups.proof_values(result.proof)),
     )
     if not completed:

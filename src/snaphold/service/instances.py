@@ -23,9 +23,10 @@ from snaphold.model import (
     gigabytes,
     version_id,
 )
-from snaphold.protocol import ChainLink, Datastore, InstanceSpec, Memory, TaskKind
+from snaphold.protocol import Datastore, InstanceSpec, Memory, TaskKind
 from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
+from snaphold.service.chains import chain_of
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import abandon
 from snaphold.service.requests import InstancePage, InstanceRequest, PageRequest
@@ -349,7 +350,7 @@ def _give_to_host(tx: Transaction, instance: Instance, request: InstanceRequest,
         databases=list(request.databases),
         users=list(request.users),
     )
-    chain = [] if backup is None else [link_of(backup)]
+    chain = [] if backup is None else chain_of(tx, backup)
     tasks.insert(
         tx,
         task_id=str(uuid.uuid4()),
@@ -363,13 +364,6 @@ def _give_to_host(tx: Transaction, instance: Instance, request: InstanceRequest,
             "chain": [link.model_dump(mode="json") for link in chain],
         },
     )
-
-
-def link_of(backup: Backup) -> ChainLink:
-    """A completed backup as a host is told of it."""
-    if backup.manifest_sha256 is None:  # a constraint of the catalog forbids it
-        raise Unprocessable(f"Backup {backup.id} has no manifest.")
-    return ChainLink(backup_id=backup.id, account=backup.account, manifest_sha256=backup.manifest_sha256)
 
 
 def _with_server(instance: Instance) -> list[InstanceStatus]:

@@ -7,7 +7,7 @@ import structlog
 from snaphold.catalog import backups, schedules
 from snaphold.catalog.database import Transaction
 from snaphold.errors import BadRequest, NotFound
-from snaphold.model import Backup, Schedule, expired_fulls, next_run_us, rfc3339
+from snaphold.model import Backup, Schedule, expired_fulls, next_run_us, rfc3339, runs_full
 from snaphold.service.backups import begin_backup, begin_deletion, check_copies, unavailable_for_action
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import find_instance, require_host
@@ -167,12 +167,13 @@ def _find(tx: Transaction, account: str, schedule_id: str) -> Schedule:
 
 
 def _request(tx: Transaction, schedule: Schedule) -> BackupRequest:
+    newest = next((full.created_us for full in backups.automated_fulls(tx, schedule.source_id)), None)
     return BackupRequest(
         name=f"automated {rfc3339(tx.now_us)}",
         description=None,
         source_type=schedule.source_type,
         source_id=schedule.source_id,
         parent_id=None,
-        incremental=False,
+        incremental=not runs_full(schedule, newest, tx.now_us),
         copy_to=schedule.copy_to,
     )

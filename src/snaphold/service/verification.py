@@ -11,10 +11,11 @@ from snaphold.catalog import backups, hosts, tasks
 from snaphold.catalog.database import Transaction
 from snaphold.errors import NotFound, Unavailable, Unprocessable
 from snaphold.model import Backup, BackupStatus, ProofLevel, Rate, proof_is_due
-from snaphold.protocol import ChainLink, TaskKind
+from snaphold.protocol import TaskKind
 from snaphold.service import limits
+from snaphold.service.chains import chain_of
 from snaphold.service.deployment import Deployment
-from snaphold.service.instances import choose_host_of, link_of
+from snaphold.service.instances import choose_host_of
 from snaphold.steps import Step, reached
 
 log = structlog.get_logger()
@@ -100,17 +101,6 @@ def _begin(
         account=backup.account,
         instance_id=None,
         backup_id=backup.id,
-        payload={"chain": [link.model_dump(mode="json") for link in _chain(tx, backup)]},
+        payload={"chain": [link.model_dump(mode="json") for link in chain_of(tx, backup)]},
     )
     return host.id
-
-
-def _chain(tx: Transaction, backup: Backup) -> list[ChainLink]:
-    """The backup and all that it stands on, the full one first."""
-    chain = [backup]
-    while (parent_id := chain[-1].parent_id) is not None:
-        parent = backups.get(tx, parent_id)
-        if parent is None:
-            break
-        chain.append(parent)
-    return [link_of(member) for member in reversed(chain)]

@@ -1,0 +1,45 @@
+"""Chains: what a backup stands on, and what an increment may stand on (contract, section 2)."""
+
+from snaphold.catalog import backups
+from snaphold.catalog.database import Transaction
+from snaphold.errors import BadRequest, NotFound, Unprocessable
+from snaphold.model import Backup, BackupStatus, Instance
+from snaphold.protocol import ChainLink
+
+
+def chain_of(tx: Transaction, backup: Backup) -> list[ChainLink]:
+    """The backup and all that it stands on, the full one first. Raises ``Unprocessable`` when it is no backup yet."""
+    chain = [backup]
+    while (parent_id := chain[-1].parent_id) is not None:
+        parent = backups.get(tx, parent_id)
+        if parent is None:
+            break
+        chain.append(parent)
+    return [_link_of(member) for member in reversed(chain)]
+
+
+def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
+    """The backup that a caller wants an increment on.
+
+    Raises:
+        NotFound: the account has no such backup.
+        BadRequest: it is of another source.
+        Unprocessable: it is not COMPLETED, is being deleted, or is of a data directory that is no more.
+    """
+    parent = backups.find(tx, instance.account, parent_id)
+    if parent is None:
+        raise NotFound(f"Backup {parent_id} cannot be found.")
+    if parent.source_id != instance.id:
+        raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
+    if parent.status is not BackupStatus.COMPLETED or parent.deleting:
+        raise Unprocessable(f"Backup {parent_id} is not COMPLETED and cannot be a parent.")
+    newest = backups.newest_completed(tx, instance.id)
+    if newest is not None and newest.incarnation != parent.incarnation:
+        raise Unprocessable(f"Backup {parent_id} was taken before the data of its instance was replaced.")
+    return parent
+
+
+def _link_of(backup: Backup) -> ChainLink:
+    if backup.manifest_sha256 is None:  # a constraint of the catalog forbids it
+        raise Unprocessable(f"Backup {backup.id} has no manifest.")
+    return ChainLink(backup_id=backup.id, account=backup.account, manifest_sha256=backup.manifest_sha256)

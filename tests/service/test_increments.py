@@ -1,0 +1,117 @@
+from dataclasses import replace
+
+import pytest
+
+from snaphold.catalog import backups as rows
+from snaphold.errors import BadRequest, NotFound, Unprocessable
+from snaphold.model import Backup, BackupStatus, Instance
+from snaphold.protocol import Task
+from snaphold.service.backups import delete_backup, request_backup, show_backup
+from snaphold.service.instances import create_instance
+from snaphold.service.requests import BackupRequest
+from tests.support.region import ACCOUNT, Region, a_backup, an_instance
+
+UNKNOWN = "00000000-0000-4000-8000-000000000007"
+
+
+def on(instance: Instance, parent_id: str | None = None) -> BackupRequest:
+    """A request for an increment, on this parent or on whatever there is."""
+    return replace(a_backup(instance.id), parent_id=parent_id, incremental=parent_id is None)
+
+
+def begin(region: Region, request: BackupRequest) -> Task:
+    """Ask for a backup, and let the host claim it."""
+    request_backup(region.deployment, ACCOUNT, request)
+    task = region.claim()
+    assert task is not None and task.backup is not None  # noqa: PT018 - one thought
+    return task
+
+
+def taken(region: Region, request: BackupRequest) -> Backup:
+    """The backup, COMPLETED."""
+    task = begin(region, request)
+    assert task.backup is not None
+    region.report(task)
+    return show_backup(region.deployment, ACCOUNT, task.backup.id)
+
+
+def test_a_host_is_given_the_whole_chain(region: Region) -> None:
+    """The full first, each increment behind its parent, trusted by their manifests; and who has chosen the parent."""
+    instance = region.active_instance()
+    full = taken(region, on(instance))
+    assert full.parent_id is None
+    first = taken(region, on(instance, full.id))
+    task = begin(region, on(instance))
+    assert [link.backup_id for link in task.chain] == [full.id, first.id]
+    assert task.backup is not None
+    assert (task.backup.parent_id, task.backup.parent_named) == (first.id, False)
+    region.report(task)
+    second = show_backup(region.deployment, ACCOUNT, task.backup.id)
+    named = begin(region, on(instance, full.id))
+    assert named.backup is not None
+    assert (named.backup.parent_id, named.backup.parent_named) == (full.id, True)
+    region.report(named)
+    create_instance(region.deployment, ACCOUNT, an_instance(backup_ref=second.id))
+    restore = region.claim()
+    assert restore is not None
+    assert [link.backup_id for link in restore.chain] == [full.id, first.id, second.id]
+
+
+def test_a_full_in_place_of_an_increment_is_shown_as_what_it_is(region: Region) -> None:
+    """Where nobody named the parent the host may take a full one, and says so: it stands on nothing."""
+    instance = region.active_instance()
+    taken(region, on(instance))
+    task = begin(region, on(instance))
+    assert task.backup is not None
+    region.report(task.model_copy(update={"backup": task.backup.model_copy(update={"parent_id": None})}))
+    assert show_backup(region.deployment, ACCOUNT, task.backup.id).parent_id is None
+
+
+def test_parents_that_are_none(region: Region) -> None:
+    """Unknown and foreign 404, another source's 400, not COMPLETED or of replaced data 422; nothing is begun."""
+    instance, other = region.active_instance(), region.active_instance()
+    full = taken(region, on(instance))
+    foreign = region.completed_backup(region.active_instance("9999"))
+    of_other = taken(region, on(other))
+    failed = begin(region, a_backup(instance.id))
+    region.report(failed, ok=False)
+    assert failed.backup is not None
+    for parent, refusal in (
+        (UNKNOWN, NotFound),
+        (foreign.id, NotFound),
+        (of_other.id, BadRequest),
+        (failed.backup.id, Unprocessable),
+    ):
+        with pytest.raises(refusal):
+            request_backup(region.deployment, ACCOUNT, on(instance, parent))
+    newer = replace(full, id=UNKNOWN, incarnation="j", created_us=full.created_us + 1)
+    with region.deployment.catalog.writing() as tx:
+        assert rows.insert(tx, newer)
+    with pytest.raises(Unprocessable, match="replaced"):
+        request_backup(region.deployment, ACCOUNT, on(instance, full.id))
+    delete_backup(region.deployment, ACCOUNT, newer.id)
+    delete_backup(region.deployment, ACCOUNT, full.id)
+    with pytest.raises(Unprocessable):
+        request_backup(region.deployment, ACCOUNT, on(instance, full.id))
+    assert taken(region, on(instance)).parent_id is None
+
+
+def test_a_chain_is_deleted_as_one_when_nothing_uses_it(region: Region) -> None:
+    """An increment that is being taken, or restored, keeps what it stands on; then all of it goes."""
+    instance = region.active_instance()
+    full = taken(region, on(instance))
+    task = begin(region, on(instance, full.id))
+    assert task.backup is not None
+    with pytest.raises(Unprocessable, match=f"Backup {task.backup.id} cannot be deleted because it is running."):
+        delete_backup(region.deployment, ACCOUNT, full.id)
+    region.report(task)
+    create_instance(region.deployment, ACCOUNT, an_instance(backup_ref=task.backup.id))
+    restore = region.claim()
+    assert restore is not None
+    with pytest.raises(Unprocessable, match=f"Backup {task.backup.id} is in use."):
+        delete_backup(region.deployment, ACCOUNT, full.id)
+    region.report(restore)
+    delete_backup(region.deployment, ACCOUNT, full.id)
+    for backup_id in (full.id, task.backup.id):
+        shown = show_backup(region.deployment, ACCOUNT, backup_id)
+        assert (shown.status, shown.deleting) == (BackupStatus.COMPLETED, True)
