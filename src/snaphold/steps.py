@@ -25,6 +25,15 @@ class Step(StrEnum):
     BACKUP_PROVEN = "backup.proven"  # the same with its receipt
     BACKUP_REPORTED = "backup.reported"  # a recorded backup
 
+    CONSOLIDATE_CLAIMED = "consolidate.claimed"  # nothing yet
+    CONSOLIDATE_CHECKED = "consolidate.checked"  # nothing yet; the chain is good and its objects are there
+    CONSOLIDATE_LAID = "consolidate.laid"  # a directory with all files, unprepared
+    CONSOLIDATE_SEGMENTS_WRITTEN = "consolidate.segments-written"  # every segment
+    CONSOLIDATE_PUBLISHED = "consolidate.published"  # the data object
+    CONSOLIDATE_MANIFEST_WRITTEN = "consolidate.manifest-written"  # a complete backup that nobody has recorded
+    CONSOLIDATE_PROVEN = "consolidate.proven"  # the same with its receipt
+    CONSOLIDATE_REPORTED = "consolidate.reported"  # a recorded backup
+
     CREATE_CLAIMED = "create.claimed"  # nothing yet
     CREATE_BUILT = "create.built"  # a running server that nobody has recorded
 

@@ -1,6 +1,9 @@
 """A chain of backups in the store: found through its manifests, checked, and laid down as files."""
 
+import itertools
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -8,11 +11,13 @@ from typing import Self
 from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room
 from snaphold.errors import Damaged, Permanent
+from snaphold.host.disk import Owner, make_directory
 from snaphold.host.servers import Staging
 from snaphold.protocol import ChainLink
 from snaphold.store.base import ObjectStore, Stores
-from snaphold.stream.extract import extract_backup
+from snaphold.stream.extract import extract_backup, overlay_chain
 from snaphold.stream.manifest import Manifest, load
+from snaphold.stream.segments import check_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +32,18 @@ class Chain:
         """Read the manifests, and look whether their objects are there: before anything else is touched.
 
         Raises:
-            ObjectMissing, Damaged: an object is gone or is not what was recorded; the message names it.
-            Permanent: the chain cannot be restored by this agent.
+            ObjectMissing, Damaged: an object is gone or is not what was recorded, or one backup was not made from the
+                one before it; the message names it.
         """
-        if len(links) != 1:
-            raise Permanent("this agent restores full backups only")
+        if not links:
+            raise Permanent("the task names no backup")
         store = stores.of(links[0].account)
-        return cls(store=store, manifests=[_checked(store, link) for link in links])
+        manifests = [_checked(store, link) for link in links]
+        if manifests[0].parent_id is not None:
+            raise Damaged(f"the chain of {manifests[-1].id} begins with {manifests[0].id}, which is no full backup")
+        for parent, child, link in zip(manifests, manifests[1:], links, strict=False):
+            _insist_on_lineage(parent, child, link)
+        return cls(store=store, manifests=manifests)
 
     @property
     def newest(self) -> Manifest:
@@ -45,6 +55,20 @@ class Chain:
         """What has to be read, decompressed."""
         return sum(manifest.stream_bytes for manifest in self.manifests)
 
+    @property
+    def overlays(self) -> bool:
+        """Whether each increment was taken from its parent's start checkpoint, or an earlier position.
+
+        Only then does it hold all that its parent's redo log has, and may the pages be laid over each other
+        (:mod:`snaphold.stream.overlay`). Others are applied in turn: those that stock tools take by themselves.
+        """
+        return all(
+            parent.lineage.checkpoint_lsn is not None
+            and child.lineage.from_lsn is not None
+            and child.lineage.from_lsn <= parent.lineage.checkpoint_lsn
+            for parent, child in itertools.pairwise(self.manifests)
+        )
+
     def refuse_other_versions(self, datastore: str, version: str) -> None:
         """Raise ``Permanent`` unless the backup is of this datastore and version."""
         of = self.newest.datastore
@@ -52,18 +76,39 @@ class Chain:
             raise Permanent(f"the backup is of {of.type} {of.version}, the instance is to be {datastore} {version}")
 
     def refuse_small_disk(self, directory: Path) -> None:
-        """Raise ``Permanent`` when the files cannot fit there: known before the first byte is fetched."""
+        """Raise ``Permanent`` when the files cannot fit there: known before the first byte is fetched.
+
+        A full backup needs what its stream holds; one that is overlaid about what its source used, for nothing is
+        written twice; in turn, the largest increment lies beside the rest for a while.
+        """
+        full, *increments = self.manifests
+        needed_bytes = full.stream_bytes if not increments else self.newest.size_bytes
+        if not self.overlays:
+            needed_bytes = max(manifest.size_bytes for manifest in self.manifests)
+            needed_bytes += max(manifest.stream_bytes for manifest in increments)
         facts = os.statvfs(directory)
         free_bytes = facts.f_bavail * facts.f_frsize
-        if free_bytes < self.stream_bytes:
+        if free_bytes < needed_bytes:
             raise Permanent(
-                f"the backup needs {self.stream_bytes} bytes, but the disk of its host has only {free_bytes} free"
+                f"the backup needs {needed_bytes} bytes, but the disk of its host has only {free_bytes} free"
             )
 
     def lay_down(self, room: Room, staging: Staging, lease: Lease) -> None:
-        """Write the files of the backup into an empty directory, unprepared. Raises as ``extract_backup`` does."""
-        extract_backup(
-            self.newest,
+        """Write the files of the backup into an empty directory. One ``Engine.prepare`` then makes them whole.
+
+        Raises as ``extract_backup`` does.
+        """
+        if len(self.manifests) == 1:
+            self._extract(room, self.newest, staging.directory, staging, lease, done_bytes=0)
+        elif self.overlays:
+            self.overlay(room, staging, lease)
+        else:
+            self._apply_in_turn(room, staging, lease)
+
+    def overlay(self, room: Room, staging: Staging, lease: Lease) -> None:
+        """Lay the pages of all backups over each other: what is there then is one full backup, unprepared."""
+        overlay_chain(
+            self.manifests,
             self.store,
             staging.directory,
             uid=staging.uid,
@@ -73,13 +118,60 @@ class Chain:
             stop=lease.stop,
         )
 
+    def _apply_in_turn(self, room: Room, staging: Staging, lease: Lease) -> None:
+        """Have the tool apply one increment after the other, each from a directory beside."""
+        engine = room.engines[self.newest.datastore.type]
+        owner = None if staging.uid is None or staging.gid is None else Owner(uid=staging.uid, gid=staging.gid)
+        rights = {"uid": staging.uid, "gid": staging.gid}
+        full, *increments = self.manifests
+        self._extract(room, full, staging.directory, staging, lease, done_bytes=0)
+        engine.prepare(staging.directory, **rights, memory_bytes=staging.memory_bytes, stop=lease.stop)
+        done_bytes = full.stream_bytes
+        for manifest in increments:
+            beside = staging.directory.with_name(f"{staging.directory.name}.increment")
+            make_directory(beside, owner=owner)
+            try:
+                self._extract(room, manifest, beside, staging, lease, done_bytes=done_bytes)
+                engine.apply(staging.directory, beside, **rights, memory_bytes=staging.memory_bytes, stop=lease.stop)
+            finally:
+                shutil.rmtree(beside)
+            done_bytes += manifest.stream_bytes
+
+    def _extract(
+        self, room: Room, manifest: Manifest, directory: Path, staging: Staging, lease: Lease, *, done_bytes: int
+    ) -> None:
+        extract_backup(
+            manifest,
+            self.store,
+            directory,
+            uid=staging.uid,
+            gid=staging.gid,
+            threads=room.settings.compression_threads,
+            on_progress=_counting_from(done_bytes, lease),
+            stop=lease.stop,
+        )
+
+
+def _counting_from(done_bytes: int, lease: Lease) -> Callable[[int], None]:
+    return lambda count: lease.tell(done_bytes=done_bytes + count)
+
 
 def _checked(store: ObjectStore, link: ChainLink) -> Manifest:
     name = f"{link.backup_id}.json"
     manifest = load(b"".join(store.get(name)), name=name, sha256=link.manifest_sha256)
-    if manifest.id != link.backup_id or manifest.account != link.account or manifest.parent_id is not None:
+    if manifest.id != link.backup_id or manifest.account != link.account:
         raise Damaged(f"the manifest {name} is of another backup")
-    size_bytes = store.size(manifest.data.name)
-    if size_bytes != manifest.data.size_bytes:
-        raise Damaged(f"{manifest.data.name} has {size_bytes} bytes instead of {manifest.data.size_bytes}")
+    check_length(manifest, store)
     return manifest
+
+
+def _insist_on_lineage(parent: Manifest, child: Manifest, link: ChainLink) -> None:
+    """Raise ``Damaged`` unless the child was made from this very parent. ``link``: the parent's."""
+    if child.parent_id != parent.id or child.lineage.parent_manifest_sha256 != link.manifest_sha256:
+        raise Damaged(f"the backup {child.id} was not made from the backup {parent.id} that is before it")
+    same_life = child.lineage.incarnation == parent.lineage.incarnation
+    if not same_life or (child.datastore.type, child.datastore.version) != (
+        parent.datastore.type,
+        parent.datastore.version,
+    ):
+        raise Damaged(f"the backup {child.id} is of another database than its parent {parent.id}")

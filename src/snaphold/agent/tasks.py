@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TypedDict
 
 from snaphold.agent.backup import taken_backup
+from snaphold.agent.consolidate import consolidated_backup
 from snaphold.agent.instances import (
     created_instance,
     deleted_instance,
@@ -44,8 +45,9 @@ def attempted(room: Room, task: Task, lease: Lease) -> Iterator[Outcome]:
         case Task(kind=TaskKind.RESTORE, instance=spec) if spec is not None and task.chain:
             with restored_instance(room, task, spec, lease) as instance:
                 yield {"instance": instance}
-        case Task(kind=TaskKind.BACKUP, backup=wanted) if wanted is not None:
-            with taken_backup(room, task, wanted, lease) as backup:
+        case Task(kind=TaskKind.BACKUP | TaskKind.CONSOLIDATE, backup=wanted) if wanted is not None:
+            made = taken_backup if task.kind is TaskKind.BACKUP else consolidated_backup
+            with made(room, task, wanted, lease) as backup:
                 yield {"backup": backup}
         case Task(kind=TaskKind.RESTART, instance_id=str(instance_id), memory=memory) if memory is not None:
             with restarted_instance(room, instance_id, memory):

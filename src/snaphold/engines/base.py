@@ -1,7 +1,7 @@
 """The engine as the rest of the project sees it."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,8 @@ class Engine(Protocol):
     """One kind of database. Every implementation passes tests/contracts/test_engine.py."""
 
     name: str  # the datastore type: "mariadb"
-    captures: Mapping[str, int]  # the stream's files whose first bytes ``taken`` wants, and how many of them
+    captures: Mapping[str, int]  # the stream's files whose first bytes ``taken`` wants, and how many of them; ``*`` and
+    # the end of a path stand for all of these
 
     def take(
         self, server: ServerAccess, *, parent_lsn: int | None, lock_wait_timeout_s: float
@@ -86,4 +87,32 @@ class Engine(Protocol):
         """Make an extracted full backup a data directory that a server can start on.
 
         The tool's messages go beside the directory. Raises ``Permanent``; ``Overtaken`` when ``stop`` was set.
+        """
+
+    def apply(
+        self,
+        directory: Path,
+        increment: Path,
+        *,
+        uid: int | None,
+        gid: int | None,
+        memory_bytes: int,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Bring a prepared directory to the moment of an extracted increment, whose files are used up by that.
+
+        The increment may have been taken from any position that the directory's backup has reached. Raises as
+        ``prepare`` does.
+        """
+
+    def imported(self, server: ServerAccess) -> Mapping[Path, int]:
+        """Files with pages that came from elsewhere and stand in no log, each with its tablespace's id.
+
+        An increment does not hold such pages: who takes one must know whether its parent did.
+        """
+
+    def lost_tables(self, paths: Collection[str], captured: Mapping[str, bytes]) -> list[str]:
+        """The tables that an increment with these files defines, but has nothing of.
+
+        Their files were exchanged while it was taken, or have been given away (``DISCARD TABLESPACE``).
         """

@@ -5,10 +5,13 @@ stream may be cut at the boundary of two chunks, and a wrong LSN or a server of 
 backup. Source: MariaDB's documentation of mariabackup and BACKUP STAGE; what is not documented was found by trying.
 """
 
+import os
 import re
+import stat
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -29,6 +32,17 @@ _INFO: Final = ("xtrabackup_info", "mariadb_backup_info")
 _REDO_LOG: Final = "ib_logfile0"
 _CHECKPOINT_BLOCKS: Final = (0x1000, 0x2000)  # where a redo log of 10.8 and later keeps its two checkpoints
 _REDO_HEADER: Final = 0x3000  # bytes before the records
+_DATA_ENDS: Final = (".ibd.meta", ".new.meta", ".new", ".ibd")  # of a table's files, in an increment
+_TABLE_DEFINITION: Final = b"\xfe\x01"  # what the .frm of a table starts with; a view's is text
+_OF_INNODB: Final = b"\x0c"  # the engine's number in it
+_FIRST_PAGES: Final = 4  # of a file; the first three are there whatever is in the table
+_FIRST_BYTES: Final = _FIRST_PAGES * 65536
+_PAGE_LSN: Final = slice(16, 24)  # in a page
+_SPACE_ID: Final = 34  # in the first page
+_SPACE_FLAGS: Final = 54  # in the first page
+_FULL_CRC32: Final = 0x10  # of these flags: the others have another meaning then
+_DEFAULT_PAGE_SIZE: Final = 16384  # bytes
+_SMALL_FILE: Final = 64 << 10  # bytes
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
 _BINLOG: Final = re.compile(r"filename '(?P<file>[^']*)', position '(?P<position>\d+)'")
 _GTID: Final = re.compile(r"GTID of the last change '(?P<gtid>[^']*)'")
@@ -52,6 +66,8 @@ class MariaDB:
     captures: Mapping[str, int] = {
         **dict.fromkeys((*_CHECKPOINTS, *_INFO), 64 << 10),
         _REDO_LOG: _REDO_HEADER,
+        "*.frm": 4,
+        "*.ren": 512,
     }
 
     def __init__(self, installation: Installation) -> None:
@@ -95,6 +111,62 @@ class MariaDB:
         stop: threading.Event | None = None,
     ) -> None:
         """Apply the redo log that came with the files; see Engine.prepare."""
+        self._prepare(directory, [], uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
+
+    def apply(
+        self,
+        directory: Path,
+        increment: Path,
+        *,
+        uid: int | None,
+        gid: int | None,
+        memory_bytes: int,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Let the tool apply an increment; see Engine.apply.
+
+        It insists that the increment was taken from the very position that the directory has reached. One that was
+        taken from an earlier one holds more, not less: so the directory is told that it has reached that.
+        """
+        from_lsn = _key_values(_read_own(increment, _CHECKPOINTS)[1]).get("from_lsn", "")
+        name, text = _read_own(directory, _CHECKPOINTS)
+        pairs = _key_values(text) | {"to_lsn": from_lsn}
+        _replace_own(directory / name, "".join(f"{key} = {value}\n" for key, value in pairs.items()), uid, gid)
+        options = [f"--incremental-dir={increment}"]
+        self._prepare(directory, options, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
+
+    def imported(self, server: ServerAccess) -> Mapping[Path, int]:
+        """Look at the first pages of every file that is a table's; see Engine.imported."""
+        found = {}
+        for database in server.data_directory.iterdir():
+            if database.is_dir() and not database.is_symlink():
+                for path in database.glob("*.ibd"):
+                    head = _head_of(path)
+                    if _is_imported(head):
+                        found[path] = int(struct.unpack_from(">I", head, _SPACE_ID)[0])
+        return found
+
+    def lost_tables(self, paths: Collection[str], captured: Mapping[str, bytes]) -> list[str]:
+        """Compare the definitions with the files; see Engine.lost_tables."""
+        there = {path.removesuffix(end) for path in paths for end in _DATA_ENDS if path.endswith(end)}
+        there |= {text.decode(errors="replace") for path, text in captured.items() if path.endswith(".ren")}
+        defined = {
+            path.removesuffix(".frm")
+            for path, head in captured.items()
+            if path.endswith(".frm") and head[:2] == _TABLE_DEFINITION and head[3:4] == _OF_INNODB
+        }
+        return sorted(table for table in defined - there if not _is_temporary(table))
+
+    def _prepare(
+        self,
+        directory: Path,
+        options: list[str],
+        *,
+        uid: int | None,
+        gid: int | None,
+        memory_bytes: int,
+        stop: threading.Event | None,
+    ) -> None:
         messages = directory.parent / "prepare.log"
         messages.unlink(missing_ok=True)
         # The file came with the backup; it names the encryption plugin where there is one. No other is read.
@@ -104,6 +176,7 @@ class MariaDB:
             f"--target-dir={directory}",
             f"--tmpdir={directory}",
             f"--use-memory={memory_bytes}",
+            *options,
             messages=messages,
             uid=uid,
             gid=gid,
@@ -288,3 +361,57 @@ def _first_of(captured: Mapping[str, bytes], names: tuple[str, ...]) -> bytes:
 def _key_values(text: bytes) -> dict[str, str]:
     pairs = (line.partition("=") for line in text.decode(errors="replace").splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _head_of(path: Path) -> bytes:
+    """The first pages of a file that another user may exchange at any time; empty when there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.pread(descriptor, _FIRST_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
+
+
+def _is_imported(head: bytes) -> bool:
+    """Whether one of the first pages has content, but no LSN: it was written by nobody whom the redo log knows."""
+    size = _page_size_of(head)
+    pages = (head[at : at + size] for at in range(0, min(_FIRST_PAGES * size, len(head)), size))
+    return any(not any(page[_PAGE_LSN]) and any(page) for page in pages)
+
+
+def _page_size_of(head: bytes) -> int:
+    """The size of a file's pages, by the flags in its first one."""
+    if len(head) < _SPACE_FLAGS + 4:
+        return _DEFAULT_PAGE_SIZE
+    (flags,) = struct.unpack_from(">I", head, _SPACE_FLAGS)
+    shift = flags & 0xF if flags & _FULL_CRC32 else (flags >> 1 & 0xF) or (flags >> 6 & 0xF)
+    return 512 << shift if 0 < shift <= 7 else _DEFAULT_PAGE_SIZE
+
+
+def _is_temporary(table: str) -> bool:
+    """Whether it is what a change of a table leaves for a while."""
+    return table.rpartition("/")[2].startswith("#sql")
+
+
+def _read_own(directory: Path, names: tuple[str, ...]) -> tuple[str, bytes]:
+    """One of these small files of a directory that belongs to another user, and its name. Raises ``Permanent``."""
+    for name in names:
+        with suppress(FileNotFoundError):
+            descriptor = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file:
+                return name, file.read(_SMALL_FILE)
+    raise Permanent(f"the backup has no {names[0]}")
+
+
+def _replace_own(path: Path, text: str, uid: int | None, gid: int | None) -> None:
+    """Put a small file into a directory that belongs to another user, for that user."""
+    new = path.with_name(f".tmp.{uuid.uuid4().hex}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        if uid is not None and gid is not None:
+            os.fchown(file.fileno(), uid, gid)
+    new.rename(path)

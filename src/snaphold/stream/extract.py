@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -46,13 +46,74 @@ def extract_backup(
         Permanent: the files cannot be written.
         Overtaken: ``stop`` was set.
     """
+    _extract(
+        [manifest],
+        store,
+        directory,
+        uid=uid,
+        gid=gid,
+        threads=threads,
+        on_progress=on_progress,
+        stop=stop,
+        layers=False,
+    )
+
+
+def overlay_chain(
+    manifests: Sequence[Manifest],
+    store: ObjectStore,
+    directory: Path,
+    *,
+    uid: int | None = None,
+    gid: int | None = None,
+    threads: int = 0,
+    on_progress: Callable[[int], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Lay a chain down as the unprepared files of one full backup (:mod:`snaphold.stream.overlay`).
+
+    ``manifests``: the full backup first, each increment behind its parent, from whose start checkpoint it was taken.
+    The rest is as in ``extract_backup``; the bytes are those of all streams.
+    """
+    newest_first = list(reversed(manifests))
+    _extract(
+        newest_first,
+        store,
+        directory,
+        uid=uid,
+        gid=gid,
+        threads=threads,
+        on_progress=on_progress,
+        stop=stop,
+        layers=True,
+    )
+
+
+def _extract(
+    manifests: Sequence[Manifest],
+    store: ObjectStore,
+    directory: Path,
+    *,
+    uid: int | None,
+    gid: int | None,
+    threads: int,
+    on_progress: Callable[[int], None],
+    stop: threading.Event | None,
+    layers: bool,
+) -> None:
+    """Hand the streams of these backups, in this order, to one extracting process."""
     extracting = threads or os.cpu_count() or 1
-    with _Extractor(directory, uid=uid, gid=gid, threads=extracting, on_progress=on_progress, stop=stop) as extractor:
-        with closing(read_backup(manifest, store, threads=threads, stop=stop)) as segments:
-            for pieces in segments:
-                for piece in pieces:
-                    extractor.send(piece)
-        extractor.finish(manifest.data.name, manifest.stream_bytes)
+    sizes = [manifest.data.size_bytes for manifest in manifests] if layers else []
+    with _Extractor(
+        directory, uid=uid, gid=gid, threads=extracting, layers=sizes, on_progress=on_progress, stop=stop
+    ) as extractor:
+        for manifest in manifests:
+            with closing(read_backup(manifest, store, threads=threads, stop=stop)) as segments:
+                for pieces in segments:
+                    for piece in pieces:
+                        extractor.send(piece)
+        names = ", ".join(manifest.data.name for manifest in manifests)
+        extractor.finish(names, sum(manifest.stream_bytes for manifest in manifests))
 
 
 class _Extractor:
@@ -65,13 +126,14 @@ class _Extractor:
         uid: int | None,
         gid: int | None,
         threads: int,
+        layers: Sequence[int],
         on_progress: Callable[[int], None],
         stop: threading.Event | None,
     ) -> None:
         self._on_progress, self._stop = on_progress, stop
         self._scratch = tempfile.TemporaryDirectory(prefix="snaphold-extract-")
         argv = [sys.executable, "-P", "-m", "snaphold.stream.extractor", "--directory", str(directory)]
-        argv += ["--threads", str(threads)]
+        argv += ["--threads", str(threads), *(f"--layer={size_bytes}" for size_bytes in layers)]
         if uid is not None and gid is not None:
             argv += ["--uid", str(uid), "--gid", str(gid)]
         tool = Tool(argv=argv, messages=Path(self._scratch.name) / "messages")

@@ -52,7 +52,8 @@ class Lineage(Frozen):
     """Where the backup stands in the life of its data directory, and in its chain.
 
     ``parent_manifest_sha256``: of the manifest of the backup that ``parent_id`` names; so whoever trusts a manifest
-    can trust the whole chain below it.
+    can trust the whole chain below it. ``imported``: tablespaces with pages of which no log tells, for they came from
+    elsewhere (``ALTER TABLE … IMPORT TABLESPACE``); as they were when the backup began, so that new ones are known.
     """
 
     incarnation: str
@@ -62,6 +63,7 @@ class Lineage(Frozen):
     last_lsn: int
     gtid: str | None = None
     parent_manifest_sha256: str | None = None
+    imported: list[str] = []
 
 
 class Source(Frozen):

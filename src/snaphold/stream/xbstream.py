@@ -245,7 +245,8 @@ class XbstreamReader:
 class Watch(XbstreamReader):
     """Reads a stream on its way to the store, and keeps the beginnings of a few small files.
 
-    ``wanted``: the paths of these files, and how many bytes of each are kept in ``captured``.
+    ``wanted``: the paths of these files, or ``*`` and the end of such paths, and how many bytes of each are kept in
+    ``captured``.
     """
 
     WANTED: Final[Mapping[str, int]] = {
@@ -255,6 +256,8 @@ class Watch(XbstreamReader):
         "mariadb_backup_info": 64 << 10,
         "backup-my.cnf": 64 << 10,
         "ib_logfile0": 0x3000,  # the redo log's header and both of its checkpoint blocks
+        "*.frm": 4,  # which engine a table is of
+        "*.ren": 512,  # where a table was renamed to meanwhile
     }
 
     def __init__(self, wanted: Mapping[str, int] = WANTED) -> None:
@@ -275,13 +278,13 @@ class _Capture:
         self._wanted = wanted
 
     def opened(self, file: File) -> None:
-        if file.path in self._wanted:
+        if self._limit(file.path):
             self.content[file.path] = bytearray()
 
     def payload(self, file: File, offset: int, piece: memoryview) -> None:
-        content = self.content.get(file.path)
-        if content is not None and offset < self._wanted[file.path]:
-            content += bytes(offset - len(content)) + piece[: self._wanted[file.path] - offset]
+        content, limit = self.content.get(file.path), self._limit(file.path)
+        if content is not None and offset < limit:
+            content += bytes(offset - len(content)) + piece[: limit - offset]
 
     def chunk_ended(self, file: File, crc32: int) -> None:
         pass
@@ -291,11 +294,14 @@ class _Capture:
 
     def renamed(self, file: File, old_path: str) -> None:
         content = self.content.pop(old_path, None)
-        if content is not None and file.path in self._wanted:
+        if content is not None and self._limit(file.path):
             self.content[file.path] = content
 
     def removed(self, file: File) -> None:
         self.content.pop(file.path, None)
+
+    def _limit(self, path: str) -> int:
+        return self._wanted.get(path) or self._wanted.get(f"*{path[path.rfind('.') :]}" if "." in path else "", 0)
 
 
 def safe_path(raw: bytes) -> str:
