@@ -16,6 +16,7 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.errors import NotFound, Overtaken, Permanent, SetupError
+from snaphold.host.disk import Owner, copy_data
 from snaphold.host.servers import Servers
 from snaphold.host.template import template_directory
 from snaphold.protocol import InstanceState
@@ -370,3 +371,23 @@ def test_a_stopped_server_waits_for_its_clients_only_so_long(servers: Servers, s
         os.kill(process, signal.SIGSTOP)
         servers.stop(spec.id, patience_s=0.2)
     assert processes_naming(state_dir) == []
+
+
+@pytest.mark.parametrize("after_a_kill", [False, True])
+def test_a_server_that_is_tried_out(
+    servers: Servers, host_settings: Settings, state_dir: Path, *, after_a_kill: bool
+) -> None:
+    """It answers through its socket only, is no instance, and nothing is left of it; not after a kill either."""
+    spec = instance_spec()
+    staging = servers.staging(spec, 1, kind="proof")
+    owner = None if staging.uid is None else Owner(uid=staging.uid, gid=staging.uid)
+    copy_data(template_directory(state_dir, servers.installation), staging.directory, owner)
+    administer = servers.try_out(spec, 1)
+    assert administer("SELECT @@skip_networking, @@port", 5) == [(1, 0)]
+    assert (servers.ids(), len(processes_naming(state_dir))) == ([], 1)
+    if after_a_kill:
+        Servers(host_settings).clear_leftovers()
+    else:
+        servers.discard_attempt(spec.id, 1)
+    assert processes_naming(state_dir) == []
+    assert list((state_dir / "instances").iterdir()) == []
