@@ -40,8 +40,18 @@ class ModelBackup:
 
     id: str
     instance: ModelInstance
+    parent: "ModelBackup | None" = None
     status: str = "NEW"
     deleting: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """It can be restored, and be a parent."""
+        return self.status == "COMPLETED" and not self.deleting
+
+    def stands_on(self, other: "ModelBackup") -> bool:
+        """Whether this is the other one, or an increment of it, however far off."""
+        return self is other or (self.parent is not None and self.parent.stands_on(other))
 
 
 @dataclass
@@ -93,16 +103,29 @@ class Account(RuleBasedStateMachine):
 
     @rule(n=choice)
     def back_up(self, n: int) -> None:
-        """Ask for a backup of some instance."""
+        """Ask for a full backup of some instance."""
         instance = self._some(self.instances, n)
-        code = 404 if instance is None else 202 if instance.status == "ACTIVE" else 422
-        wanted = {"name": f"b{n}", "instance": GONE if instance is None else instance.id}
-        made = self._ask("POST", "/backups", code, {"backup": wanted})
-        if instance is not None and code == 202:
-            backup = ModelBackup(made["backup"]["id"], instance)
-            self.backups.append(backup)
-            instance.status = "BACKUP"
-            self.tasks.append(ModelTask("backup", instance, backup))
+        self._back_up(instance, None, 404 if instance is None else 202, {})
+
+    @rule(n=choice)
+    def add_to_the_newest(self, n: int) -> None:
+        """Ask for an increment of some instance, on whatever there is."""
+        instance = self._some(self.instances, n)
+        parents = [backup for backup in self.backups if backup.instance is instance and backup.usable]
+        parent = parents[-1] if parents else None
+        self._back_up(instance, parent, 404 if instance is None else 202, {"incremental": 1})
+
+    @rule(n=choice, m=choice)
+    def add_to(self, n: int, m: int) -> None:
+        """Ask for an increment of some instance on some backup, of whatever instance that is."""
+        instance, parent = self._some(self.instances, n), self._some(self.backups, m)
+        if instance is None or parent is None:
+            code = 404
+        elif parent.instance is not instance:
+            code = 400
+        else:
+            code = 202 if parent.usable else 422
+        self._back_up(instance, parent, code, {"parent_id": GONE if parent is None else parent.id})
 
     @rule(n=choice)
     def restore(self, n: int) -> None:
@@ -110,7 +133,7 @@ class Account(RuleBasedStateMachine):
         backup = self._some(self.backups, n)
         code = 404
         if backup is not None:
-            code = 200 if backup.status == "COMPLETED" and not backup.deleting else 422
+            code = 200 if backup.usable else 422
         reference = GONE if backup is None else backup.id
         body = {"instance": {"flavorRef": 1, "restorePoint": {"backupRef": reference}}}
         made = self._ask("POST", "/instances", code, body)
@@ -137,10 +160,13 @@ class Account(RuleBasedStateMachine):
         if backup is None:
             self._ask("DELETE", f"/backups/{GONE}", 404)
             return
-        in_use = any(task.kind == "restore" and task.backup is backup for task in self.tasks)
-        refused = not backup.deleting and (backup.status in RUNNING or in_use)
-        self._ask("DELETE", f"/backups/{backup.id}", 422 if refused else 202)
-        backup.deleting = backup.deleting or not refused
+        family = [member for member in self.backups if member.stands_on(backup)]
+        kept = any(member.status in RUNNING for member in family) or any(
+            task.kind == "restore" and task.backup in family for task in self.tasks
+        )
+        self._ask("DELETE", f"/backups/{backup.id}", 422 if kept and not backup.deleting else 202)
+        for member in family:
+            member.deleting = member.deleting or not kept
 
     @rule()
     def remove(self) -> None:
@@ -157,6 +183,10 @@ class Account(RuleBasedStateMachine):
         given = self.site.claim()["task"]
         assert (given["kind"], given["instance_id"]) == (task.kind, task.instance.id)
         task.given = given
+        stands_on = [] if task.backup is None else [b for b in self.backups if task.backup.stands_on(b)]
+        if task.kind == "backup":
+            stands_on = [backup for backup in stands_on if backup is not task.backup]
+        assert [link["backup_id"] for link in given["chain"]] == [backup.id for backup in stands_on]
         if task.kind == "backup" and task.backup is not None:
             task.backup.status = "BUILDING"
 
@@ -183,7 +213,10 @@ class Account(RuleBasedStateMachine):
     def every_answer_is_as_the_model_has_it(self) -> None:
         """All there is is listed, newest first, with the status of the model, and shown alike."""
         listed = self._ask("GET", "/backups?limit=100", 200)["backups"]
-        assert [(row["id"], row["status"]) for row in listed] == [(b.id, b.status) for b in reversed(self.backups)]
+        assert [(row["id"], row["status"], row["parent_id"]) for row in listed] == [
+            (backup.id, backup.status, None if backup.parent is None else backup.parent.id)
+            for backup in reversed(self.backups)
+        ]
         there = self._ask("GET", "/instances?limit=100", 200)["instances"]
         assert [(row["id"], row["status"]) for row in there] == [(i.id, i.status) for i in reversed(self.instances)]
         for row in listed[:1]:
@@ -207,6 +240,17 @@ class Account(RuleBasedStateMachine):
             listed = self._ask("GET", f"/instances/{instance.id}/backups", 200)["backups"]
             expected = [backup.id for backup in reversed(self.backups) if backup.instance is instance]
             assert [row["id"] for row in listed] == expected
+
+    def _back_up(self, instance: Any, parent: Any, code: int, more: dict[str, object]) -> None:
+        """``code``: the answer when the instance is free, or is none."""
+        busy = instance is not None and instance.status != "ACTIVE"
+        wanted = {"name": "b", "instance": GONE if instance is None else instance.id, **more}
+        made = self._ask("POST", "/backups", 422 if busy else code, {"backup": wanted})
+        if "backup" in made:
+            backup = ModelBackup(made["backup"]["id"], instance, parent)
+            self.backups.append(backup)
+            instance.status = "BACKUP"
+            self.tasks.append(ModelTask("backup", instance, backup))
 
     def _begin(self, task: ModelTask) -> None:
         self.instances.append(task.instance)
