@@ -225,10 +225,13 @@ def cut(name: str) -> Callable[[Objects, str], None]:
     return harm
 
 
-HARMS = {
+HARMS: dict[str, Callable[[Objects, str], None]] = {
     "no JSON": cut("json"),
     "a field is missing": saying(lineage=None),
     "a time that is none": saying(created="yesterday"),
+    "a time before all times": saying(created="0001-01-01T00:00:00+23:59"),
+    "a number too large": saying(size_bytes=1 << 63),
+    "a riddle": lambda objects, backup_id: objects.update({f"{backup_id}.json": b"[" * 200_000}),
     "of another account": saying(account=OTHER),
     "of another backup": saying(id="another"),
     "objects of another backup": saying(data={"name": "another.xbstream.gz", "size_bytes": 1, "sha256": "0" * 64}),

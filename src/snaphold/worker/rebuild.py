@@ -36,6 +36,7 @@ log = structlog.get_logger()
 
 _MANIFEST: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.json")
 _MOST_BYTES: Final = 256 << 20  # of a manifest; one of 100 TB has a fifth of that
+_MOST: Final = (1 << 63) - 1  # what a column holds
 _SWEPT_US: Final = 24 * 3600 * 1_000_000  # before the rebuild: what may not have been swept when it began
 
 
@@ -189,8 +190,10 @@ class _Container:
         sha256 = sha256_of(document)
         try:
             backup = record_of(manifest, sha256, kept_receipt(self._store, manifest.id, sha256))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise Damaged(f"the manifest {info.name} has a time that is none") from error
+        if any(isinstance(value, int) and abs(value) > _MOST for value in vars(backup).values()):
+            raise Damaged(f"the manifest {info.name} has a number that is too large")
         return _Candidate(
             name=info.name,
             backup=backup,
@@ -276,7 +279,7 @@ def _refuse_others(document: bytes, deployment_id: str) -> None:
     """Raise ``_Refused`` for what says itself that it is somebody else's, in whatever version of the format."""
     try:
         said = json.loads(document)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise _Refused("it is no manifest", damaged=False)
