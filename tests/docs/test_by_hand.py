@@ -160,13 +160,19 @@ def test_a_chain_comes_back_by_hand(host_settings: Settings, tmp_path: Path) -> 
     assert not (tmp_path / "never").exists()
 
 
-def test_a_backup_comes_back_over_http(state_dir: Path, instance_network: str, engine: Installation) -> None:
-    """The container's URL and a token do as well as its directory."""
+def test_backups_of_the_service_come_back_over_http(
+    state_dir: Path, instance_network: str, engine: Installation
+) -> None:
+    """What the service took, an increment too, comes back with the container's URL and a token as well."""
     with served(state_dir, instance_network) as service:
         instance = service.instance()
         ask(instance, "CREATE TABLE t ENGINE=InnoDB AS SELECT seq AS id FROM seq_1_to_1000")
+        full = service.backup(instance)
+        ask(instance, "INSERT INTO t SELECT id + 1000 FROM t")
         expected = ask(instance, "CHECKSUM TABLE shop.t")
-        backup = service.backup(instance)
+        wanted = {"name": "i", "instance": instance["id"], "parent_id": full["id"]}
+        made = service.ok("POST", "/backups", {"backup": wanted})["backup"]
+        backup = service.reaches(f"/backups/{made['id']}", "COMPLETED")
         (state_dir / "work").mkdir()
         values = {
             "BACKUP": backup["id"],

@@ -48,12 +48,28 @@ def with_rows(service: Served) -> tuple[Any, Any]:
     return instance, query(instance, "CHECKSUM TABLE t")
 
 
+def increment(service: Served, instance: Any, parent: Any) -> Any:
+    """An incremental backup, COMPLETED."""
+    wanted = {"name": "i", "instance": instance["id"], "parent_id": parent["id"], "description": "on top"}
+    made = service.ok("POST", "/backups", {"backup": wanted})["backup"]
+    return service.reaches(f"/backups/{made['id']}", "COMPLETED")
+
+
+def rows_of(state_dir: Path) -> list[tuple[object, ...]]:
+    """The records of backups that are there, every column."""
+    with closing(sqlite3.connect(state_dir / "regions" / "DFW" / "catalog.db")) as catalog:
+        return catalog.execute("SELECT * FROM backups WHERE deleted_us IS NULL ORDER BY id").fetchall()
+
+
 def test_the_records_of_backups_are_lost(state_dir: Path, instance_network: str) -> None:
-    """Rebuilt while the service runs, every answer is the same to the last byte, and a backup can be restored."""
+    """Rebuilt while the service runs, every answer is the same to the last byte, and a chain can be restored."""
     with served(state_dir, instance_network) as service:
-        source, expected = with_rows(service)
-        first, second = service.backup(source), service.backup(source)
-        gone = service.backup(source)
+        source, _ = with_rows(service)
+        first = service.backup(source)
+        query(source, "UPDATE t SET v = 'later' WHERE id < 300")
+        expected = query(source, "CHECKSUM TABLE t")
+        second = increment(service, source, first)
+        gone = increment(service, source, second)
         service.ok("DELETE", f"/backups/{gone['id']}")
         eventually(lambda: service.call("GET", f"/backups/{gone['id']}").status_code == 404, "the delete")
         paths = [
@@ -64,7 +80,7 @@ def test_the_records_of_backups_are_lost(state_dir: Path, instance_network: str)
             f"/backups/{first['id']}",
             f"/backups/{second['id']}",
         ]
-        before = answers(service, *paths)
+        before, rows = answers(service, *paths), rows_of(state_dir)
         with closing(sqlite3.connect(state_dir / "regions" / "DFW" / "catalog.db")) as catalog, catalog:
             catalog.execute("DELETE FROM backups")
         assert service.ok("GET", "/backups") == {"backups": []}
@@ -73,10 +89,11 @@ def test_the_records_of_backups_are_lost(state_dir: Path, instance_network: str)
         assert {made["id"] for made in rebuilt["made"]} == {first["id"], second["id"]}
         assert rebuilt["not_made"] == []
         assert answers(service, *paths) == before
+        assert rows_of(state_dir) == rows
         (again,) = run("catalog", "rebuild", "--state-dir", state_dir)
         assert (again["made"], again["recorded_already"]) == ([], 2)
         assert run("catalog", "rebuild", "--state-dir", state_dir, "--done")[0]["sweep"] == "goes on"
-        restored = service.instance(restorePoint={"backupRef": first["id"]})
+        restored = service.instance(restorePoint={"backupRef": second["id"]})
         assert query(restored, "CHECKSUM TABLE t") == expected
 
 
