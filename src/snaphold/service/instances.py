@@ -197,7 +197,7 @@ def reset_status(deployment: Deployment, account: str, instance_id: str) -> None
 
     1. In BACKUP: its running backup is cancelled.
     2. With another task open: the task is given up, and the instance in ERROR. One that is being deleted goes on.
-    3. In ERROR while its server runs: ACTIVE. (A host that is there sees to that by itself.)
+    3. In ERROR, once it has been ACTIVE and its server runs: ACTIVE. (A host that is there sees to that by itself.)
     4. Else nothing.
 
     Raises ``NotFound``.
@@ -207,7 +207,7 @@ def reset_status(deployment: Deployment, account: str, instance_id: str) -> None
         task = tasks.open_of_instance(tx, instance_id)
         if task is not None and task.kind != TaskKind.DELETE:
             abandon(tx, deployment, task, "It was cancelled: the status of its instance was reset.")
-        elif instance.status is InstanceStatus.ERROR and instance.running:
+        elif instance.status is InstanceStatus.ERROR and instance.running and instance.address is not None:
             instances.move(tx, instance_id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     log.info("instance.status_reset", instance=instance_id, account=account, status=instance.status)
@@ -222,13 +222,14 @@ def delete_instance(deployment: Deployment, account: str, instance_id: str) -> N
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
+        if not instance.deleting:
+            origins = [InstanceStatus.ACTIVE, InstanceStatus.ERROR, InstanceStatus.SHUTDOWN]
+            _begin(tx, instance, origins, InstanceStatus.SHUTDOWN, deleting=True)
+            _simple_task(tx, instance, TaskKind.DELETE)
+            schedules.delete_of_source(tx, instance_id)
         limits.count(tx, deployment, account, Rate.INSTANCE_DELETES)
-        if instance.deleting:
-            return
-        origins = [InstanceStatus.ACTIVE, InstanceStatus.ERROR, InstanceStatus.SHUTDOWN]
-        _begin(tx, instance, origins, InstanceStatus.SHUTDOWN, deleting=True)
-        _simple_task(tx, instance, TaskKind.DELETE)
-        schedules.delete_of_source(tx, instance_id)
+    if instance.deleting:
+        return
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
     log.info("instance.delete_requested", instance=instance_id, account=account)
