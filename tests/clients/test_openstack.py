@@ -1,5 +1,6 @@
 """OpenStack's clients of this API, all of python-troveclient: ``openstack database``, ``trove``, the Python API."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from tests.clients.conftest import PAGE, Place
 from tests.clients.person import Person, Program, person, program
-from tests.scenarios.served import ACCOUNT
+from tests.scenarios.served import ACCOUNT, connected
 
 pytestmark = pytest.mark.engine
 UNKNOWN = str(uuid.uuid4())
@@ -162,3 +163,38 @@ def test_the_python_api_lists(place: Place, api: Program) -> None:
     page = api.call("instances.backups", place.instance["id"], limit=3)
     assert [row["id"] for row in page["rows"]] == everything[:3]
     assert api.call("backups.list", instance_id=UNKNOWN)["rows"] == []
+
+
+def test_openstack_cares_for_an_instance(place: Place, openstack: Person) -> None:
+    """Users and rights, root, both resizes, the limits, and a forced delete while a backup is being taken."""
+    made = place.service.instance(name="osc-cared-for")
+    of = (made["id"],)
+    user = ("database", "user")
+    openstack.does(*user, "create", *of, "second", "pw")
+    openstack.does(*user, "grant", "access", *of, "second", "shop")
+    assert openstack.read(*user, "show", "access", *of, "second", "-f", "json") == [{"Name": "shop"}]
+    openstack.does(*user, "revoke", "access", *of, "second", "shop")
+    assert openstack.read(*user, "show", "access", *of, "second", "-f", "json") == []
+    openstack.does(*user, "update", "attributes", *of, "second", "--new_name", "third", "--new_password", "other")
+    assert [row["Name"] for row in openstack.read(*user, "list", *of, "-f", "json")] == ["app", "third"]
+    root = openstack.read("database", "root", "enable", *of, "-f", "json")
+    assert root["name"] == "root"
+    assert openstack.read("database", "root", "show", *of, "-f", "json") == {"is_root_enabled": True}
+    openstack.does("database", "root", "disable", *of)
+    openstack.does("database", "instance", "resize", "volume", *of, "3")
+    openstack.does("database", "instance", "resize", "flavor", *of, "2")
+    resized = place.service.reaches(f"/instances/{made['id']}", "ACTIVE")
+    assert (resized["volume"]["size"], resized["flavor"]["id"]) == (3, "2")
+    table, _, rates = openstack.does("database", "limit", "list", "-f", "json").partition("[")
+    assert "max_running_backups" in table
+    assert {row["Verb"]: row["Value"] for row in json.loads(f"[{rates}")}["DELETE"] == 200
+    with connected(made) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE held (id INT) ENGINE=MyISAM")
+        cursor.execute("LOCK TABLES held WRITE")
+        place.service.ok("POST", "/backups", {"backup": {"name": "forced", "instance": made["id"]}})
+        openstack.does("database", "instance", "force", "delete", *of)
+    place.gone(f"/instances/{made['id']}")
+    (forced,) = [row for row in place.service.ok("GET", "/backups")["backups"] if row["name"] == "forced"]
+    assert forced["status"] == "FAILED"
+    place.service.ok("DELETE", f"/backups/{forced['id']}")
+    place.gone(f"/backups/{forced['id']}")
