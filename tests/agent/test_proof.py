@@ -119,6 +119,35 @@ def test_a_backup_is_brought_up(stage: Stage) -> None:
         stage.check_nothing_left(instance)
 
 
+def test_an_increment_is_brought_up_with_all_it_stands_on(stage: Stage) -> None:
+    """A restore proves the whole chain, and names its damaged object; a new increment's objects are its own only."""
+    with stage.agent():
+        instance = an_instance(stage.place)
+        administer = stage.servers.access(instance["id"]).administer
+        administer("CREATE DATABASE shop", 10)
+        administer("CREATE TABLE shop.t (id INT PRIMARY KEY, v TEXT) ENGINE=InnoDB", 10)
+        administer("INSERT INTO shop.t SELECT seq, REPEAT('x', 100) FROM shop.seq_1_to_1000", 10)
+        full = stage.backup(instance)
+        administer("UPDATE shop.t SET v = 'y' WHERE id % 7 = 0", 10)
+        ((_, checksum),) = administer("CHECKSUM TABLE shop.t", 10)
+        whole = stage.store.objects[f"{full['id']}.xbstream.gz"]
+        flip_a_byte(stage)
+        body = {"backup": {"name": "i", "instance": instance["id"], "parent_id": full["id"]}}
+        made = stage.place.site.ok("POST", "/backups", body)["backup"]
+        child = ends(stage.place, f"/backups/{made['id']}", "COMPLETED", "FAILED")
+        assert child["verification"]["status"] == "passed"
+
+        verification = stage.prove(child)
+        assert verification["status"] == "failed"
+        assert f"{full['id']}.xbstream.gz" in verification["reason"]
+        stage.store.objects[f"{full['id']}.xbstream.gz"] = whole
+        assert stage.prove(child)["status"] == "passed"
+        found = stage.receipt(child).checksums
+        assert found is not None
+        assert found.tables == {"shop.t": checksum}
+        stage.check_nothing_left(instance)
+
+
 @pytest.mark.parametrize("step", [Step.VERIFY_STAGED, Step.VERIFY_STARTED], ids=str)
 def test_a_proof_that_is_overtaken(stage: Stage, when: When, step: Step) -> None:
     """The proof is unknown, the throw-away server is gone, and the host reports nothing."""
