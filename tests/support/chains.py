@@ -28,6 +28,7 @@ from snaphold.protocol import (
 from tests.support.instances import instance_spec
 
 ACCOUNT = "1234"
+_PLAIN = {".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".par", ".opt"}  # whole in every increment
 
 
 class SilentControl(Control):
@@ -61,6 +62,11 @@ class ChainBench:
         self.results.append(result)
         return result
 
+    @property
+    def last_lsn(self) -> int:
+        """Where the newest backup ended."""
+        return Chain.opened(self.room.stores, self.links).newest.lineage.last_lsn
+
     def restore(self, links: list[ChainLink] | None = None) -> InstanceResult:
         """A new instance, as the agent makes it, of the chain that ends with the last of these backups."""
         copy = instance_spec(databases=(), users=[])
@@ -75,8 +81,8 @@ class ChainBench:
         with consolidated_backup(self.room, task, spec, lease_of(task)) as result:
             return [self.link(spec.id, result)], result
 
-    def laid(self, way: Callable[[Chain, Room, Staging, Lease], None]) -> Staging:
-        """The chain's files, laid down this way and prepared; forget them with ``discard_attempt``."""
+    def laid(self, way: Callable[[Chain, Room, Staging, Lease], None]) -> tuple[InstanceResult, dict[str, bytes]]:
+        """A new instance of the chain's files, laid down this way; and what its files were that are no InnoDB's."""
         copy = instance_spec(databases=(), users=[])
         staging = self.room.servers.staging(copy, 1)
         task = self.task(TaskKind.RESTORE, self.links, instance=copy)
@@ -84,7 +90,12 @@ class ChainBench:
         self.room.engines["mariadb"].prepare(
             staging.directory, uid=staging.uid, gid=staging.gid, memory_bytes=staging.memory_bytes
         )
-        return staging
+        paths = [path for path in staging.directory.rglob("*") if path.is_file()]
+        files = {
+            str(path.relative_to(staging.directory)): path.read_bytes() if path.suffix in _PLAIN else b""
+            for path in paths
+        }
+        return self.room.servers.finish_restore(copy, 1), files
 
     def backup_spec(self, *, parent_id: str | None, named: bool = True) -> BackupSpec:
         """What an agent is told of a backup to take."""

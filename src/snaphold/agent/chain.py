@@ -103,7 +103,7 @@ class Chain:
         elif self.overlays:
             self.overlay(room, staging, lease)
         else:
-            self._apply_in_turn(room, staging, lease)
+            self.apply_in_turn(room, staging, lease)
 
     def overlay(self, room: Room, staging: Staging, lease: Lease) -> None:
         """Lay the pages of all backups over each other: what is there then is one full backup, unprepared."""
@@ -118,7 +118,7 @@ class Chain:
             stop=lease.stop,
         )
 
-    def _apply_in_turn(self, room: Room, staging: Staging, lease: Lease) -> None:
+    def apply_in_turn(self, room: Room, staging: Staging, lease: Lease) -> None:
         """Have the tool apply one increment after the other, each from a directory beside."""
         engine = room.engines[self.newest.datastore.type]
         owner = None if staging.uid is None or staging.gid is None else Owner(uid=staging.uid, gid=staging.gid)
