@@ -3,6 +3,9 @@
 At the ``control`` steps something was committed while its answer was still to be sent: the answer is lost.
 """
 
+import gzip
+import json
+import shutil
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +16,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from snaphold.model import SERVICE_ACCOUNT
 from snaphold.steps import Step
 from tests.faults.place import Place, opened_place, struck, with_victims
-from tests.scenarios.served import query
+from tests.scenarios.served import kill, query
 
 pytestmark = pytest.mark.engine
 
@@ -87,6 +91,24 @@ def test_a_proof_of_objects_is_struck(place: Place, step: Step, victim: str) -> 
     place.soon(proven, "the proof")
     place.soon(free, "the backup to be free")
     assert place.ends(path) is None
+    place.is_sound()
+
+
+NIGHTLY_VICTIMS: Final[dict[Step, list[str]]] = {Step.STATE_SAVED: [*CONTROL, "agent"]}
+
+
+@pytest.mark.parametrize(("step", "victim"), struck(NIGHTLY_VICTIMS))
+def test_a_nightly_save_is_struck(place: Place, step: Step, victim: str) -> None:
+    """A worker that is killed while it saves the service's state leaves a whole one, or makes one at its next start."""
+    saved = place.service.state_dir / "regions" / "DFW" / "store" / SERVICE_ACCOUNT
+    shutil.rmtree(saved, ignore_errors=True)  # so that one is due, with the first round after a start
+    place.pauses.at(step)
+    kill(place.service.process_of("\0-m\0snaphold\0api"))
+    place.strike(victim, place.source["id"])
+
+    (state,) = place.soon(lambda: list(saved.rglob("*.json.gz")), "a saved state")
+    assert json.loads(gzip.decompress(state.read_bytes()))["region"] == "DFW"
+    assert [path for path in saved.rglob("*") if path.is_file()] == [state]
     place.is_sound()
 
 
