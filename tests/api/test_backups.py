@@ -230,7 +230,7 @@ def test_delete(site: Site) -> None:
         ({"copy-backup": {"target_backup_region": "LON"}}, 400),
         ({"copy-backup": {"target_backup_region": "DFW"}}, 400),
         ({"copy-backup": {"target_backup_region": "IAD", "name": None, "description": ""}}, 501),
-        ({"consolidate": {}}, 501),
+        ({"consolidate": {}}, 422),  # it is a full one
         ({"consolidate": {"name": ""}}, 400),
         ({"cancel": {}}, 501),
     ],

@@ -184,6 +184,6 @@ def test_a_delete_is_struck(place: Place, step: Step, victim: str) -> None:
 def test_every_step_of_an_agent_is_struck() -> None:
     """A step that somebody adds is struck as well, or named in another test."""
     here = {*BACKUP_VICTIMS, *RESTORE_VICTIMS, *CREATE_VICTIMS, *RESTART_VICTIMS, *DELETE_VICTIMS}
-    here |= {*STOP_VICTIMS, *START_VICTIMS, *RESIZE_VICTIMS}
-    elsewhere = ("control", "consolidate", "schedule", "removal", "rebuild", "state")
+    here |= {*STOP_VICTIMS, *START_VICTIMS, *RESIZE_VICTIMS, *VERIFY_VICTIMS}
+    elsewhere = ("control", "consolidate", "schedule", "proof", "removal", "rebuild", "state")
     assert set(Step) - here == {step for kind in elsewhere for step in steps_of(kind)}

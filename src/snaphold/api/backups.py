@@ -14,6 +14,7 @@ from snaphold.api.reading import BodyOf
 from snaphold.errors import NotOffered
 from snaphold.model import ProofLevel
 from snaphold.service import backups as service
+from snaphold.service.consolidation import request_consolidation
 from snaphold.service.requests import BackupPage
 from snaphold.service.verification import request_proof
 
@@ -69,6 +70,10 @@ def act_on_backup(
     if "verify" in body.model_fields_set:
         request_proof(call.deployment, call.account, backup_id, ProofLevel((body.verify or Verify()).level))
         return Response(status_code=202)
+    if "consolidate" in body.model_fields_set:
+        name = None if body.consolidate is None else body.consolidate.name
+        made = answers.created_backup(call.links, request_consolidation(call.deployment, call.account, backup_id, name))
+        return Response(made.model_dump_json(), status_code=202, media_type="application/json")
     region = None if body.copy_backup is None else body.copy_backup.target_backup_region
     service.act_on_backup(call.deployment, call.account, backup_id, body.name, target_region=region)
     return Response(status_code=202)

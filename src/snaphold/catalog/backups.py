@@ -134,12 +134,15 @@ def count_of_account(tx: Transaction, account: str) -> int:
 
 
 def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
-    """One of these that is being restored or proven now, or None."""
+    """One of these that is being restored, proven or consolidated now, or None."""
     restored = sa.select(tasks.c.backup_id).where(
         tasks.c.backup_id.in_(backup_ids), tasks.c.kind == "restore", tasks.c.state != TaskState.ENDED
     )
     proven = sa.select(backups.c.id).where(backups.c.id.in_(backup_ids), backups.c.proving.is_not(None))
-    for statement in (restored, proven):
+    merged = sa.select(backups.c.made_from).where(
+        backups.c.made_from.in_(backup_ids), backups.c.made == Made.CONSOLIDATED, backups.c.status.in_(RUNNING)
+    )
+    for statement in (restored, proven, merged):
         found: str | None = tx.connection.execute(statement.limit(1)).scalar_one_or_none()
         if found is not None:
             return found

@@ -125,7 +125,7 @@ def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
     expired = sa.and_(tasks.c.state == TaskState.CLAIMED, tasks.c.lease_until_us < tx.now_us)
     unheard = sa.and_(
         tasks.c.state == TaskState.WAITING,
-        tasks.c.kind.in_([TaskKind.BACKUP, TaskKind.CREATE, TaskKind.RESTORE, TaskKind.VERIFY]),
+        tasks.c.kind.in_([TaskKind.BACKUP, TaskKind.CREATE, TaskKind.RESTORE, TaskKind.VERIFY, TaskKind.CONSOLIDATE]),
         tasks.c.created_us < tx.now_us - lease_us,
         sa.or_(hosts.c.seen_us.is_(None), hosts.c.seen_us < tx.now_us - lease_us),
     )

@@ -71,9 +71,7 @@ def begin_backup(
     elif request.incremental:
         parent = backups.newest_completed(tx, instance.id, automated_only=is_automated)
     check_copies(deployment, request.copy_to)
-    most = deployment.settings.max_backups_per_account
-    if most and backups.count_of_account(tx, instance.account) >= most:
-        raise OverLimit(f"The account has {most} backups already, which is its limit.")
+    check_quota(tx, deployment, instance.account)
     backup = _new_backup(tx, instance, request, parent, is_automated=is_automated)
     if not backups.insert(tx, backup) or not instances.move(
         tx, instance.id, [InstanceStatus.ACTIVE], InstanceStatus.BACKUP
@@ -179,6 +177,13 @@ def unavailable_for_action(instance_id: str, status: InstanceStatus) -> Unproces
     )
 
 
+def check_quota(tx: Transaction, deployment: Deployment, account: str) -> None:
+    """Raises ``OverLimit`` when the account has as many backups as it may."""
+    most = deployment.settings.max_backups_per_account
+    if most and backups.count_of_account(tx, account) >= most:
+        raise OverLimit(f"The account has {most} backups already, which is its limit.")
+
+
 def check_copies(deployment: Deployment, copy_to: Collection[str] | None) -> None:
     """Raises ``BadRequest`` for a region that no copy can go to."""
     _check_region(deployment.region, copy_to or ())
@@ -251,26 +256,6 @@ def _new_backup(
 def _give_to_host(
     tx: Transaction, deployment: Deployment, instance: Instance, backup: Backup, parent: Backup | None, *, named: bool
 ) -> None:
-    verify = deployment.settings.verify_after_backup
-    spec = BackupSpec(
-        id=backup.id,
-        account=backup.account,
-        instance_id=instance.id,
-        deployment=deployment.deployment_id,
-        name=backup.name,
-        description=backup.description,
-        source_id=backup.source_id,
-        parent_id=backup.parent_id,
-        parent_named=named,
-        created=rfc3339_exact(backup.created_us),
-        is_automated=backup.is_automated,
-        volume_gb=backup.volume_gb,
-        flavor_ram_mb=backup.flavor_ram_mb,
-        datastore=backup.datastore,
-        version=backup.version,
-        version_id=version_id(backup.datastore, backup.version),
-        verify=None if verify == "none" else ProofLevel(verify),
-    )
     tasks.insert(
         tx,
         task_id=str(uuid.uuid4()),
@@ -280,9 +265,33 @@ def _give_to_host(
         instance_id=instance.id,
         backup_id=backup.id,
         payload={
-            "backup": spec.model_dump(mode="json"),
+            "backup": spec_of(deployment, backup, parent_named=named).model_dump(mode="json"),
             "chain": [link.model_dump(mode="json") for link in ([] if parent is None else chain_of(tx, parent))],
         },
+    )
+
+
+def spec_of(deployment: Deployment, backup: Backup, *, parent_named: bool = True) -> BackupSpec:
+    """A backup as the host is told of it that takes or makes it."""
+    verify = deployment.settings.verify_after_backup
+    return BackupSpec(
+        id=backup.id,
+        account=backup.account,
+        instance_id=backup.source_id,
+        deployment=deployment.deployment_id,
+        name=backup.name,
+        description=backup.description,
+        source_id=backup.source_id,
+        parent_id=backup.parent_id,
+        parent_named=parent_named,
+        created=rfc3339_exact(backup.created_us),
+        is_automated=backup.is_automated,
+        volume_gb=backup.volume_gb,
+        flavor_ram_mb=backup.flavor_ram_mb,
+        datastore=backup.datastore,
+        version=backup.version,
+        version_id=version_id(backup.datastore, backup.version),
+        verify=None if verify == "none" else ProofLevel(verify),
     )
 
 

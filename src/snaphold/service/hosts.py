@@ -48,6 +48,7 @@ from snaphold.steps import Step, reached
 log = structlog.get_logger()
 
 _MAY_WAIT = frozenset({TaskKind.RESTART, TaskKind.STOP, TaskKind.START, TaskKind.RESIZE, TaskKind.DELETE})
+_MAKES_BACKUP = frozenset({TaskKind.BACKUP, TaskKind.CONSOLIDATE})
 _TOKEN_BYTES = 32
 
 
@@ -133,7 +134,7 @@ def progress(deployment: Deployment, host_id: str, task_id: str, message: Progre
     with deployment.catalog.writing() as tx:
         attempt = _current(tx, host_id, task_id, message.session, message.attempt)
         tasks.renew(tx, attempt, tx.now_us + deployment.lease_us)
-        if attempt.backup_id is not None and attempt.kind == TaskKind.BACKUP:
+        if attempt.backup_id is not None and attempt.kind in _MAKES_BACKUP:
             backups.note_progress(tx, attempt.backup_id, **_measured(message, "size_bytes"))
         if attempt.instance_id is not None and attempt.kind == TaskKind.RESTORE:
             instances.note_progress(tx, attempt.instance_id, **_measured(message))
@@ -229,7 +230,7 @@ def _claim_task(tx: Transaction, deployment: Deployment, host_id: str, message: 
     if claimed is None:
         return None
     attempt, payload = claimed
-    if attempt.kind == TaskKind.BACKUP and attempt.backup_id is not None:
+    if attempt.kind in _MAKES_BACKUP and attempt.backup_id is not None:
         backups.move(tx, attempt.backup_id, [BackupStatus.NEW], BackupStatus.BUILDING)
     return Task.model_validate(
         {
@@ -252,7 +253,7 @@ def _current(tx: Transaction, host_id: str, task_id: str, session: str, number: 
 
 def _succeed(tx: Transaction, attempt: Attempt, message: Report) -> None:
     match attempt:
-        case Attempt(kind=TaskKind.BACKUP, backup_id=str(backup_id)) if message.backup is not None:
+        case Attempt(kind=TaskKind.BACKUP | TaskKind.CONSOLIDATE, backup_id=str(backup_id)) if message.backup:
             _complete_backup(tx, attempt, backup_id, message.backup)
         case Attempt(kind=TaskKind.CREATE | TaskKind.RESTORE, instance_id=str(instance_id)) if message.instance:
             _activate(tx, instance_id, message.instance)
@@ -315,7 +316,7 @@ def _activate(tx: Transaction, instance_id: str, result: InstanceResult) -> None
 
 def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str) -> None:
     match attempt:
-        case Attempt(kind=TaskKind.BACKUP, backup_id=str(backup_id)):
+        case Attempt(kind=TaskKind.BACKUP | TaskKind.CONSOLIDATE, backup_id=str(backup_id)):
             origins = [BackupStatus.NEW, BackupStatus.BUILDING]
             backups.move(tx, backup_id, origins, BackupStatus.FAILED, reason=reason, step=None)
             if attempt.instance_id is not None:

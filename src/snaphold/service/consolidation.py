@@ -1,0 +1,92 @@
+"""Consolidating: a chain becomes a full backup of its own (contract, section 2, "Consolidate")."""
+
+import uuid
+from dataclasses import replace
+
+import structlog
+
+from snaphold.catalog import backups, hosts, tasks
+from snaphold.errors import NotFound, Unprocessable
+from snaphold.model import Backup, BackupStatus, Made, Rate
+from snaphold.protocol import TaskKind
+from snaphold.service import limits
+from snaphold.service.backups import check_quota, spec_of
+from snaphold.service.chains import chain_of
+from snaphold.service.deployment import Deployment
+from snaphold.service.instances import choose_host_of
+from snaphold.steps import Step, reached
+
+log = structlog.get_logger()
+
+_MAX_NAME = 64  # characters
+
+
+def request_consolidation(deployment: Deployment, account: str, backup_id: str, name: str | None) -> Backup:
+    """Have a full backup of the same moment made from an increment and all that it stands on; the new one.
+
+    No instance is busy with it, and no limit of running backups counts it. Until it has ended the chain is in use.
+
+    Raises:
+        NotFound: no such backup.
+        Unprocessable: it is not COMPLETED, is being deleted, or is no increment.
+        OverLimit: the account has as many backups as it may.
+        Unavailable: no host that could make it is there.
+    """
+    deployment.store_gate.check(account)
+    with deployment.catalog.writing() as tx:
+        old = backups.find(tx, account, backup_id)
+        if old is None:
+            raise NotFound(f"Backup {backup_id} cannot be found.")
+        if old.status is not BackupStatus.COMPLETED or old.deleting:
+            raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
+        if old.parent_id is None:
+            raise Unprocessable(f"Backup {backup_id} is a full backup already.")
+        check_quota(tx, deployment, account)
+        host = choose_host_of(
+            tx, hosts.seen_since(tx, tx.now_us - deployment.lease_us), old.datastore, old.version, account
+        )
+        new = replace(
+            old,
+            id=str(uuid.uuid4()),
+            name=f"{old.name[: _MAX_NAME - 5]}-full" if name is None else name,
+            status=BackupStatus.NEW,
+            parent_id=None,
+            is_automated=False,
+            made=Made.CONSOLIDATED,
+            made_from=old.id,
+            made_from_region=None,
+            size_bytes=None,
+            object_bytes=None,
+            object_name=None,
+            manifest_sha256=None,
+            reason=None,
+            created_us=tx.now_us,
+            updated_us=tx.now_us,
+            proving=None,
+            proof_asked_us=None,
+            proof_tried_us=None,
+            proof_status=None,
+            proof_level=None,
+            proof_at_us=None,
+            proof_seconds=None,
+            proof_reason=None,
+        )
+        backups.insert(tx, new)
+        tasks.insert(
+            tx,
+            task_id=str(uuid.uuid4()),
+            kind=TaskKind.CONSOLIDATE,
+            host_id=host.id,
+            account=account,
+            instance_id=None,
+            backup_id=new.id,
+            payload={
+                "backup": spec_of(deployment, new).model_dump(mode="json"),
+                "chain": [link.model_dump(mode="json") for link in chain_of(tx, old)],
+            },
+        )
+        limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
+    reached(Step.CONTROL_ASKED)
+    deployment.wakeups.notify(host.id)
+    log.info("backup.consolidation_requested", backup=new.id, made_from=old.id, account=account)
+    return new
