@@ -1,19 +1,17 @@
 """`snaphold verify` against a real record, whose worker the test plays."""
 
 import json
-import logging
-import sys
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 import pytest
-import structlog
 
 from snaphold.catalog import backups as rows
-from snaphold.cli import main
 from snaphold.model import Backup, ProofLevel, ProofStatus
+from tests.scenarios.served import snaphold
 from tests.support.region import ACCOUNT, Region, a_proof, open_region
 
 
@@ -45,17 +43,6 @@ class Worker:
                     rows.end_proof(tx, backup_id, a_proof(level=ProofLevel.OBJECTS, **bad))
 
 
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """The command sets this process's logs up."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-
-
 @pytest.fixture
 def region(tmp_path: Path) -> Iterator[Region]:
     """The region DFW of a state directory."""
@@ -73,31 +60,19 @@ def backups(region: Region) -> list[Backup]:
     return [*(region.completed_backup(instance) for _ in range(3)), region.completed_backup(other)]
 
 
-def verify(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
-    """Run the command in this process; the exit status."""
-    monkeypatch.setattr(sys, "argv", ["snaphold", "verify", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
+def verify(state_dir: Path, *words: str) -> tuple[int, dict[str, dict[str, object]], list[str]]:
+    """Run the command; its exit status, what it says of each backup, and its complaints."""
+    argv = snaphold("verify", "--state-dir", state_dir, *words)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    lines = map(json.loads, done.stdout.splitlines())
+    return done.returncode, {line["backup"]: line for line in lines}, done.stderr.splitlines()
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
-    """The lines of standard output, by backup."""
-    return {line["backup"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
-
-
-def test_every_backup_is_proven(
-    region: Region,
-    backups: list[Backup],
-    tmp_path: Path,
-    *,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_backup_is_proven(region: Region, backups: list[Backup], tmp_path: Path) -> None:
     """A few at a time, a line for each, and status 1 because one did not pass."""
     with Worker(region, backups[1].id) as worker:
-        assert verify(monkeypatch, "--state-dir", tmp_path, "--all") == 1
-    lines = said(capsys)
+        status, lines, _ = verify(tmp_path, "--all")
+    assert status == 1
     assert {name: line["status"] for name, line in lines.items()} == {
         backup.id: "failed" if backup is backups[1] else "passed" for backup in backups
     }
@@ -105,48 +80,32 @@ def test_every_backup_is_proven(
     assert worker.most_at_once <= 2
 
 
-def test_one_account(
-    region: Region,
-    backups: list[Backup],
-    tmp_path: Path,
-    *,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_one_account(region: Region, backups: list[Backup], tmp_path: Path) -> None:
     """Only its backups; status 0 when all passed."""
     with Worker(region, "none"):
-        assert verify(monkeypatch, "--state-dir", tmp_path, "--all", "--account", ACCOUNT) == 0
-    assert set(said(capsys)) == {backup.id for backup in backups[:3]}
+        status, lines, _ = verify(tmp_path, "--all", "--account", ACCOUNT)
+    assert (status, set(lines)) == (0, {backup.id for backup in backups[:3]})
 
 
-def test_nobody_waits(
-    region: Region,
-    backups: list[Backup],
-    tmp_path: Path,
-    *,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_nobody_waits(region: Region, backups: list[Backup], tmp_path: Path) -> None:
     """All are asked for at once; what is being proven already is left out."""
     for asked in (len(backups), 0):
-        assert verify(monkeypatch, "--state-dir", tmp_path, "--all", "--no-wait") == 0
-        assert [line["status"] for line in said(capsys).values()] == ["asked"] * asked
+        status, lines, _ = verify(tmp_path, "--all", "--no-wait")
+        assert (status, [line["status"] for line in lines.values()]) == (0, ["asked"] * asked)
     with region.deployment.catalog.reading() as tx:
         assert set(rows.being_proven(tx, ProofLevel.OBJECTS)) == {backup.id for backup in backups}
 
 
 @pytest.mark.usefixtures("backups")
-def test_no_host_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_host_is_there(tmp_path: Path) -> None:
     """A proof that nobody can give is unknown, which is not passed."""
-    assert verify(monkeypatch, "--state-dir", tmp_path, "--all", "--level", "restore") == 1
-    assert {line["status"] for line in said(capsys).values()} == {"unknown"}
+    status, lines, _ = verify(tmp_path, "--all", "--level", "restore")
+    assert (status, {line["status"] for line in lines.values()}) == (1, {"unknown"})
 
 
 @pytest.mark.usefixtures("region")
 @pytest.mark.parametrize("words", [[], ["--all", "--level", "deep"], ["--all", "--region", "IAD"]], ids=str)
-def test_what_makes_no_sense(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
-) -> None:
+def test_what_makes_no_sense(tmp_path: Path, words: list[str]) -> None:
     """One clear line, status 1."""
-    assert verify(monkeypatch, "--state-dir", tmp_path, *words) == 1
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    status, _, complaints = verify(tmp_path, *words)
+    assert (status, len(complaints)) == (1, 1)
