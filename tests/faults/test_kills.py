@@ -26,6 +26,7 @@ BACKUP_VICTIMS = with_victims("backup", (*EVERYWHERE, "server"), {Step.BACKUP_TO
 RESTORE_VICTIMS = with_victims(
     "restore", EVERYWHERE, {Step.RESTORE_FINISHED: ["server"], Step.RESTORE_REPORTED: ["server"]}
 )
+CONSOLIDATE_VICTIMS = with_victims("consolidate", EVERYWHERE, {})
 VERIFY_VICTIMS = with_victims("verify", EVERYWHERE, {})
 CREATE_VICTIMS = with_victims("create", EVERYWHERE, {Step.CREATE_BUILT: ["server"]})
 RESTART_VICTIMS = with_victims(
@@ -97,6 +98,22 @@ def test_a_create_is_struck(place: Place, step: Step, victim: str) -> None:
         assert victim in {"agent", "supervisor"}
     place.is_sound()
     place.forget(f"/instances/{made['id']}")
+
+
+@pytest.mark.parametrize(("step", "victim"), struck(CONSOLIDATE_VICTIMS))
+def test_a_consolidation_is_struck(place: Place, step: Step, victim: str) -> None:
+    """A struck consolidation is COMPLETED, or FAILED with a reason and nothing in the store; the chain is whole."""
+    wanted = {"name": "i", "instance": place.source["id"], "parent_id": place.good["id"]}
+    path = f"/backups/{place.service.ok('POST', '/backups', {'backup': wanted})['backup']['id']}"
+    assert place.service.reaches(path, "COMPLETED")
+    place.pauses.at(step)
+    made = place.service.ok("POST", f"{path}/action", {"consolidate": {}})["backup"]
+    place.strike(victim, place.source["id"])
+    backup = place.ends(f"/backups/{made['id']}", "COMPLETED", "FAILED")
+
+    assert backup["status"] == "COMPLETED" or (backup["reason"] and victim in {"agent", "supervisor"})
+    place.is_sound()
+    place.forget(path)
 
 
 @pytest.mark.parametrize(("step", "victim"), struck(VERIFY_VICTIMS))
@@ -184,6 +201,6 @@ def test_a_delete_is_struck(place: Place, step: Step, victim: str) -> None:
 def test_every_step_of_an_agent_is_struck() -> None:
     """A step that somebody adds is struck as well, or named in another test."""
     here = {*BACKUP_VICTIMS, *RESTORE_VICTIMS, *CREATE_VICTIMS, *RESTART_VICTIMS, *DELETE_VICTIMS}
-    here |= {*STOP_VICTIMS, *START_VICTIMS, *RESIZE_VICTIMS, *VERIFY_VICTIMS}
-    elsewhere = ("control", "consolidate", "schedule", "proof", "removal", "rebuild", "state")
+    here |= {*STOP_VICTIMS, *START_VICTIMS, *RESIZE_VICTIMS, *VERIFY_VICTIMS, *CONSOLIDATE_VICTIMS}
+    elsewhere = ("control", "schedule", "proof", "removal", "rebuild", "state")
     assert set(Step) - here == {step for kind in elsewhere for step in steps_of(kind)}
