@@ -118,6 +118,7 @@ class Claim(Message):
     session: str
     wait_s: float = Field(ge=0, le=60)
     accept_tasks: bool = True  # False: questions only, every task slot is taken
+    at_work: dict[str, int] = {}  # attempts that are going on, by task: of those that were given up it is told at once
 
 
 class DatabaseSpec(Message):
@@ -231,10 +232,11 @@ class Question(Message):
 
 
 class Work(Message):
-    """The answer to Claim; both None when the wait was in vain."""
+    """The answer to Claim; nothing in it when the wait was in vain."""
 
     task: Task | None = None
     question: Question | None = None
+    given_up: list[str] = []  # tasks of ``at_work`` whose attempts must stop, as after 409
 
 
 class Progress(Message):

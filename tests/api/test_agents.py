@@ -7,6 +7,8 @@ import pytest
 from snaphold.service import hosts
 from tests.api.site import Site, check_fault, poll, routes_of
 
+NOTHING: dict[str, Any] = {"task": None, "question": None, "given_up": []}
+
 
 def _hello(session: str) -> dict[str, Any]:
     return {
@@ -56,13 +58,13 @@ def test_hello_and_heartbeat(site: Site) -> None:
 
 def test_claim_at_once(site: Site) -> None:
     """What waits is handed out at once, once; nothing is an empty answer."""
-    assert site.claim() == {"task": None, "question": None}
+    assert site.claim() == NOTHING
     site.ok("POST", "/instances", {"instance": {"name": "i", "flavorRef": 1, "volume": {"size": 1}}})
     body = {"session": site.region.session, "wait_s": 30, "accept_tasks": True}
     assert site.agent("claim", {**body, "wait_s": 0, "accept_tasks": False}).json()["task"] is None
     task = site.agent("claim", body).json()["task"]
     assert (task["kind"], task["attempt"]) == ("create", 1)
-    assert site.claim() == {"task": None, "question": None}
+    assert site.claim() == NOTHING
 
 
 def test_claim_is_woken(site: Site) -> None:
@@ -77,7 +79,7 @@ def test_claim_is_woken(site: Site) -> None:
 
 def test_claim_in_vain(site: Site) -> None:
     """A claim ends empty when its time is over."""
-    assert site.claim(0.6) == {"task": None, "question": None}
+    assert site.claim(0.6) == NOTHING
 
 
 def test_claim_of_one_who_left(site: Site) -> None:
@@ -98,7 +100,7 @@ def test_claims_end_with_the_process(site: Site) -> None:
         waiting = pool.submit(site.claim, 60)
         poll(lambda: bool(site.region.deployment.wakeups._callbacks))
         ending.set()
-        assert waiting.result(20) == {"task": None, "question": None}
+        assert waiting.result(20) == NOTHING
 
 
 def test_overtaken(site: Site) -> None:
@@ -122,7 +124,7 @@ def test_another_hosts_task(site: Site) -> None:
     report = {"session": site.region.session, "attempt": 1, "ok": False, "reason": "mischief"}
     check_fault(site.agent(f"tasks/{task['id']}/report", report, token=token), 409)
     claim = {"session": site.region.session, "wait_s": 0}
-    assert site.agent("claim", claim, token=token).json() == {"task": None, "question": None}
+    assert site.agent("claim", claim, token=token).json() == NOTHING
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from snaphold.model import version_id
-from tests.api.site import Site, check_fault, opened_site
+from tests.api.site import Site, a_result_of, check_fault, opened_site
 
 UNKNOWN = str(uuid.UUID(int=7))
 CHAPTER = {
@@ -232,13 +232,37 @@ def test_delete(site: Site) -> None:
         ({"copy-backup": {"target_backup_region": "IAD", "name": None, "description": ""}}, 501),
         ({"consolidate": {}}, 422),  # it is a full one
         ({"consolidate": {"name": ""}}, 400),
-        ({"cancel": {}}, 501),
+        ({"cancel": {}}, 422),
+        ({"cancel": 5}, 400),
     ],
 )
 def test_actions(site: Site, body: dict[str, Any], code: int) -> None:
     """What a later release does is checked as it will be, and then a `notImplemented`."""
     backup = site.backup(site.instance()["id"])
     check_fault(site.call("POST", f"/backups/{backup['id']}/action", body), code)
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_cancel(site: Site, claimed: bool) -> None:  # noqa: FBT001
+    """A running backup is FAILED, that is its reason; its instance is free, and its host is told by its next claim."""
+    instance = site.instance()["id"]
+    made = site.ok("POST", "/backups", {"backup": {"name": "n", "instance": instance}})["backup"]
+    path = f"/backups/{made['id']}"
+    task = site.claim()["task"] if claimed else None
+    answer = site.call("POST", f"{path}/action", {"cancel": {}})
+    assert (answer.status_code, answer.content) == (202, b"")
+    backup = site.ok("GET", path)["backup"]
+    assert (backup["status"], backup["reason"], backup["locationRef"]) == ("FAILED", "It was cancelled.", None)
+    assert site.ok("GET", f"/instances/{instance}")["instance"]["status"] == "ACTIVE"
+    assert [name for name, _ in site.region.enqueued()] == ["sweep_backup"]
+    check_fault(site.call("POST", f"{path}/action", {"cancel": {}}), 422)
+    check_fault(site.call("POST", f"/backups/{UNKNOWN}/action", {"cancel": {}}), 404)
+    if task is not None:
+        claim = {"session": site.region.session, "wait_s": 30, "at_work": {task["id"]: task["attempt"]}}
+        assert site.agent("claim", claim).json() == {"task": None, "question": None, "given_up": [task["id"]]}
+        late = {"session": site.region.session, "attempt": 1, "ok": True, "backup": a_result_of(task)}
+        check_fault(site.agent(f"tasks/{task['id']}/report", late), 409)
+    assert site.backup(instance)["status"] == "COMPLETED"
 
 
 def test_copy_of_a_running_backup(site: Site) -> None:

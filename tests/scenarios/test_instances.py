@@ -8,15 +8,15 @@ from typing import Any
 import pymysql
 import pytest
 
-from tests.scenarios.served import Served, eventually, query, served
+from tests.scenarios.served import Served, connected, eventually, query, served
 
 pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
 def service(lasting_state_dir: Path, instance_network: str) -> Iterator[Served]:
-    """A running service whose agent is in touch often."""
-    with served(lasting_state_dir, instance_network, "--renew-s=0.5", "--lease-s=10") as service:
+    """A running service, with leases as they are by default: what is said to be at once must not wait for them."""
+    with served(lasting_state_dir, instance_network) as service:
         yield service
 
 
@@ -120,11 +120,7 @@ def test_reset_while_a_backup_is_taken(service: Served) -> None:
     instance = service.instance()
     path = f"/instances/{instance['id']}"
     query(instance, "CREATE TABLE t (id INT PRIMARY KEY) ENGINE=MyISAM")
-    host = instance["ip"][0]
-    with (
-        closing(pymysql.connect(host=host, user="app", password="pw1", database="shop")) as client,
-        client.cursor() as cursor,
-    ):
+    with connected(instance) as client, client.cursor() as cursor:
         cursor.execute("LOCK TABLES t WRITE")  # the backup waits for it
         asked = service.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance["id"]}})["backup"]
         eventually(lambda: service.processes("--backup", instance["id"]), "the backup tool to run")
@@ -135,3 +131,20 @@ def test_reset_while_a_backup_is_taken(service: Served) -> None:
         assert "cancelled" in backup["reason"]
         eventually(lambda: service.call("GET", path).status_code == 404, "the instance to be gone")
     eventually(lambda: not service.objects_of(asked), "everything of the backup to be gone")
+
+
+def test_a_cancelled_backup_lets_go_at_once(service: Served) -> None:
+    """A backup that waits for a client's lock is ended: its tool is gone in a moment, and nothing of it is stored."""
+    instance = service.instance()
+    query(instance, "CREATE TABLE t (id INT PRIMARY KEY) ENGINE=MyISAM")
+    with connected(instance) as client, client.cursor() as cursor:
+        cursor.execute("LOCK TABLES t WRITE")
+        asked = service.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance["id"]}})["backup"]
+        eventually(lambda: service.processes("--backup", instance["id"]), "the backup tool to run")
+        service.ok("POST", f"/backups/{asked['id']}/action", {"cancel": {}})
+        backup = service.ok("GET", f"/backups/{asked['id']}")["backup"]
+        assert (backup["status"], backup["reason"]) == ("FAILED", "It was cancelled.")
+        eventually(lambda: not service.processes("--backup", instance["id"]), "the backup tool to end", timeout_s=8)
+    service.backup(instance)
+    eventually(lambda: not service.objects_of(asked), "everything of the backup to be gone")
+    service.ok("DELETE", f"/instances/{instance['id']}")

@@ -170,7 +170,12 @@ class Agent:
             if not region.known.wait(_POLL_WITHOUT_SLOTS_S):
                 continue
             free = len(self._leases) < self._settings.agent_tasks
-            claim = Claim(session=self._session, wait_s=_POLL_S if free else _POLL_WITHOUT_SLOTS_S, accept_tasks=free)
+            claim = Claim(
+                session=self._session,
+                wait_s=_POLL_S if free else _POLL_WITHOUT_SLOTS_S,
+                accept_tasks=free,
+                at_work={lease.task.id: lease.task.attempt for lease in self._leases_of(region)},
+            )
             try:
                 work = region.control.claim(claim)
             except SnapholdError as error:
@@ -183,12 +188,19 @@ class Agent:
                 self._bear_with("claiming failed", region=region.name)
                 continue
             waits = pauses()
+            for lease in self._leases_of(region):
+                if lease.task.id in work.given_up:
+                    lease.withdraw("it was told to stop")
             with contextlib.suppress(RuntimeError):  # the pools are shut down: we are stopping
                 if work.task is not None:
                     self._take_on(region, work.task)
                 if work.question is not None:
                     due_s = time.monotonic() + work.question.deadline_s
                     self._questions.submit(self._reply, region, work.question, due_s)
+
+    def _leases_of(self, region: Region) -> list[Lease]:
+        """Those of this region's attempts that go on."""
+        return [lease for lease in list(self._leases) if lease.control is region.control and lease.going_on]
 
     def _take_on(self, region: Region, task: Task) -> None:
         """Do the task as soon as a thread is free; its lease is renewed from now on.

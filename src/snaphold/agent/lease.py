@@ -26,9 +26,9 @@ class Lease:
 
     def __init__(self, control: Control, session: str, task: Task, renew_s: float) -> None:
         self.stop: Final = threading.Event()
-        self._control = control
+        self.task: Final = task
+        self.control: Final = control
         self._session = session
-        self._task = task
         self._renew_s = renew_s
         self.given_up: str | None = None  # why the API wants no more of this attempt
         self._news: dict[str, str | int] = {}
@@ -58,6 +58,18 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
+
+    @property
+    def going_on(self) -> bool:
+        """Whether news that the attempt was given up would still be any."""
+        return not (self.stop.is_set() or self._reporting.is_set() or self._ended.is_set())
+
+    def withdraw(self, why: str) -> None:
+        """The API wants no more of this attempt. Of one that is about to report the report's answer says so."""
+        if self.going_on:
+            _log.warning("attempt overtaken", task=self.task.id, attempt=self.task.attempt, answer=why)
+            self.given_up = f"this attempt was given up by the control plane ({why})"
+            self.stop.set()
 
     def report_follows(self) -> None:
         """The attempt is about to report: from now on the answer to the report is the verdict.
@@ -109,16 +121,12 @@ class Lease:
     def _send(self) -> None:
         with self._lock:
             news, self._news = self._news, {}
-        message = Progress.model_validate({"session": self._session, "attempt": self._task.attempt, **news})
+        message = Progress.model_validate({"session": self._session, "attempt": self.task.attempt, **news})
         try:
-            self._control.progress(self._task.id, message)
+            self.control.progress(self.task.id, message)
         except (Transient, Unauthorized) as error:
-            _log.debug("lease not renewed", task=self._task.id, error=str(error))
+            _log.debug("lease not renewed", task=self.task.id, error=str(error))
             with self._lock:
                 self._news = news | self._news
         except (Overtaken, Permanent) as error:
-            if self._reporting.is_set() or self._ended.is_set():
-                return
-            _log.warning("attempt overtaken", task=self._task.id, attempt=self._task.attempt, answer=str(error))
-            self.given_up = f"this attempt was given up by the control plane ({error})"
-            self.stop.set()
+            self.withdraw(str(error))

@@ -85,7 +85,7 @@ async def _claim(request: Request, desk: Desk, host: str, message: Claim, bell: 
             raise ClientDisconnect  # what is claimed now would reach nobody
         work = await claim_now(desk, host, message)
         left_s = deadline - loop.time()
-        if work.task is not None or work.question is not None or left_s <= 0 or desk.ending.is_set():
+        if work != Work() or left_s <= 0 or desk.ending.is_set():
             return work
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(bell.wait(), min(left_s, _LOOK_AGAIN_S))

@@ -74,6 +74,9 @@ def act_on_backup(
         name = None if body.consolidate is None else body.consolidate.name
         made = answers.created_backup(call.links, request_consolidation(call.deployment, call.account, backup_id, name))
         return Response(made.model_dump_json(), status_code=202, media_type="application/json")
+    if "cancel" in body.model_fields_set:
+        service.cancel_backup(call.deployment, call.account, backup_id)
+        return Response(status_code=202)
     region = None if body.copy_backup is None else body.copy_backup.target_backup_region
     service.act_on_backup(call.deployment, call.account, backup_id, body.name, target_region=region)
     return Response(status_code=202)

@@ -140,6 +140,14 @@ def open_of_instance(tx: Transaction, instance_id: str) -> Attempt | None:
     return None if row is None else _attempt(dict(row))
 
 
+def taking(tx: Transaction, backup_id: str) -> Attempt | None:
+    """The task of a host that takes or makes this backup, while it has not ended."""
+    making = tasks.c.kind.in_([TaskKind.BACKUP, TaskKind.CONSOLIDATE])
+    open_one = tasks.select().where(tasks.c.backup_id == backup_id, tasks.c.state != TaskState.ENDED, making)
+    row = tx.connection.execute(open_one).mappings().one_or_none()
+    return None if row is None else _attempt(dict(row))
+
+
 def has_open_of_backup(tx: Transaction, backup_id: str) -> bool:
     """Whether somebody is at work on, or is to begin with, this backup."""
     statement = sa.select(tasks.c.id).where(tasks.c.backup_id == backup_id, tasks.c.state != TaskState.ENDED)

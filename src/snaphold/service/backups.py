@@ -26,6 +26,7 @@ from snaphold.protocol import BackupSpec, TaskKind
 from snaphold.service import limits
 from snaphold.service.chains import chain_of, named_parent
 from snaphold.service.deployment import Deployment
+from snaphold.service.hosts import abandon
 from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
 from snaphold.steps import Step, reached
 
@@ -149,6 +150,24 @@ def begin_deletion(tx: Transaction, deployment: Deployment, backup: Backup) -> l
     backups.mark_deleting(tx, [member.id for member in family], deleting=True)
     deployment.queue.enqueue(tx, "delete_backup", backup.id)
     return family
+
+
+def cancel_backup(deployment: Deployment, account: str, backup_id: str) -> None:
+    """End a running backup: FAILED with that reason, its instance free, its host told to stop at once.
+
+    Raises:
+        NotFound: no such backup.
+        Unprocessable: it does not run.
+    """
+    with deployment.catalog.writing() as tx:
+        backup = _find(tx, account, backup_id)
+        attempt = tasks.taking(tx, backup_id) if backup.running else None
+        if attempt is None:
+            raise Unprocessable(f"Backup {backup_id} is not running.")
+        abandon(tx, deployment, attempt, "It was cancelled.")
+        limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
+    deployment.wakeups.notify(attempt.host_id)
+    log.info("backup.cancelled", backup=backup_id, account=account, attempt=attempt.number)
 
 
 def act_on_backup(

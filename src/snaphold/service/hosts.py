@@ -102,13 +102,20 @@ def heartbeat(deployment: Deployment, host_id: str, message: Heartbeat) -> Desir
 
 
 def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
-    """What the host is to do now: a question before a task; empty when there is nothing. Never waits.
+    """What the host is to do now: stop, answer a question, or begin a task; empty when there is nothing. Never waits.
 
     Raises:
         Overtaken: another process speaks for this host.
     """
     with deployment.catalog.reading() as tx:
         _check_session(tx, host_id, message.session)
+        given_up = [
+            task_id
+            for task_id, number in message.at_work.items()
+            if tasks.current(tx, host_id, task_id, message.session, number) is None
+        ]
+        if given_up:
+            return Work(given_up=given_up)
         if not questions.has_asked(tx, host_id) and not (message.accept_tasks and tasks.has_waiting(tx, host_id)):
             return Work()
     with deployment.catalog.writing() as tx:

@@ -210,6 +210,7 @@ def reset_status(deployment: Deployment, account: str, instance_id: str) -> None
         elif instance.status is InstanceStatus.ERROR and instance.running and instance.address is not None:
             instances.move(tx, instance_id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
+    deployment.wakeups.notify(instance.host_id)
     log.info("instance.status_reset", instance=instance_id, account=account, status=instance.status)
 
 
