@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 from snaphold.cli.admin import one_region
@@ -63,8 +64,10 @@ class _Round:
         except NotFound:
             return True
         except Unprocessable:
-            found = show_backup(self._deployment, backup.account, backup.id)
-            return found.proving is None or self._at_once is None
+            with suppress(NotFound):
+                found = show_backup(self._deployment, backup.account, backup.id)
+                return found.proving is None or self._at_once is None
+            return True
         except Unavailable as error:
             self._say(backup, status=ProofStatus.UNKNOWN, reason=str(error))
             return True
