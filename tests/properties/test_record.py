@@ -31,7 +31,7 @@ from snaphold.model import (
 )
 from snaphold.protocol import Task, TaskKind
 from snaphold.service import hosts as host_service
-from snaphold.service.backups import delete_backup, request_backup
+from snaphold.service.backups import cancel_backup, delete_backup, request_backup
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import (
     create_instance,
@@ -119,6 +119,12 @@ class Record(RuleBasedStateMachine):
         """Delete some instance."""
         for instance in self._some(self._instances(), n):
             self._try(partial(delete_instance, self.region.deployment, ACCOUNT, instance.id))
+
+    @rule(n=choice)
+    def cancel(self, n: int) -> None:
+        """Cancel some backup."""
+        for backup in self._some(self._backups(), n):
+            self._try(partial(cancel_backup, self.region.deployment, ACCOUNT, backup.id))
 
     @rule(n=choice)
     def delete_a_backup(self, n: int) -> None:
