@@ -154,7 +154,7 @@ def test_a_proof_that_is_overtaken(stage: Stage, when: When, step: Step) -> None
     with stage.agent():
         instance = an_instance(stage.place)
         backup = stage.backup(instance)
-        when(step, lambda: wait_for(lambda: stage.place.give_up() > 0, "the lease to run out"))
+        when(step, stage.place.give_up)
         assert stage.prove(backup)["status"] == "unknown"
         stage.check_nothing_left(instance)
 
