@@ -23,6 +23,7 @@ from bench.plain import PlainTools
 from bench.service import Service
 from snaphold.engines.installation import find_installation
 
+DEPTH: Final = 10  # increments of the chain
 RESULTS: Final = Path(__file__).parent / "results.md"
 
 
@@ -50,7 +51,8 @@ def main() -> None:
     with Service(options.directory) as service:
         small = measure(service, "empty instance", 0, options.rounds)
         large = measure(service, f"{options.gigabytes:g} GB", options.gigabytes, options.rounds)
-    page = results([*small, *large], options.rounds)
+        chain = measure_chain(service, f"{options.gigabytes:g} GB", options.gigabytes, options.rounds)
+    page = results([*small, *large, *chain], options.rounds)
     sys.stdout.write(page)
     RESULTS.write_text(page, "utf-8")
 
@@ -75,6 +77,35 @@ def measure(service: Service, name: str, gigabytes: float, rounds: int) -> Seque
         sys.stderr.write(f"{backup.text()}\n{restore.text()}\n")
     service.delete(f"/instances/{instance['id']}")
     return [backup, restore]
+
+
+def measure_chain(service: Service, name: str, gigabytes: float, rounds: int) -> Sequence[Row]:
+    """Increments beside the full backup below them, and a chain's restore beside the full's alone and one in turn."""
+    volume_gb = max(1, int(gigabytes * 3) + 1)
+    instance = service.create(volume_gb, **data.definition())
+    data.fill(instance, gigabytes)
+    plain = PlainTools(find_installation(None), service.state_dir, instance["id"])
+    taken = Row(f"increment at 1 %, {name}; beside: snaphold's own full")
+    deep = Row(f"restore of depth {DEPTH}, {name}; beside: snaphold's own full alone")
+    in_turn = Row(f"restore of depth {DEPTH}, {name}; beside: the increments in turn")
+    seconds, made = timed(partial(service.back_up, instance))
+    taken.plain.append(seconds)
+    ids = [made["id"]]
+    for number in range(DEPTH):
+        data.change(instance, number)
+        seconds, made = timed(partial(service.back_up, instance, ids[-1]))
+        taken.ours.append(seconds)
+        ids.append(made["id"])
+    for _ in range(rounds):
+        for row, backup_id in ((deep.plain, ids[0]), (deep.ours, ids[-1])):
+            seconds, restored = timed(partial(service.create, volume_gb, restorePoint={"backupRef": backup_id}))
+            row.append(seconds)
+            service.delete(f"/instances/{restored['id']}")
+        in_turn.plain.append(plain.restore_in_turn(service.objects(ids)))
+    in_turn.ours.extend(deep.ours)
+    service.delete(f"/backups/{ids[0]}")
+    service.delete(f"/instances/{instance['id']}")
+    return [taken, deep, in_turn]
 
 
 def timed(action: Callable[[], dict[str, Any]]) -> tuple[float, dict[str, Any]]:

@@ -43,6 +43,22 @@ def fill(instance: dict[str, Any], gigabytes: float, *, seed: int = 7) -> float:
     return time.monotonic() - began
 
 
+def change(instance: dict[str, Any], number: int) -> None:
+    """Change about one page in a hundred: rows in a row, others each time."""
+    with (
+        pymysql.connect(
+            host=instance["ip"][0],
+            port=int(instance.get("port", 3306)),
+            user=USER,
+            password=PASSWORD,
+            database=DATABASE,
+            autocommit=True,
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(f"UPDATE events SET at = at + 1 WHERE id DIV 40 % 100 = {number}")
+
+
 def definition() -> dict[str, Any]:
     """What the instance's request must name."""
     databases = [{"name": DATABASE}]

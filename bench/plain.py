@@ -1,6 +1,7 @@
 """The plain tools on the same server, as one would type them."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -56,6 +57,28 @@ class PlainTools:
             subprocess.run(extract, stdin=gzip.stdout, check=True, env=self._environment)
         prepare: list[str | Path] = [self._installation.mariabackup, "--prepare", f"--target-dir={target}"]
         subprocess.run(prepare, check=True, env=self._environment, stderr=subprocess.DEVNULL)
+        seconds = time.monotonic() - began
+        shutil.rmtree(target)
+        return seconds
+
+    def restore_in_turn(self, archives: list[Path]) -> float:
+        """Extract and prepare a full backup, then each increment; the seconds it took (no server is started)."""
+        target, beside = self._work / "restored", self._work / "increment"
+        began = time.monotonic()
+        for number, archive in enumerate(archives):
+            directory = beside if number else target
+            directory.mkdir()
+            with subprocess.Popen(["gzip", "-dc", archive], stdout=subprocess.PIPE) as gzip:
+                extract: list[str | Path] = [self._installation.mbstream, "-x", "-C", directory]
+                subprocess.run(extract, stdin=gzip.stdout, check=True, env=self._environment)
+            prepare: list[str | Path] = [self._installation.mariabackup, "--prepare", f"--target-dir={target}"]
+            if number:
+                (begin,) = re.findall(r"from_lsn = (\d+)", (beside / "xtrabackup_checkpoints").read_text())
+                checkpoints = target / "xtrabackup_checkpoints"
+                checkpoints.write_text(re.sub(r"to_lsn = \d+", f"to_lsn = {begin}", checkpoints.read_text()))
+                prepare.append(f"--incremental-dir={beside}")
+            subprocess.run(prepare, check=True, env=self._environment, stderr=subprocess.DEVNULL)
+            shutil.rmtree(beside, ignore_errors=True)
         seconds = time.monotonic() - began
         shutil.rmtree(target)
         return seconds

@@ -61,10 +61,15 @@ class Service:
         made = self._call("POST", "/instances", body)["instance"]
         return self._until(f"/instances/{made['id']}", "instance", "ACTIVE")
 
-    def back_up(self, instance: dict[str, Any]) -> dict[str, Any]:
-        """A backup, once it is COMPLETED."""
-        made = self._call("POST", "/backups", {"backup": {"name": "bench", "instance": instance["id"]}})["backup"]
+    def back_up(self, instance: dict[str, Any], parent_id: str | None = None) -> dict[str, Any]:
+        """A backup, full or an increment, once it is COMPLETED."""
+        wanted = {"name": "bench", "instance": instance["id"]} | ({"parent_id": parent_id} if parent_id else {})
+        made = self._call("POST", "/backups", {"backup": wanted})["backup"]
         return self._until(f"/backups/{made['id']}", "backup", "COMPLETED")
+
+    def objects(self, ids: list[str]) -> list[Path]:
+        """The data objects of these backups, in the store."""
+        return [next((self.state_dir / "regions").rglob(f"{backup_id}.xbstream.gz")) for backup_id in ids]
 
     def delete(self, path: str) -> None:
         """Delete something, and wait until it is gone."""
