@@ -6,6 +6,7 @@ At the ``control`` steps something was committed while its answer was still to b
 import gzip
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from snaphold.model import SERVICE_ACCOUNT
+from snaphold.model import SERVICE_ACCOUNT, rfc3339
 from snaphold.steps import Step
 from tests.faults.place import Place, opened_place, struck, with_victims
-from tests.scenarios.served import kill, query
+from tests.scenarios.served import eventually, kill, query
 
 pytestmark = pytest.mark.engine
 
@@ -74,6 +75,7 @@ def test_a_proof_of_objects_is_struck(place: Place, step: Step, victim: str) -> 
     """A struck proof is taken up again, and passes; the backup is free then."""
     path = f"/backups/{place.service.backup(place.source)['id']}"
     taken = place.service.ok("GET", path)["backup"]["verification"]
+    eventually(lambda: rfc3339(time.time_ns() // 1000) != taken["at"], "another second, by which proofs are told apart")
     place.pauses.at(step)
     place.service.ok("POST", f"{path}/action", {"verify": {}})
     place.strike(victim, place.source["id"])
