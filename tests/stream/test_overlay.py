@@ -49,13 +49,18 @@ def increment(pages: dict[int, bytes], name: str = "db/t.ibd", *more: bytes) -> 
     return whole(f"{name}.meta", meta()) + whole(f"{name}.delta", delta(pages)) + b"".join(more) + INFO
 
 
-def laid(streams: list[bytes], target: Path) -> dict[str, bytes]:
-    """Lay streams, the newest first, as the extracting process does; the files that are there then."""
-    source, sizes = os.memfd_create("streams"), []
+def laid(streams: list[bytes], target: Path, wanted: dict[int, int] | None = None) -> dict[str, bytes]:
+    """Lay streams, the newest first, as the extracting process does; the files that are there then.
+
+    ``wanted``: how many bytes of a stream are wanted, by its place; all of the others.
+    """
+    source, sizes = os.memfd_create("streams"), list[extractor.Layer]()
     try:
         for stream in streams:
             blocks = [stream[at : at + BLOCK_SIZE] for at in range(0, len(stream), BLOCK_SIZE)]
-            sizes.append(sum(os.write(source, compress_block(memoryview(block), 1).data) for block in blocks))
+            size = sum(os.write(source, compress_block(memoryview(block), 1).data) for block in blocks)
+            wanted_bytes = (wanted or {}).get(len(sizes), len(stream))
+            sizes.append(extractor.Layer(size, len(stream), wanted_bytes))
         os.lseek(source, 0, os.SEEK_SET)
         extractor.lay(source, os.open(target, os.O_RDONLY), sizes, 2, lambda _: None)
     finally:
@@ -125,6 +130,20 @@ def test_a_chain_is_laid(tmp_path: Path) -> None:
     assert sorted(files) == ["db/new_name.ibd", "db/t.frm", "xtrabackup_info"]
     assert files["db/new_name.ibd"] == b"".join(expected)
     assert files["db/t.frm"] == b"new"
+
+
+def test_what_is_not_wanted_is_passed_over(tmp_path: Path) -> None:
+    """An older increment's whole files come last and cost nothing; a file that is wanted is read to its end."""
+    older = increment(
+        {number: page(number, 2) for number in range(1, 8)}, "db/t.ibd", whole("db/m.MYD", bytes(3 << 20))
+    )
+    end_of_pages = older.index(b"db/m.MYD") - 40
+    files = laid(
+        [increment({0: page(0, 3)}), older, FULL],
+        tmp_path,
+        {1: end_of_pages - 500},
+    )
+    assert files["db/t.ibd"] == page(0, 3) + b"".join(page(number, 2) for number in range(1, 8))
 
 
 def test_a_file_that_became_shorter(tmp_path: Path) -> None:

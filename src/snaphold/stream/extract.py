@@ -15,8 +15,10 @@ from typing import Final, Self
 
 from snaphold.errors import Damaged, Overtaken, Permanent
 from snaphold.store.base import ObjectStore
-from snaphold.stream.extractor import DAMAGED
-from snaphold.stream.manifest import Manifest
+from snaphold.stream.extractor import DAMAGED, Layer
+from snaphold.stream.index import Index
+from snaphold.stream.manifest import Manifest, sha256_of
+from snaphold.stream.overlay import INCREMENT_PAGES
 from snaphold.stream.process import EXIT_WAIT_S, PIPE_SIZE, Running, Tool
 from snaphold.stream.segments import read_backup
 
@@ -103,9 +105,9 @@ def _extract(
 ) -> None:
     """Hand the streams of these backups, in this order, to one extracting process."""
     extracting = threads or os.cpu_count() or 1
-    sizes = [manifest.data.size_bytes for manifest in manifests] if layers else []
+    wanted = _layers(manifests, store) if layers else []
     with _Extractor(
-        directory, uid=uid, gid=gid, threads=extracting, layers=sizes, on_progress=on_progress, stop=stop
+        directory, uid=uid, gid=gid, threads=extracting, layers=wanted, on_progress=on_progress, stop=stop
     ) as extractor:
         for manifest in manifests:
             with closing(read_backup(manifest, store, threads=threads, stop=stop)) as segments:
@@ -114,6 +116,30 @@ def _extract(
                         extractor.send(piece)
         names = ", ".join(manifest.data.name for manifest in manifests)
         extractor.finish(names, sum(manifest.stream_bytes for manifest in manifests))
+
+
+def _layers(newest_first: Sequence[Manifest], store: ObjectStore) -> list[Layer]:
+    """What is wanted of each stream. Tables that are no InnoDB's come whole and last, and only the newest are wanted.
+
+    Raises ``ObjectMissing``, ``Damaged``: the index of one is not what was written.
+    """
+    layers = []
+    for number, manifest in enumerate(newest_first):
+        wanted_bytes = manifest.stream_bytes
+        if 0 < number < len(newest_first) - 1:
+            wanted_bytes = _end_of_pages(manifest, store)
+        layers.append(Layer(manifest.data.size_bytes, manifest.stream_bytes, wanted_bytes))
+    return layers
+
+
+def _end_of_pages(manifest: Manifest, store: ObjectStore) -> int:
+    """Where in an increment's stream the last file ends that an overlay takes pages from."""
+    data = b"".join(store.get(manifest.index.name))
+    if sha256_of(data) != manifest.index.sha256:
+        raise Damaged(f"{manifest.index.name} differs from what was written")
+    index = Index.decode(data)
+    of_pages = {number for number, file in enumerate(index.files) if file.path.endswith(INCREMENT_PAGES)}
+    return max((c.stream_offset + c.length for c in index.chunks if c.file in of_pages), default=0)
 
 
 class _Extractor:
@@ -126,14 +152,14 @@ class _Extractor:
         uid: int | None,
         gid: int | None,
         threads: int,
-        layers: Sequence[int],
+        layers: Sequence[Layer],
         on_progress: Callable[[int], None],
         stop: threading.Event | None,
     ) -> None:
         self._on_progress, self._stop = on_progress, stop
         self._scratch = tempfile.TemporaryDirectory(prefix="snaphold-extract-")
         argv = [sys.executable, "-P", "-m", "snaphold.stream.extractor", "--directory", str(directory)]
-        argv += ["--threads", str(threads), *(f"--layer={size_bytes}" for size_bytes in layers)]
+        argv += ["--threads", str(threads), *(f"--layer={layer}" for layer in layers)]
         if uid is not None and gid is not None:
             argv += ["--uid", str(uid), "--gid", str(gid)]
         tool = Tool(argv=argv, messages=Path(self._scratch.name) / "messages")

@@ -6,7 +6,7 @@ It is a process of its own because a stream may be hostile: once everything is i
 gives up root, its groups, and any way back, and dies with its parent. Names are checked, files are made anew (0600,
 directories 0700), links never followed, the CRC of every chunk is verified, and a stream that is not whole is refused.
 With ``--layer`` the standard input is a chain: the streams of its backups in a row, the newest first, each so many
-bytes long. The directory must be empty; what a failure leaves in it is the caller's to remove.
+bytes long (:class:`Layer`). The directory must be empty; what a failure leaves in it is the caller's to remove.
 
 Standard output: ``<bytes of the stream so far>`` a line, every PROGRESS_STEP; the last line counts them all. Standard
 error: one line, the reason. Exit status: 0 the files are written (not synced), 1 they could not be, DAMAGED the stream
@@ -24,13 +24,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from snaphold.errors import Damaged, SnapholdError
 from snaphold.stream.compress import MemberSplitter, decompress_member, keep_block_memory
 from snaphold.stream.files import Tree, WholeFiles
-from snaphold.stream.overlay import Overlay
+from snaphold.stream.overlay import Overlay, OverlayLayer
 from snaphold.stream.xbstream import Sink, XbstreamReader
 
 DAMAGED: Final = 3  # exit status
@@ -38,6 +39,24 @@ PROGRESS_STEP: Final = 16 << 20  # bytes of the stream
 _READ_SIZE: Final = 1 << 20  # bytes
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 _PR_SET_NO_NEW_PRIVS: Final = 38
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One stream of a chain."""
+
+    size_bytes: int  # compressed
+    stream_bytes: int
+    wanted_bytes: int  # of the stream, from its start; stream_bytes: all, and it must be whole
+
+    def __str__(self) -> str:
+        return f"{self.size_bytes}:{self.stream_bytes}:{self.wanted_bytes}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Layer":
+        """Read what ``str`` has made."""
+        size_bytes, stream_bytes, wanted_bytes = map(int, text.split(":"))
+        return cls(size_bytes, stream_bytes, wanted_bytes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,21 +98,30 @@ def extract(source: int, directory: int, threads: int, on_progress: Callable[[in
         on_progress(_read(_pieces(source), files, pool, threads, on_progress))
 
 
-def lay(source: int, directory: int, layers: Sequence[int], threads: int, on_progress: Callable[[int], object]) -> None:
+def lay(
+    source: int, directory: int, layers: Sequence[Layer], threads: int, on_progress: Callable[[int], object]
+) -> None:
     """Lay a chain down: ``source`` yields the streams of its backups in a row, the newest first, the full one last.
 
-    ``layers``: how many compressed bytes each has. Raises as ``extract`` does, and ``Damaged`` when the layers do not
-    make a whole (:mod:`snaphold.stream.overlay`).
+    ``layers``: how many compressed bytes each has, and where in its stream the last of what is wanted of it ends; from
+    there on it is passed over, once no file that is wanted is incomplete. Raises as ``extract`` does, and ``Damaged``
+    when the layers do not make a whole (:mod:`snaphold.stream.overlay`).
     """
     tree = Tree(directory)
     with closing(tree), ThreadPoolExecutor(threads) as pool:
         overlay, position = Overlay(tree), 0
-        for number, size_bytes in enumerate(layers):
+        for number, wanted in enumerate(layers):
             with closing(overlay.layer(newest=number == 0, full=number == len(layers) - 1)) as layer:
                 told = partial(_tell_from, on_progress, position)
-                position += _read(_pieces(source, size_bytes), layer, pool, threads, told)
+                pieces = _pieces(source, wanted.size_bytes)
+                _read(pieces, layer, pool, threads, told, is_enough=partial(_is_enough, layer, wanted))
+                position += wanted.stream_bytes
         overlay.finish()
     on_progress(position)
+
+
+def _is_enough(sink: OverlayLayer, layer: Layer, position: int) -> bool:
+    return layer.stream_bytes > layer.wanted_bytes <= position and not sink.is_busy
 
 
 def _tell_from(on_progress: Callable[[int], object], before: int, count: int) -> None:
@@ -106,8 +134,10 @@ def _read(
     pool: ThreadPoolExecutor,
     threads: int,
     on_progress: Callable[[int], object],
+    *,
+    is_enough: Callable[[int], bool] = lambda _: False,
 ) -> int:
-    """Hand one compressed stream to a sink; returns its length."""
+    """Hand one compressed stream to a sink; returns its length. Once ``is_enough``, the rest is passed over."""
     splitter, reader, reported = MemberSplitter(), XbstreamReader(sink), 0
     decompressing: deque[Future[bytes]] = deque()
 
@@ -119,17 +149,21 @@ def _read(
 
     try:
         for piece in pieces:
+            if is_enough(reader.position):
+                continue
             for member in splitter.feed(piece):
                 decompressing.append(pool.submit(decompress_member, member))
                 if len(decompressing) > 2 * threads + 4:
                     take_oldest()
-        splitter.finish()
-        while decompressing:
+        while decompressing and not is_enough(reader.position):
             take_oldest()
+        if is_enough(reader.position):
+            return reader.position
+        splitter.finish()
+        reader.finish()
     finally:
         for future in decompressing:
             future.cancel()
-    reader.finish()
     return reader.position
 
 
@@ -172,7 +206,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--uid", type=int)
     parser.add_argument("--gid", type=int)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--layer", type=int, action="append", metavar="BYTES")
+    parser.add_argument("--layer", type=Layer.parse, action="append", metavar="BYTES:STREAM_BYTES:WANTED_BYTES")
     return parser.parse_args(argv)
 
 

@@ -28,6 +28,7 @@ from snaphold.stream.xbstream import File
 _META: Final = ".meta"
 _DELTA: Final = ".delta"
 _WHOLE: Final = (".ibd", ".new")  # InnoDB's files that a layer holds whole; .new: made while it was taken
+INCREMENT_PAGES: Final = (_META, _DELTA, *_WHOLE)  # files of an increment that an overlay of a newer one reads
 _PAGE_HEAD: Final = struct.Struct(">4xI26xII4xI")  # number of the page, its tablespace; FSP_SPACE_ID, FSP_SIZE
 _SMALLEST_FILE: Final = 4  # pages, of the system's size
 _CHECKPOINTS: Final = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")  # until and since MariaDB 11
@@ -65,9 +66,9 @@ class Overlay:
         self._system_files = 0
         self._gone: set[str] = set()  # files that --prepare replaces or removes
 
-    def layer(self, *, newest: bool, full: bool) -> "_Layer":
+    def layer(self, *, newest: bool, full: bool) -> "OverlayLayer":
         """The sink of the next stream."""
-        return _Layer(self, newest=newest, full=full)
+        return OverlayLayer(self, newest=newest, full=full)
 
     def add(self, path: str, meta: Meta) -> None:
         """The newest increment lists this file."""
@@ -152,7 +153,7 @@ class Overlay:
             os.close(descriptor)
 
 
-class _Layer:
+class OverlayLayer:
     """One stream of the chain; a Sink (:mod:`snaphold.stream.xbstream`)."""
 
     def __init__(self, overlay: Overlay, *, newest: bool, full: bool) -> None:
@@ -162,18 +163,22 @@ class _Layer:
         self._crc32 = 0
 
     def opened(self, file: File) -> None:
+        """It is decided what becomes of the file."""
         self._parts[file.number] = self._part(file.path)
 
     def payload(self, file: File, offset: int, piece: memoryview) -> None:
+        """What is wanted of its bytes is written."""
         self._crc32 = isal_zlib.crc32(piece, self._crc32)
         self._parts[file.number].payload(offset, piece)
 
     def chunk_ended(self, file: File, crc32: int) -> None:
+        """Raises ``Damaged`` when they are not what was sent."""
         if self._crc32 != crc32:
             raise Damaged(f"a chunk of {file.path} differs from what the backup tool wrote")
         self._crc32 = 0
 
     def closed(self, file: File) -> None:
+        """The file is checked to be whole."""
         part = self._parts.pop(file.number)
         try:
             part.finish()
@@ -181,12 +186,14 @@ class _Layer:
             part.close()
 
     def renamed(self, file: File, old_path: str) -> None:
+        """A whole file gets another path."""
         self._refuse_of_pages(old_path)
         self._refuse_of_pages(file.path)
         if self._newest:
             self._overlay.tree.rename(old_path, file.path)
 
     def removed(self, file: File) -> None:
+        """A whole file goes."""
         self._refuse_of_pages(file.path)
         if self._newest:
             self._overlay.tree.remove(file.path)
@@ -195,8 +202,13 @@ class _Layer:
         """The stream has ended, well or not."""
         for part in self._parts.values():
             part.close()
-        if not self._parts:
+        if not self.is_busy:
             self._overlay.note_limits()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a file is incomplete that matters."""
+        return any(type(part) is not _Nothing for part in self._parts.values())
 
     def note_meta(self, path: str, text: bytes) -> None:
         """A ``.meta`` has come whole."""
@@ -268,7 +280,7 @@ class _WholeFile:
 class _MetaText(_Nothing):
     """Keeps a ``.meta`` until it is whole."""
 
-    def __init__(self, layer: _Layer, path: str) -> None:
+    def __init__(self, layer: OverlayLayer, path: str) -> None:
         self._layer, self._path, self._text = layer, path, bytearray()
 
     def payload(self, offset: int, piece: memoryview) -> None:
