@@ -16,6 +16,7 @@ MINUTE_US: Final = 60 * 1_000_000
 DAY_US: Final = 24 * 3600 * 1_000_000
 GIB: Final = 1 << 30  # bytes; what the contract calls a GB
 _PROOF_PATIENCE_US: Final = 24 * 3600 * 1_000_000
+_COPY_TRIES: Final = 18
 SERVICE_ACCOUNT: Final = "snaphold-service"  # whose container holds what the service saves of itself; nobody's login
 KNOWN_DATASTORES: Final = ("mariadb", "mysql", "percona")  # names that a filter always understands
 
@@ -36,6 +37,15 @@ class Made(StrEnum):
     TAKEN = "taken"  # from a database
     CONSOLIDATED = "consolidated"  # from the objects of a chain
     COPIED = "copied"  # from another region
+
+
+class CopyStatus(StrEnum):
+    """Where a copy to another region stands."""
+
+    NEW = "NEW"  # asked for; it begins when the backup is COMPLETED
+    COPYING = "COPYING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
 
 
 class ProofLevel(StrEnum):
@@ -206,6 +216,27 @@ class Instance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Copy:
+    """A copy of a backup in another region, as the region that it comes from sees it. Its id there is ``copy_id``."""
+
+    id: str
+    backup_id: str
+    account: str
+    region: str
+    copy_id: str
+    name: str
+    description: str | None
+    with_ancestors: bool  # what it stands on is copied first, where it is missing there
+    status: CopyStatus
+    reason: str | None
+    tries: int
+    next_try_us: int | None  # of one that has to wait
+    begun_us: int | None  # the copy's time of creation, the same at every try
+    created_us: int
+    updated_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backup:
     """A backup: what was asked for, and what has become of it."""
 
@@ -250,6 +281,7 @@ class Backup:
     proof_at_us: int | None = None
     proof_seconds: float | None = None
     proof_reason: str | None = None
+    copies: tuple[Copy, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -313,6 +345,19 @@ def proof_is_due(asked_us: int, last_us: int, now_us: int, interval_us: int) -> 
     if now_us - asked_us > _PROOF_PATIENCE_US:
         return False
     return now_us - last_us >= max(interval_us, last_us - asked_us)
+
+
+def copy_waits_us(tries: int) -> int | None:
+    """How long a copy waits after so many tries that found a store or a peer silent; None: it has failed.
+
+    Five seconds, doubled each time, ten minutes at most: about two hours altogether.
+    """
+    return None if tries > _COPY_TRIES else min(5 << (tries - 1), 600) * 1_000_000
+
+
+def copy_name(name: str) -> str:
+    """What a copy is called when nobody says: ``<name>-copy``, 64 characters at most."""
+    return f"{name}-copy"[:64]
 
 
 def segment_prefix(deployment: str, backup_id: str, attempt: int) -> str:

@@ -306,3 +306,62 @@ class Answer(Message):
     payload: dict[str, Any] = {}
     error: str | None = None
     message: str | None = None
+
+
+class PeerQuestion(Message):
+    """``POST /peer/v1/copies``: which backups of the asking region are there already.
+
+    ``wanted``: ids in the asking region, each with the id in the asked region that it is itself a copy of, or null.
+    """
+
+    version: int = VERSION
+    account: str
+    region: str  # the asking one
+    wanted: dict[str, str | None]
+
+
+class PeerCopy(Message):
+    """A backup of the asking region as the asked one has it."""
+
+    id: str
+    manifest_sha256: str
+
+
+class PeerAnswer(Message):
+    """Who the asked region is, and what it has, by the ids of the asking one."""
+
+    deployment: str
+    copies: dict[str, PeerCopy]
+
+
+class PeerRecord(Message):
+    """``POST /peer/v1/record`` → {}: all objects of this copy are there; from now on it is a backup of that region.
+
+    The same may come again, where its answer was lost. 422: its manifest is not there, or its parent is not any more.
+    """
+
+    version: int = VERSION
+    id: str
+    account: str
+    name: str
+    description: str | None
+    source_type: str
+    source_id: str
+    instance_id: str | None
+    parent_id: str | None
+    datastore: str
+    backup_version: str  # of the datastore
+    flavor_ram_mb: int
+    volume_gb: int
+    is_automated: bool
+    made_from: str
+    made_from_region: str
+    size_bytes: int
+    object_bytes: int
+    object_name: str
+    manifest_sha256: str
+    incarnation: str
+    checkpoint_lsn: int | None
+    to_lsn: int
+    created: str
+    updated: str

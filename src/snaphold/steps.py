@@ -84,6 +84,14 @@ class Step(StrEnum):
     PROOF_KEPT = "proof.kept"  # the same and its receipt
     PROOF_RECORDED = "proof.recorded"  # a backup that is free again, with its receipt
 
+    COPY_BEGUN = "copy.begun"  # nothing there yet
+    COPY_SEGMENTS_WRITTEN = "copy.segments-written"  # every segment there
+    COPY_PUBLISHED = "copy.published"  # the data object there
+    COPY_INDEX_WRITTEN = "copy.index-written"  # data object and index there
+    COPY_MANIFEST_WRITTEN = "copy.manifest-written"  # a complete backup there that nobody has recorded
+    COPY_RECORDED = "copy.recorded"  # a recorded backup there, which the record here does not know of
+    COPY_ENDED = "copy.ended"  # the same, known here
+
     REMOVAL_BEGUN = "removal.begun"  # all objects of a backup that is being deleted, or has failed
     REMOVAL_MANIFEST_REMOVED = "removal.manifest-removed"  # objects that are no backup any more
     REMOVAL_OBJECTS_REMOVED = "removal.objects-removed"  # nothing; the record still has the backup

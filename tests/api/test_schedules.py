@@ -211,10 +211,10 @@ def test_roles(site: Site, user: str, codes: tuple[int, int, int]) -> None:
     assert site.call("DELETE", path, user=user).status_code == codes[2]
 
 
-def test_copies_are_not_offered(site: Site) -> None:
+def test_copies_need_a_peer(site: Site) -> None:
     """A schedule with copies answers like a backup with copies."""
     instance = site.instance()["id"]
     body = {"schedule": {**SUNDAYS, "instance_id": instance, "copy_to": "IAD, ORD"}}
-    check_fault(site.call("POST", "/schedules", body), 501)
+    check_fault(site.call("POST", "/schedules", body), 400)
     made = make(site, instance)
-    check_fault(site.call("PUT", f"/schedules/{made['id']}", {"schedule": {"copy_to": ["IAD"]}}), 501)
+    check_fault(site.call("PUT", f"/schedules/{made['id']}", {"schedule": {"copy_to": ["IAD"]}}), 400)

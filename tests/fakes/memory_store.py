@@ -130,6 +130,14 @@ class MemoryStore:
         pieces = (content[at : at + self._piece] for at in range(0, len(content), self._piece))
         return self._broken(pieces, fault)
 
+    def get_segment(self, prefix: str, number: int, size_bytes: int) -> Iterator[bytes]:
+        """The object that it is."""
+        name = f"{check_prefix(prefix)}{number:08d}"
+        with self._lock:
+            if len(self.objects.get(name, b"")) != size_bytes:
+                raise ObjectMissing(name)
+        return self.get(name)
+
     def size(self, name: str) -> int:
         """The length in bytes."""
         check_name(name)

@@ -13,6 +13,7 @@ from snaphold.model import FLAVORS as FLAVOR_OF
 from snaphold.model import (
     Backup,
     BackupStatus,
+    CopyStatus,
     Flavor,
     Instance,
     InstanceStatus,
@@ -90,6 +91,15 @@ class Verification(Answer):
     reason: Sometimes[str] = None
 
 
+class CopyAnswer(Answer):
+    """A copy in another region: ``id`` is the backup's id there, once it is COMPLETED."""
+
+    region: str
+    id: str
+    status: CopyStatus
+    reason: str | None
+
+
 class BackupAnswer(Answer):
     """A backup. ``size`` and ``volume_size`` in GB, ``flavor_ram`` in MB, ``object_size`` in bytes."""
 
@@ -114,6 +124,7 @@ class BackupAnswer(Answer):
     progress: Sometimes[ProgressAnswer] = None
     reason: Sometimes[str] = None
     verification: Sometimes[Verification] = None
+    copies: Sometimes[list[CopyAnswer]] = None
 
 
 class NewBackupAnswer(BackupAnswer):
@@ -477,6 +488,11 @@ def _backup(links: Links, backup: Backup) -> dict[str, Any]:
         "progress": _progress(backup) if backup.running else None,
         "reason": backup.reason,
         "verification": _verification(backup),
+        "copies": [
+            CopyAnswer(region=copy.region, id=copy.copy_id, status=copy.status, reason=copy.reason)
+            for copy in backup.copies
+        ]
+        or None,
     }
 
 

@@ -4,7 +4,19 @@ import threading
 from collections.abc import Mapping
 
 from snaphold import __version__
-from snaphold.api import agents, backups, databases, instances, later, logins, objects, offers, schedules, versions
+from snaphold.api import (
+    agents,
+    backups,
+    databases,
+    instances,
+    later,
+    logins,
+    objects,
+    offers,
+    peers,
+    schedules,
+    versions,
+)
 from snaphold.api.desk import Desk, ObjectReader
 from snaphold.api.document import DescribedAPI, add_docs_page
 from snaphold.api.edge import Edge
@@ -13,7 +25,7 @@ from snaphold.api.links import Links
 from snaphold.identity.base import Identity
 from snaphold.service.deployment import Deployment
 
-_ROUTERS = (versions, logins, backups, instances, databases, offers, schedules, later, objects, agents)
+_ROUTERS = (versions, logins, backups, instances, databases, offers, schedules, later, objects, agents, peers)
 
 
 def described_api() -> DescribedAPI:
@@ -38,11 +50,13 @@ def create_app(
     regions: Mapping[str, str],
     object_reader: ObjectReader,
     ending: threading.Event | None = None,
+    peer_token: str | None = None,
 ) -> DescribedAPI:
     """Build the application of ``deployment``'s region.
 
     ``regions``: the name and the endpoint (``http://host:port``) of every region that identity is shared with, this
     one included; ``public_url`` in the settings replaces this one's. ``object_reader`` answers ``GET <locationRef>``.
+    ``peer_token``: what other regions prove themselves by; None: there are none.
     ``ending``: set it when the process is told to end, and agents' long polls end within half a second.
     """
     endpoint = (deployment.settings.public_url or regions[deployment.region]).rstrip("/")
@@ -54,6 +68,7 @@ def create_app(
         regions={**regions, deployment.region: endpoint},
         links=Links(endpoint=endpoint),
         ending=ending or threading.Event(),
+        peer_token=peer_token,
     )
     add_docs_page(app)
     answer_faults(app)

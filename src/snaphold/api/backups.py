@@ -15,6 +15,7 @@ from snaphold.errors import NotOffered
 from snaphold.model import ProofLevel
 from snaphold.service import backups as service
 from snaphold.service.consolidation import request_consolidation
+from snaphold.service.copies import request_copy
 from snaphold.service.requests import BackupPage
 from snaphold.service.verification import request_proof
 
@@ -77,8 +78,8 @@ def act_on_backup(
     if "cancel" in body.model_fields_set:
         service.cancel_backup(call.deployment, call.account, backup_id)
         return Response(status_code=202)
-    region = None if body.copy_backup is None else body.copy_backup.target_backup_region
-    service.act_on_backup(call.deployment, call.account, backup_id, body.name, target_region=region)
+    if body.copy_backup is not None:
+        request_copy(call.deployment, call.account, backup_id, body.copy_backup.request())
     return Response(status_code=202)
 
 

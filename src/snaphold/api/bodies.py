@@ -21,7 +21,13 @@ from pydantic import (
 from snaphold.api.reading import Body
 from snaphold.model import Flavor, flavor_from_reference
 from snaphold.protocol import DatabaseSpec, UserChange, UserSpec
-from snaphold.service.requests import BackupRequest, InstanceRequest, ScheduleChangeRequest, ScheduleRequest
+from snaphold.service.requests import (
+    BackupRequest,
+    CopyRequest,
+    InstanceRequest,
+    ScheduleChangeRequest,
+    ScheduleRequest,
+)
 
 MAX_VOLUME_GB: Final = 65_536
 DEFAULT_RETENTION: Final = 2  # automated fulls
@@ -197,6 +203,10 @@ class CopyBackup(Body):
     target_backup_region: GivenReference
     name: BackupName | None = None
     description: Description | None = None
+
+    def request(self) -> CopyRequest:
+        """As the service takes it."""
+        return CopyRequest(region=self.target_backup_region, name=self.name, description=self.description)
 
 
 class Consolidate(Body):

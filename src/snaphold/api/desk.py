@@ -71,6 +71,7 @@ class Desk:
     regions: Mapping[str, str]
     links: Links
     ending: threading.Event
+    peer_token: str | None = field(default=None, repr=False)
     callers: Remembered[Caller] = field(default_factory=Remembered)
     hosts: Remembered[str] = field(default_factory=Remembered)
 

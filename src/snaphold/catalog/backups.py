@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from snaphold.catalog import copies
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.paging import page_of, position_of
 from snaphold.catalog.schema import AUTOMATED_FULLS, backups, tasks
@@ -134,7 +135,7 @@ def count_of_account(tx: Transaction, account: str) -> int:
 
 
 def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
-    """One of these that is being restored, proven or consolidated now, or None."""
+    """One of these that is being restored, proven, consolidated or copied now, or None."""
     restored = sa.select(tasks.c.backup_id).where(
         tasks.c.backup_id.in_(backup_ids), tasks.c.kind == "restore", tasks.c.state != TaskState.ENDED
     )
@@ -142,7 +143,7 @@ def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
     merged = sa.select(backups.c.made_from).where(
         backups.c.made_from.in_(backup_ids), backups.c.made == Made.CONSOLIDATED, backups.c.status.in_(RUNNING)
     )
-    for statement in (restored, proven, merged):
+    for statement in (restored, proven, merged, copies.ids_in_use(backup_ids)):
         found: str | None = tx.connection.execute(statement.limit(1)).scalar_one_or_none()
         if found is not None:
             return found

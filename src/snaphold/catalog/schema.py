@@ -89,7 +89,7 @@ backups = sa.Table(
     sa.Column("volume_gb", sa.Integer, nullable=False),
     sa.Column("is_automated", sa.Boolean, nullable=False),
     sa.Column("made", sa.String(16), nullable=False),  # model.Made
-    sa.Column("made_from", sa.String(36)),  # the backup that it consolidates, or is a copy of
+    sa.Column("made_from", sa.String(36), index=True),  # the backup that it consolidates, or is a copy of
     sa.Column("made_from_region", sa.String(64)),  # where that one is, for a copy
     sa.Column("size_bytes", sa.BigInteger),
     sa.Column("object_bytes", sa.BigInteger),
@@ -132,6 +132,36 @@ backups = sa.Table(
         postgresql_where=sa.text("status IN ('NEW', 'BUILDING') AND made = 'taken'"),
     ),
     sa.CheckConstraint("status <> 'COMPLETED' OR manifest_sha256 IS NOT NULL", name="completed_has_manifest"),
+    sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name="failed_has_reason"),
+)
+
+copies = sa.Table(
+    "copies",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("backup_id", sa.String(36), nullable=False, index=True),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("region", sa.String(64), nullable=False),
+    sa.Column("copy_id", sa.String(36), nullable=False),  # of the backup there
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("description", sa.Text),
+    sa.Column("with_ancestors", sa.Boolean, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),  # model.CopyStatus
+    sa.Column("reason", sa.Text),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("next_try_us", Time),
+    sa.Column("begun_us", Time),
+    sa.Column("created_us", Time, nullable=False),
+    sa.Column("updated_us", Time, nullable=False),
+    # A backup is on its way to a region once, whoever asks and however often at once.
+    sa.Index(
+        "uq_copies_open",
+        "backup_id",
+        "region",
+        unique=True,
+        sqlite_where=sa.text("status IN ('NEW', 'COPYING')"),
+        postgresql_where=sa.text("status IN ('NEW', 'COPYING')"),
+    ),
     sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name="failed_has_reason"),
 )
 

@@ -3,24 +3,27 @@
 import contextlib
 import os
 import queue
+import secrets
 import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import structlog
 
 from snaphold.catalog import hosts as host_rows
 from snaphold.catalog.database import open_catalog
-from snaphold.cli.state import StateDirectory
+from snaphold.cli.state import Endpoint, StateDirectory
 from snaphold.config import Settings
 from snaphold.errors import Forbidden, Unauthorized, Unavailable
+from snaphold.peers import Peer as HttpPeer
 from snaphold.queue import Queue
 from snaphold.service import hosts
-from snaphold.service.deployment import Deployment, StoreGate
+from snaphold.service.deployment import Deployment, Peer, StoreGate
 from snaphold.store.base import CONTAINER, Stores
 
 _REST_S: Final = 10.0  # before a store that was silent is asked again
@@ -126,8 +129,10 @@ class Objects:
 
 
 @contextlib.contextmanager
-def opened_deployment(settings: Settings, state: StateDirectory, region: str) -> Iterator[Deployment]:
-    """One region's record and queue, brought up to date, with the local store.
+def opened_deployment(
+    settings: Settings, state: StateDirectory, region: str, peers: Mapping[str, Peer] = MappingProxyType({})
+) -> Iterator[Deployment]:
+    """One region's record and queue, brought up to date, with the local store. ``peers``: where copies can go.
 
     Raises:
         SetupError: the catalog cannot be opened, or was written by a newer release.
@@ -144,6 +149,7 @@ def opened_deployment(settings: Settings, state: StateDirectory, region: str) ->
             settings=settings,
             region=region,
             deployment_id=deployment_id,
+            peers=peers,
             store_gate=PatientGate(
                 LocalStoreGate(state.store(region)), timeout_s=settings.store_timeout_s, rest_s=_REST_S
             ),
@@ -158,7 +164,29 @@ def make_local_token(deployment: Deployment, state: StateDirectory) -> None:
     with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, Unauthorized):
         hosts.authenticate_host(deployment, path.read_text("ascii").strip())
         return
-    token = hosts.add_host(deployment, socket.gethostname())
+    _write_secret(path, hosts.add_host(deployment, socket.gethostname()))
+
+
+def peer_token(state: StateDirectory, region: str) -> str:
+    """What other regions prove themselves to this one by; made the first time."""
+    path = state.peer_token(region)
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text("ascii").strip()
+    token = secrets.token_urlsafe(32)
+    _write_secret(path, token)
+    return token
+
+
+def peers_of(state: StateDirectory, regions: Sequence[Endpoint], name: str) -> dict[str, Peer]:
+    """The other regions that are served from this state directory."""
+    return {
+        other.name: HttpPeer(other.name, other.url, state.peer_token(other.name))
+        for other in regions
+        if other.name != name
+    }
+
+
+def _write_secret(path: Path, token: str) -> None:
     new = path.with_suffix(".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:

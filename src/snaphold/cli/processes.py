@@ -31,11 +31,12 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
     import uvicorn  # noqa: PLC0415
 
     from snaphold.api import create_app  # noqa: PLC0415
-    from snaphold.cli.control import Objects, make_local_token, opened_deployment  # noqa: PLC0415
+    from snaphold.cli.control import Objects, make_local_token, opened_deployment, peer_token, peers_of  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.identity.embedded import open_embedded  # noqa: PLC0415
 
     region, state = _one_region(given, name)
+    regions = parse_regions(given.settings.region)
     set_up_logs(given.settings, region.name)
     stopping = threading.Event()
 
@@ -45,7 +46,7 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
             super().handle_exit(sig, frame)
 
     with (
-        opened_deployment(given.settings, state, region.name) as deployment,
+        opened_deployment(given.settings, state, region.name, peers_of(state, regions, region.name)) as deployment,
         contextlib.closing(open_embedded(state.path, given.settings.token_lifetime_s)) as identity,
     ):
         if with_local_agent:
@@ -53,7 +54,8 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
         app = create_app(
             deployment,
             identity,
-            regions={endpoint.name: endpoint.url for endpoint in parse_regions(given.settings.region)},
+            regions={endpoint.name: endpoint.url for endpoint in regions},
+            peer_token=peer_token(state, region.name),
             object_reader=Objects(stores_of(state, region.name)),
             ending=stopping,
         )
@@ -98,11 +100,12 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
 
 def run_worker(given: Given, name: str | None) -> None:
     """The worker of one region."""
-    from snaphold.cli.control import opened_deployment  # noqa: PLC0415
+    from snaphold.cli.control import opened_deployment, peers_of  # noqa: PLC0415
 
     region, state = _one_region(given, name)
+    peers = peers_of(state, parse_regions(given.settings.region), region.name)
     set_up_logs(given.settings, f"{region.name}-worker")
-    with opened_deployment(given.settings, state, region.name) as deployment, _until_stopped() as stopping:
+    with opened_deployment(given.settings, state, region.name, peers) as deployment, _until_stopped() as stopping:
         _work(deployment, state, region, stopping)
 
 
@@ -125,7 +128,8 @@ def _work(deployment: "Deployment", state: StateDirectory, region: Endpoint, sto
 
     lock = state.worker_lock(region.name)
     with opened_saver(deployment.settings, state, deployment) as saver:
-        work(deployment, stores_of(state, region.name), saver, lock, stopping)
+        targets = {peer: stores_of(state, peer) for peer in deployment.peers}
+        work(deployment, stores_of(state, region.name), saver, lock, stopping, peers=targets)
 
 
 def _one_region(given: Given, name: str | None) -> tuple[Endpoint, StateDirectory]:

@@ -90,6 +90,10 @@ class StateDirectory:
         """What the embedded agent shows to the region's API."""
         return self.region(region) / "agent.token"
 
+    def peer_token(self, region: str) -> Path:
+        """What other regions show to this one's API."""
+        return self.region(region) / "peer.token"
+
     def region_names(self) -> list[str]:
         """Every region that there is in this directory."""
         with contextlib.suppress(FileNotFoundError):

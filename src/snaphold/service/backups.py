@@ -2,12 +2,14 @@
 
 import uuid
 from collections.abc import Collection
+from types import MappingProxyType
 
 import structlog
 
 from snaphold.catalog import backups, instances, tasks
+from snaphold.catalog import copies as copy_rows
 from snaphold.catalog.database import Transaction
-from snaphold.errors import BadRequest, NotFound, NotOffered, OverLimit, Unprocessable
+from snaphold.errors import BadRequest, NotFound, OverLimit, Unprocessable
 from snaphold.model import (
     FLAVORS,
     KNOWN_DATASTORES,
@@ -23,7 +25,7 @@ from snaphold.model import (
     version_id,
 )
 from snaphold.protocol import BackupSpec, TaskKind
-from snaphold.service import limits
+from snaphold.service import copies, limits
 from snaphold.service.chains import chain_of, named_parent
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import abandon
@@ -31,8 +33,6 @@ from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
 from snaphold.steps import Step, reached
 
 log = structlog.get_logger()
-
-REGIONS = ("DFW", "IAD", "ORD", "HKG", "SYD")  # the chapter's; an operator's peers come on top
 
 
 def request_backup(deployment: Deployment, account: str, request: BackupRequest) -> Backup:
@@ -43,9 +43,10 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
         Forbidden, Unavailable: the account's store refuses, or is silent.
     """
     deployment.store_gate.check(account)
+    parents = copies.ask_of_parent(deployment, account, request)
     with deployment.catalog.writing() as tx:
         instance = _source(tx, account, request)
-        backup = begin_backup(tx, deployment, instance, request)
+        backup = begin_backup(tx, deployment, instance, request, parents=parents)
         limits.count(tx, deployment, account, Rate.BACKUP_CREATES)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
@@ -54,13 +55,22 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
 
 
 def begin_backup(
-    tx: Transaction, deployment: Deployment, instance: Instance, request: BackupRequest, *, is_automated: bool = False
+    tx: Transaction,
+    deployment: Deployment,
+    instance: Instance,
+    request: BackupRequest,
+    *,
+    is_automated: bool = False,
+    parents: copies.Parents = MappingProxyType({}),
 ) -> Backup:
     """The part of a request that callers and schedules share, in the transaction of either.
 
     An increment without a named parent is taken on the newest backup there is, a scheduled one on the newest scheduled
     one: what a person made may be deleted by a person. Where there is none, and where its host finds that an increment
     would not do, it is a full one.
+
+    ``parents``: what the regions of ``copy_to`` say of a named parent. Where none was named the copies bring along what
+    is missing there.
 
     Raises:
         Refused: by the checks of contract section 2, "Create checks", in its order.
@@ -72,12 +82,14 @@ def begin_backup(
     elif request.incremental:
         parent = backups.newest_completed(tx, instance.id, automated_only=is_automated)
     check_copies(deployment, request.copy_to)
+    copies.check_parents(request, parents)
     check_quota(tx, deployment, instance.account)
     backup = _new_backup(tx, instance, request, parent, is_automated=is_automated)
     if not backups.insert(tx, backup) or not instances.move(
         tx, instance.id, [InstanceStatus.ACTIVE], InstanceStatus.BACKUP
     ):
         raise unavailable_for_action(instance.id, InstanceStatus.BACKUP)
+    copies.plan_copies(tx, backup, request.copy_to or (), with_ancestors=request.parent_id is None)
     _give_to_host(tx, deployment, instance, backup, parent, named=request.parent_id is not None)
     return backup
 
@@ -118,7 +130,7 @@ def list_group_backups(deployment: Deployment, account: str, group_id: str, page
 def show_backup(deployment: Deployment, account: str, backup_id: str) -> Backup:
     """One backup. Raises ``NotFound``, the same for unknown, foreign and deleted ones."""
     with deployment.catalog.reading() as tx:
-        return _find(tx, account, backup_id)
+        return copy_rows.with_copies(tx, [_find(tx, account, backup_id)])[0]
 
 
 def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
@@ -126,7 +138,7 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
 
     Raises:
         NotFound: no such backup.
-        Unprocessable: it, or an increment of it, is running or is being restored or proven.
+        Unprocessable: it, or an increment of it, is running or is being restored, proven or copied.
     """
     with deployment.catalog.writing() as tx:
         backup = _find(tx, account, backup_id)
@@ -170,24 +182,6 @@ def cancel_backup(deployment: Deployment, account: str, backup_id: str) -> None:
     log.info("backup.cancelled", backup=backup_id, account=account, attempt=attempt.number)
 
 
-def act_on_backup(
-    deployment: Deployment, account: str, backup_id: str, action: str, *, target_region: str | None = None
-) -> None:
-    """An action on a backup: all of them come with later releases. ``target_region``: where a copy is to go.
-
-    Raises:
-        NotFound: no such backup.
-        BadRequest: no region that a copy can go to.
-        Unprocessable: it is not COMPLETED, which a copy needs.
-    """
-    backup = show_backup(deployment, account, backup_id)
-    if target_region is not None:
-        _check_region(deployment.region, [target_region])
-        if backup.status is not BackupStatus.COMPLETED or backup.deleting:
-            raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
-    raise NotOffered(f"The action {action} is not offered by this release.")
-
-
 def unavailable_for_action(instance_id: str, status: InstanceStatus) -> Unprocessable:
     """The refusal of whatever needs an instance that is free (contract, section 2, "Busy")."""
     return Unprocessable(
@@ -205,9 +199,8 @@ def check_quota(tx: Transaction, deployment: Deployment, account: str) -> None:
 
 def check_copies(deployment: Deployment, copy_to: Collection[str] | None) -> None:
     """Raises ``BadRequest`` for a region that no copy can go to."""
-    _check_region(deployment.region, copy_to or ())
-    if copy_to:
-        raise NotOffered("Copying to other regions is not offered by this release.")
+    copies.check_regions(deployment, tuple(copy_to or ()))
+    copies.check_peers(deployment, tuple(copy_to or ()))
 
 
 def _source(tx: Transaction, account: str, request: BackupRequest) -> Instance:
@@ -223,14 +216,6 @@ def _check_not_busy(tx: Transaction, deployment: Deployment, instance: Instance)
     limit = deployment.settings.max_running_backups_per_account
     if limit and backups.running_of_account(tx, instance.account) >= limit:
         raise Unprocessable(f"The account has {limit} running backup(s) already, which is its limit.")
-
-
-def _check_region(here: str, copy_to: Collection[str]) -> None:
-    for region in copy_to:
-        if region not in REGIONS:
-            raise BadRequest(f"Backups cannot be copied to region {region}.")
-        if region == here:
-            raise BadRequest(f"The backup is in region {region} already.")
 
 
 def _new_backup(
@@ -330,7 +315,7 @@ def _page(
     if found is None:
         raise BadRequest(f"There is no marker {page.marker}.")
     rows, more = found
-    return BackupPage(backups=rows, next_marker=rows[-1].id if more else None)
+    return BackupPage(backups=copy_rows.with_copies(tx, rows), next_marker=rows[-1].id if more else None)
 
 
 def _known_datastore(wanted: str) -> str:

@@ -1,12 +1,13 @@
 """What every request needs at hand: the record, the queue, the settings, and who is waiting for what."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from snaphold.catalog.database import Catalog, Transaction
 from snaphold.config import Settings
+from snaphold.protocol import PeerAnswer, PeerQuestion, PeerRecord
 
 
 class StoreGate(Protocol):
@@ -14,6 +15,16 @@ class StoreGate(Protocol):
 
     def check(self, account: str) -> None:
         """Raises ``Forbidden`` when the store refuses the account, ``Unavailable`` when it does not answer."""
+
+
+class Peer(Protocol):
+    """Another region. Both methods raise ``Unavailable`` when it is silent and ``Permanent`` when it refuses."""
+
+    def copies(self, question: PeerQuestion) -> PeerAnswer:
+        """Which of our backups are there."""
+
+    def record(self, message: PeerRecord) -> None:
+        """Have a copy whose objects are all there made a backup of that region."""
 
 
 class Enqueuer(Protocol):
@@ -62,6 +73,7 @@ class Deployment:
     deployment_id: str
     store_gate: StoreGate
     wakeups: Wakeups = field(default_factory=Wakeups)
+    peers: Mapping[str, Peer] = field(default_factory=dict)  # by region; where copies can go
 
     @property
     def lease_us(self) -> int:

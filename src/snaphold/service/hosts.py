@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from snaphold.catalog import backups, hosts, instances, questions, tasks
+from snaphold.catalog import copies as copy_rows
 from snaphold.catalog.database import Transaction
 from snaphold.errors import Overtaken, Unauthorized
 from snaphold.model import (
@@ -42,6 +43,7 @@ from snaphold.protocol import (
     Welcome,
     Work,
 )
+from snaphold.service import copies
 from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
 
@@ -160,6 +162,8 @@ def report(deployment: Deployment, host_id: str, task_id: str, message: Report) 
         tasks.end(tx, attempt, reported=True)
         if message.ok:
             _succeed(tx, attempt, message)
+            if attempt.kind == TaskKind.BACKUP and attempt.backup_id is not None:
+                copies.begin_planned(tx, deployment, attempt.backup_id)
         else:
             _fail(tx, deployment, attempt, message.reason or "It failed without a reason.")
     reached(Step.CONTROL_REPORTED)
@@ -326,6 +330,7 @@ def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str
         case Attempt(kind=TaskKind.BACKUP | TaskKind.CONSOLIDATE, backup_id=str(backup_id)):
             origins = [BackupStatus.NEW, BackupStatus.BUILDING]
             backups.move(tx, backup_id, origins, BackupStatus.FAILED, reason=reason, step=None)
+            copy_rows.fail_all(tx, backup_id, "The backup itself has failed.")
             if attempt.instance_id is not None:
                 instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
             deployment.queue.enqueue(tx, "sweep_backup", backup_id)

@@ -21,6 +21,15 @@ class BackupRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopyRequest:
+    """``copy-backup``. ``name`` None: ``<name>-copy``. ``description`` None: the backup's own."""
+
+    region: str
+    name: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class InstanceRequest:
     """``POST /instances``. ``volume_gb`` and ``datastore`` None: not given. Passwords are hashed already."""
 

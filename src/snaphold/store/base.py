@@ -49,6 +49,12 @@ class ObjectStore(Protocol):
         Raises ``ObjectMissing`` before the first piece; ``Transient`` when fewer bytes come than are there.
         """
 
+    def get_segment(self, prefix: str, number: int, size_bytes: int) -> Iterator[bytes]:
+        """The bytes of a segment that was put and is not published yet, in pieces of at most 4 MiB.
+
+        Raises ``ObjectMissing`` before the first piece when there is none of exactly ``size_bytes``.
+        """
+
     def size(self, name: str) -> int:
         """The object's length in bytes. Raises ``ObjectMissing``."""
 

@@ -149,6 +149,18 @@ class LocalStore:
 
         return pieces(start)
 
+    def get_segment(self, prefix: str, number: int, size_bytes: int) -> Iterator[bytes]:
+        """The segment's place in the prefix's one file, when its size was noted: then its bytes are durable."""
+        _, sizes = self._segment_paths(prefix)
+        with _mapped():
+            try:
+                noted = [size for (size,) in _SIZE.iter_unpack(sizes.read_bytes())]
+            except _ABSENT:
+                noted = []
+        if number >= len(noted) or noted[number] != size_bytes:
+            raise ObjectMissing(f"{prefix}{number}")
+        return self.get(f"{prefix}segments", number * self._segment_size, size_bytes)
+
     def size(self, name: str) -> int:
         """The file's length."""
         path = self._resolve(name)

@@ -84,6 +84,17 @@ class Retrying:
             position += len(piece)
             yield piece
 
+    def get_segment(self, prefix: str, number: int, size_bytes: int) -> Iterator[bytes]:
+        """Begins anew where it broke, and hands on what it had not."""
+        done = 0
+
+        def begin() -> Iterator[bytes]:
+            return _after(done, self._store.get_segment(prefix, number, size_bytes))
+
+        for piece in self._resumed(begin):
+            done += len(piece)
+            yield piece
+
     def size(self, name: str) -> int:
         """As the store says."""
         return self._call(lambda: self._store.size(name))
@@ -134,3 +145,12 @@ class Retrying:
                     raise
 
         self._call(step)
+
+
+def _after(count: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces without their first ``count`` bytes."""
+    for piece in pieces:
+        left = piece[count:]
+        count = max(count - len(piece), 0)
+        if left:
+            yield left

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from snaphold.queue import QueueRunner
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import reap
 from snaphold.store.base import Stores
+from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
 from snaphold.worker.schedules import Scheduler
 from snaphold.worker.state import Saver
@@ -50,8 +51,16 @@ def hosts_could_renew(before: Moment, after: Moment, waited_s: float) -> bool:
     return (after.wall_s - before.wall_s) - passed_s <= _JUMP_S
 
 
-def run_worker(deployment: Deployment, stores: Stores, saver: Saver, lock: Path, stop: threading.Event) -> None:
-    """Work until ``stop`` is set.
+def run_worker(
+    deployment: Deployment,
+    stores: Stores,
+    saver: Saver,
+    lock: Path,
+    stop: threading.Event,
+    *,
+    peers: Mapping[str, Stores],
+) -> None:
+    """Work until ``stop`` is set. ``peers``: the stores of the regions that copies can go to.
 
     Leases are looked at only when every host had the time to renew its own: a lease's time after the start, and after
     each time that this process was stopped or the clock jumped.
@@ -62,7 +71,9 @@ def run_worker(deployment: Deployment, stores: Stores, saver: Saver, lock: Path,
     remover = Remover(deployment.catalog, stores, deployment.deployment_id)
     scheduler = Scheduler(deployment)
     prover = Prover(deployment, stores, stop)
+    copier = Copier(deployment, stores, peers, stop)
     handlers = {
+        "copy_backup": copier.copy,
         "delete_backup": remover.delete_backup,
         "sweep_backup": remover.sweep_backup,
         "prove_objects": prover.prove,
@@ -70,6 +81,7 @@ def run_worker(deployment: Deployment, stores: Stores, saver: Saver, lock: Path,
     grace_us = int(deployment.settings.sweep_grace_s * 1_000_000)
     with QueueRunner(deployment.catalog, handlers, lock):
         _guarded("resume proofs", prover.resume)
+        _guarded("resume copies", copier.resume)
         next_sweep_s = time.monotonic()
         wait_s = deployment.settings.lease_s
         while True:
@@ -83,6 +95,7 @@ def run_worker(deployment: Deployment, stores: Stores, saver: Saver, lock: Path,
                 continue
             _guarded("reap", lambda: reap(deployment))
             _guarded("schedules", scheduler.run)
+            _guarded("copies", copier.take_up)
             if time.monotonic() >= next_sweep_s:
                 _guarded("deletions", remover.take_up_deletions)
                 _guarded("state", saver.save_when_due)

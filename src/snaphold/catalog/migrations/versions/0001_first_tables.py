@@ -215,9 +215,39 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_calls_at_us"), "calls", ["at_us"], unique=False)
     op.create_index("ix_calls_caller_rate_at_us", "calls", ["caller", "rate", "at_us"], unique=False)
+    op.create_table(
+        "copies",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("backup_id", sa.String(length=36), nullable=False),
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.Column("region", sa.String(length=64), nullable=False),
+        sa.Column("copy_id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("with_ancestors", sa.Boolean(), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_try_us", sa.BigInteger(), nullable=True),
+        sa.Column("begun_us", sa.BigInteger(), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("updated_us", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name=op.f("ck_copies_failed_has_reason")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_copies")),
+    )
+    op.create_index(op.f("ix_copies_backup_id"), "copies", ["backup_id"], unique=False)
+    op.create_index(op.f("ix_backups_made_from"), "backups", ["made_from"], unique=False)
+    op.create_index(
+        "uq_copies_open",
+        "copies",
+        ["backup_id", "region"],
+        unique=True,
+        sqlite_where=sa.text("status IN ('NEW', 'COPYING')"),
+        postgresql_where=sa.text("status IN ('NEW', 'COPYING')"),
+    )
 
 
 def downgrade() -> None:
     """Drop them."""
-    for table in ("deployment", "hosts", "instances", "backups", "tasks", "questions", "schedules", "calls"):
+    for table in ("deployment", "hosts", "instances", "backups", "tasks", "questions", "schedules", "calls", "copies"):
         op.drop_table(table)

@@ -1,0 +1,128 @@
+"""The rows of copies to other regions, and what a region has of another one's backups."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from snaphold.catalog.database import Transaction
+from snaphold.catalog.schema import backups, copies
+from snaphold.model import Backup, BackupStatus, Copy, CopyStatus, Made
+
+OPEN = (CopyStatus.NEW, CopyStatus.COPYING)
+
+
+def insert(tx: Transaction, copy: Copy) -> bool:
+    """Add a copy; False when the backup is on its way to that region already."""
+    values = {column.name: getattr(copy, column.name) for column in copies.columns}
+    savepoint = tx.connection.begin_nested()
+    try:
+        tx.connection.execute(copies.insert().values(values))
+    except sa.exc.IntegrityError:
+        savepoint.rollback()
+        return False
+    savepoint.commit()
+    return True
+
+
+def get(tx: Transaction, copy_id: str) -> Copy | None:
+    """A copy by the id of its row."""
+    row = tx.connection.execute(copies.select().where(copies.c.id == copy_id)).mappings().one_or_none()
+    return None if row is None else _copy(row)
+
+
+def open_copy(tx: Transaction, backup_id: str, region: str) -> Copy | None:
+    """The copy that is on its way."""
+    statement = copies.select().where(
+        copies.c.backup_id == backup_id, copies.c.region == region, copies.c.status.in_(OPEN)
+    )
+    row = tx.connection.execute(statement).mappings().one_or_none()
+    return None if row is None else _copy(row)
+
+
+def begin(tx: Transaction, copy_id: str) -> Copy | None:
+    """From now on it is being copied (again); None when it has ended."""
+    statement = copies.update().where(copies.c.id == copy_id, copies.c.status.in_(OPEN))
+    values = {"begun_us": sa.func.coalesce(copies.c.begun_us, tx.now_us), "next_try_us": None}
+    tx.connection.execute(statement.values(status=CopyStatus.COPYING, updated_us=tx.now_us, **values))
+    found = get(tx, copy_id)
+    return found if found is not None and found.status is CopyStatus.COPYING else None
+
+
+def change(tx: Transaction, copy_id: str, **values: Any) -> None:
+    """Note something of a copy that has not ended; ``status`` may end it."""
+    statement = copies.update().where(copies.c.id == copy_id, copies.c.status.in_(OPEN))
+    tx.connection.execute(statement.values(updated_us=tx.now_us, **values))
+
+
+def fail_all(tx: Transaction, backup_id: str, reason: str) -> None:
+    """The backup itself has failed."""
+    statement = copies.update().where(copies.c.backup_id == backup_id, copies.c.status.in_(OPEN))
+    tx.connection.execute(statement.values(status=CopyStatus.FAILED, reason=reason, updated_us=tx.now_us))
+
+
+def open_of(tx: Transaction, backup_id: str) -> list[str]:
+    """Ids of the copies of a backup that have not ended."""
+    statement = sa.select(copies.c.id).where(copies.c.backup_id == backup_id, copies.c.status.in_(OPEN))
+    return list(tx.connection.execute(statement).scalars())
+
+
+def due(tx: Transaction) -> list[str]:
+    """Ids of those that have waited long enough after a try that found somebody silent."""
+    statement = sa.select(copies.c.id).where(copies.c.status == CopyStatus.COPYING, copies.c.next_try_us <= tx.now_us)
+    return list(tx.connection.execute(statement).scalars())
+
+
+def under_way(tx: Transaction) -> list[str]:
+    """Ids of those that are being copied and do not wait."""
+    statement = sa.select(copies.c.id).where(copies.c.status == CopyStatus.COPYING, copies.c.next_try_us.is_(None))
+    return list(tx.connection.execute(statement).scalars())
+
+
+def with_copies(tx: Transaction, found: Iterable[Backup]) -> list[Backup]:
+    """The same backups, each with its copies, oldest first."""
+    rows = list(found)
+    statement = copies.select().where(copies.c.backup_id.in_([backup.id for backup in rows]))
+    by_backup: dict[str, list[Copy]] = {}
+    for row in tx.connection.execute(statement.order_by(copies.c.created_us, copies.c.id)).mappings():
+        by_backup.setdefault(row["backup_id"], []).append(_copy(row))
+    return [
+        replace(backup, copies=tuple(by_backup[backup.id])) if backup.id in by_backup else backup for backup in rows
+    ]
+
+
+def here(tx: Transaction, account: str, region: str, wanted: Mapping[str, str | None]) -> dict[str, tuple[str, str]]:
+    """Which backups of another region are here: by their ids there, their id here and the hash of their manifest.
+
+    ``wanted``: ids there, each with the id of the backup here that it is itself a copy of, or None.
+    """
+    originals = [original for original in wanted.values() if original is not None]
+    statement = sa.select(backups).where(
+        backups.c.account == account,
+        backups.c.status == BackupStatus.COMPLETED,
+        ~backups.c.deleting,
+        backups.c.deleted_us.is_(None),
+        sa.or_(
+            sa.and_(
+                backups.c.made == Made.COPIED,
+                backups.c.made_from_region == region,
+                backups.c.made_from.in_(list(wanted)),
+            ),
+            backups.c.id.in_(originals),
+        ),
+    )
+    of_original = {original: there for there, original in wanted.items() if original is not None}
+    return {
+        of_original.get(row["id"], row["made_from"]): (row["id"], row["manifest_sha256"])
+        for row in tx.connection.execute(statement).mappings()
+    }
+
+
+def ids_in_use(backup_ids: Sequence[str]) -> sa.Select[tuple[str]]:
+    """Those of these backups that are on their way to another region."""
+    return sa.select(copies.c.backup_id).where(copies.c.backup_id.in_(backup_ids), copies.c.status.in_(OPEN))
+
+
+def _copy(row: sa.RowMapping) -> Copy:
+    return Copy(**{**row, "status": CopyStatus(row["status"])})

@@ -1,0 +1,334 @@
+"""Copying backups into other regions: from store to store, each segment's hash checked before it is put.
+
+    segments → data object → index → manifest → record there → record here
+
+Every step may run twice. What an earlier try has put there is used again once its hashes were checked; the other
+region lists nothing before all of it is there.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from snaphold.catalog import backups, copies
+from snaphold.errors import (
+    Damaged,
+    ObjectExists,
+    ObjectMissing,
+    Overtaken,
+    Permanent,
+    Refused,
+    SnapholdError,
+    Transient,
+    Unavailable,
+)
+from snaphold.model import (
+    Backup,
+    Copy,
+    CopyStatus,
+    backup_prefix,
+    copy_waits_us,
+    rfc3339,
+    rfc3339_exact,
+    segment_prefix,
+)
+from snaphold.protocol import PeerAnswer, PeerRecord
+from snaphold.service.copies import ask, begin_ancestor, resume_copies, take_up_copies
+from snaphold.service.deployment import Deployment
+from snaphold.steps import Step, reached
+from snaphold.store.base import ObjectStore, Stores
+from snaphold.stream.manifest import Manifest, ObjectFacts, load, sha256_of
+from snaphold.stream.segments import check_length, discard, segment_pieces
+
+log = structlog.get_logger()
+
+_AT_ONCE: Final = 2  # segments in memory
+_ATTEMPT: Final = 1  # a copy's only one: its tries go on with what is there
+
+
+class Copier:
+    """Copies backups of one region to the others. ``targets``: the stores of each region that is a peer."""
+
+    def __init__(
+        self, deployment: Deployment, stores: Stores, targets: Mapping[str, Stores], stop: threading.Event
+    ) -> None:
+        self._deployment = deployment
+        self._stores = stores
+        self._targets = targets
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._at_work: set[str] = set()
+
+    def copy(self, copy_id: str) -> None:
+        """Make one copy, unless it has ended or is being made in another thread.
+
+        Whoever is silent is asked again later (``model.copy_waits_us``); the backup itself never suffers. When the
+        process is being stopped nothing is recorded: the next worker goes on.
+        """
+        with self._lock:
+            if copy_id in self._at_work:
+                return
+            self._at_work.add(copy_id)
+        try:
+            self._try(copy_id)
+        finally:
+            with self._lock:
+                self._at_work.discard(copy_id)
+
+    def resume(self) -> None:
+        """Go on with what an earlier process had begun."""
+        resume_copies(self._deployment)
+
+    def take_up(self) -> None:
+        """Try again what found somebody silent."""
+        take_up_copies(self._deployment)
+
+    def _try(self, copy_id: str) -> None:
+        with self._deployment.catalog.writing() as tx:
+            copy = copies.begin(tx, copy_id)
+            backup = None if copy is None else backups.get(tx, copy.backup_id)
+        if copy is None or backup is None:
+            return
+        reached(Step.COPY_BEGUN)
+        try:
+            self._make(copy, backup)
+        except Overtaken:
+            return
+        except (Transient, Unavailable) as error:
+            self._wait(copy, str(error))
+        except (Permanent, Refused) as error:
+            self._fail(copy, str(error))
+        except Exception as error:
+            log.warning("backup.copy_broke", backup=copy.backup_id, copy=copy.copy_id, exc_info=error)
+            self._fail(copy, "The copy could not be made.")
+        else:
+            with self._deployment.catalog.writing() as tx:
+                copies.change(tx, copy.id, status=CopyStatus.COMPLETED, reason=None)
+            reached(Step.COPY_ENDED)
+            log.info("backup.copied", backup=copy.backup_id, copy=copy.copy_id, region=copy.region)
+
+    def _make(self, copy: Copy, backup: Backup) -> None:
+        """Raises whatever keeps the copy from being made."""
+        if copy.region not in self._targets:
+            raise Permanent(f"Region {copy.region} is not set up as a place for copies any more.")
+        answer = self._with_parent(copy, backup)
+        there = answer.copies.get(backup.id)
+        if there is not None:
+            if there.id != copy.copy_id:
+                raise Permanent(f"Another copy is in region {copy.region} already.")
+            return
+        parent = None if backup.parent_id is None else answer.copies[backup.parent_id]
+        source, target = self._stores.of(copy.account), self._targets[copy.region].of(copy.account)
+        manifest = _manifest_of(source, backup)
+        _copy_data(source, target, manifest, copy, answer.deployment, stop=self._stop)
+        reached(Step.COPY_PUBLISHED)
+        index = _copy_index(source, target, manifest, copy)
+        reached(Step.COPY_INDEX_WRITTEN)
+        new = _new_manifest(
+            manifest,
+            copy,
+            deployment=answer.deployment,
+            region=self._deployment.region,
+            parent_id=None if parent is None else parent.id,
+            parent_sha256=None if parent is None else parent.manifest_sha256,
+            index=index,
+        )
+        document = new.dump()
+        target.replace(f"{copy.copy_id}.json", document)
+        reached(Step.COPY_MANIFEST_WRITTEN)
+        self._deployment.peers[copy.region].record(_record_of(new, backup, sha256_of(document)))
+        reached(Step.COPY_RECORDED)
+
+    def _with_parent(self, copy: Copy, backup: Backup) -> PeerAnswer:
+        """What the other region has of the backup and of its parent, which is brought there first where it may be."""
+        parent = None
+        if backup.parent_id is not None:
+            with self._deployment.catalog.reading() as tx:
+                parent = backups.get(tx, backup.parent_id)
+        wanted = [backup, *([] if parent is None else [parent])]
+        answer = ask(self._deployment, copy.region, copy.account, wanted)
+        if backup.parent_id is None or backup.parent_id in answer.copies:
+            return answer
+        if not copy.with_ancestors:
+            raise Permanent(f"Its parent {backup.parent_id} is not in region {copy.region}.")
+        ancestor = begin_ancestor(self._deployment, copy, backup.parent_id)
+        self.copy(ancestor.id)
+        with self._deployment.catalog.reading() as tx:
+            made = copies.get(tx, ancestor.id)
+        if made is None or made.status is CopyStatus.FAILED:
+            raise Permanent(f"Its parent {backup.parent_id} could not be copied: {made.reason if made else ''}")
+        if made.status is not CopyStatus.COMPLETED:
+            raise Transient(f"Its parent {backup.parent_id} is still being copied.")
+        return ask(self._deployment, copy.region, copy.account, wanted)
+
+    def _wait(self, copy: Copy, reason: str) -> None:
+        wait_us = copy_waits_us(copy.tries + 1)
+        if wait_us is None:
+            self._fail(copy, reason)
+            return
+        log.warning("backup.copy_waits", backup=copy.backup_id, copy=copy.copy_id, reason=reason)
+        with self._deployment.catalog.writing() as tx:
+            copies.change(tx, copy.id, tries=copy.tries + 1, next_try_us=tx.now_us + wait_us, reason=reason)
+
+    def _fail(self, copy: Copy, reason: str) -> None:
+        log.warning("backup.copy_failed", backup=copy.backup_id, copy=copy.copy_id, reason=reason)
+        self._clear(copy)
+        with self._deployment.catalog.writing() as tx:
+            copies.change(tx, copy.id, status=CopyStatus.FAILED, reason=reason)
+
+    def _clear(self, copy: Copy) -> None:
+        """Remove what a failed copy left there, its manifest first; nothing where the other region may have it."""
+        with suppress(SnapholdError, KeyError), self._deployment.catalog.reading() as tx:
+            backup = backups.get(tx, copy.backup_id)
+            if backup is None:
+                return
+            answer = ask(self._deployment, copy.region, copy.account, [backup])
+            there = answer.copies.get(copy.backup_id)
+            if there is not None and there.id == copy.copy_id:
+                return
+            target = self._targets[copy.region].of(copy.account)
+            target.delete(f"{copy.copy_id}.json")
+            discard(target, f"{copy.copy_id}.")
+            discard(target, backup_prefix(answer.deployment, copy.copy_id))
+
+
+def _manifest_of(source: ObjectStore, backup: Backup) -> Manifest:
+    name = f"{backup.id}.json"
+    manifest = load(b"".join(source.get(name)), name=name, sha256=backup.manifest_sha256 or "")
+    check_length(manifest, source)
+    return manifest
+
+
+def _copy_data(
+    source: ObjectStore, target: ObjectStore, manifest: Manifest, copy: Copy, deployment: str, *, stop: threading.Event
+) -> None:
+    """Bring the data object there, segment by segment, ``_AT_ONCE`` at a time."""
+    name = _renamed(manifest.data.name, manifest, copy)
+    prefix = segment_prefix(deployment, copy.copy_id, _ATTEMPT)
+    ended = threading.Event()
+
+    def check() -> None:
+        if stop.is_set() or ended.is_set():
+            raise Overtaken(f"copying {name} was stopped")
+
+    def put(number: int) -> None:
+        check()
+        if not _is_there(target, prefix, number, manifest):
+            target.put_segment(prefix, number, list(segment_pieces(manifest, source, number, check)))
+
+    if _is_published(target, name, manifest, check):
+        discard(target, prefix)
+        return
+    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="copy")
+    try:
+        for done in [pool.submit(put, number) for number in range(len(manifest.segments))]:
+            done.result()
+    finally:
+        ended.set()
+        pool.shutdown(cancel_futures=True)
+    reached(Step.COPY_SEGMENTS_WRITTEN)
+    target.publish(name, prefix, len(manifest.segments), size_bytes=manifest.data.size_bytes)
+
+
+def _is_there(target: ObjectStore, prefix: str, number: int, manifest: Manifest) -> bool:
+    """Whether an earlier try has put this very segment."""
+    expected, sha256 = manifest.segments[number], hashlib.sha256()
+    with suppress(ObjectMissing):
+        for piece in target.get_segment(prefix, number, expected.size_bytes):
+            sha256.update(piece)
+        return sha256.hexdigest() == expected.sha256
+    return False
+
+
+def _is_published(target: ObjectStore, name: str, manifest: Manifest, check: Callable[[], None]) -> bool:
+    """Whether an earlier try has published the object; one that is not what it must be is removed."""
+    as_there = manifest.model_copy(update={"data": manifest.data.model_copy(update={"name": name})})
+    try:
+        check_length(as_there, target)
+        for number in range(len(manifest.segments)):
+            for _ in segment_pieces(as_there, target, number, check):
+                pass
+    except ObjectMissing:
+        return False
+    except Damaged:
+        target.delete(name)
+        return False
+    return True
+
+
+def _copy_index(source: ObjectStore, target: ObjectStore, manifest: Manifest, copy: Copy) -> ObjectFacts:
+    """Bring the index there; what stands in the manifest of it."""
+    data = b"".join(source.get(manifest.index.name))
+    if sha256_of(data) != manifest.index.sha256:
+        raise Damaged(f"the index {manifest.index.name} differs from what was written")
+    name = _renamed(manifest.index.name, manifest, copy)
+    with suppress(ObjectExists):
+        target.put(name, data)
+        return manifest.index.model_copy(update={"name": name})
+    if b"".join(target.get(name)) != data:
+        target.replace(name, data)
+    return manifest.index.model_copy(update={"name": name})
+
+
+def _renamed(name: str, manifest: Manifest, copy: Copy) -> str:
+    return f"{copy.copy_id}{name.removeprefix(manifest.id)}"
+
+
+def _new_manifest(
+    manifest: Manifest, copy: Copy, *,
+    deployment: str, region: str, parent_id: str | None, parent_sha256: str | None, index: ObjectFacts,
+) -> Manifest:  # fmt: skip
+    """The copy's own manifest: the same bytes at every try."""
+    begun_us = copy.begun_us or copy.created_us
+    return manifest.model_copy(
+        update={
+            "id": copy.copy_id,
+            "deployment": deployment,
+            "attempt": _ATTEMPT,
+            "name": copy.name,
+            "description": copy.description,
+            "parent_id": parent_id,
+            "created": rfc3339_exact(begun_us),
+            "updated": rfc3339(begun_us),
+            "made": "copied",
+            "made_from": copy.backup_id,
+            "made_from_region": region,
+            "lineage": manifest.lineage.model_copy(update={"parent_manifest_sha256": parent_sha256}),
+            "data": manifest.data.model_copy(update={"name": _renamed(manifest.data.name, manifest, copy)}),
+            "index": index,
+        }
+    )
+
+
+def _record_of(manifest: Manifest, backup: Backup, sha256: str) -> PeerRecord:
+    return PeerRecord(
+        id=manifest.id,
+        account=manifest.account,
+        name=manifest.name,
+        description=manifest.description,
+        source_type=manifest.source.type,
+        source_id=manifest.source.id,
+        instance_id=backup.instance_id,
+        parent_id=manifest.parent_id,
+        datastore=manifest.datastore.type,
+        backup_version=manifest.datastore.version,
+        flavor_ram_mb=manifest.flavor_ram_mb,
+        volume_gb=manifest.volume_gb,
+        is_automated=manifest.is_automated,
+        made_from=backup.id,
+        made_from_region=manifest.made_from_region or "",
+        size_bytes=manifest.size_bytes,
+        object_bytes=manifest.data.size_bytes,
+        object_name=manifest.data.name,
+        manifest_sha256=sha256,
+        incarnation=manifest.lineage.incarnation,
+        checkpoint_lsn=manifest.lineage.checkpoint_lsn,
+        to_lsn=manifest.lineage.to_lsn,
+        created=manifest.created,
+        updated=manifest.updated,
+    )

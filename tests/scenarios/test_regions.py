@@ -1,0 +1,67 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.scenarios.served import ACCOUNT, Served, eventually, query, served
+
+pytestmark = pytest.mark.engine
+
+
+def in_iad(service: Served, method: str, path: str, body: object = None) -> httpx.Response:
+    """A request of the account to the second region."""
+    url = f"http://127.0.0.1:{service.ports['IAD']}/v1.0/{ACCOUNT}{path}"
+    headers = {"X-Auth-Token": service.token or ""}
+    return httpx.request(method, url, json=body, headers=headers, timeout=60, trust_env=False)
+
+
+def copied(service: Served, count: int) -> list[Any]:
+    """The backups of the second region, once there are so many."""
+
+    def look() -> list[Any] | None:
+        rows: list[Any] = in_iad(service, "GET", "/backups").json()["backups"]
+        return rows if len(rows) == count else None
+
+    return eventually(look, f"{count} backups in IAD") or []
+
+
+def test_a_copy_is_restored_after_its_source_is_lost(state_dir: Path, instance_network: str) -> None:
+    """Copies are asked for by an action and at create; restoring one needs nothing of the region that it came from.
+
+    A peer's API answers nobody without its token.
+    """
+    with served(state_dir, instance_network, regions=("DFW", "IAD")) as service:
+        source = service.instance()
+        query(source, "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(200)) ENGINE=InnoDB")
+        query(source, "INSERT INTO t VALUES (%s, %s)", [(n, "x" * (n % 150)) for n in range(5000)])
+        expected = query(source, "CHECKSUM TABLE t")
+        backup = service.backup(source)
+        action = {"copy-backup": {"target_backup_region": "IAD", "name": "far", "description": "d"}}
+        assert service.call("POST", f"/backups/{backup['id']}/action", action).status_code == 202
+        (copy,) = copied(service, 1)
+        assert (copy["name"], copy["description"], copy["status"]) == ("far", "d", "COMPLETED")
+        assert copy["source"] == backup["source"]
+        path = f"/backups/{backup['id']}"
+        done = {"region": "IAD", "id": copy["id"], "status": "COMPLETED", "reason": None}
+        eventually(lambda: service.ok("GET", path)["backup"]["copies"] == [done], "DFW to know of the copy")
+        assert service.call("POST", f"{path}/action", action).status_code == 422
+
+        wanted = {"backup": {"name": "b2", "instance": source["id"], "copy_to": ["IAD", "IAD"]}}
+        service.ok("POST", "/backups", wanted)
+        copied(service, 2)
+
+        url = f"http://127.0.0.1:{service.ports['IAD']}/peer/v1/copies"
+        assert httpx.post(url, json={}, headers={"Authorization": "Bearer x"}, trust_env=False).status_code == 401
+
+        shutil.rmtree(state_dir / "regions" / "DFW" / "store")
+        restore = {"name": "r", "flavorRef": 1, "restorePoint": {"backupRef": copy["id"]}}
+        made = in_iad(service, "POST", "/instances", {"instance": restore}).json()["instance"]
+
+        def active() -> Any:
+            instance = in_iad(service, "GET", f"/instances/{made['id']}").json()["instance"]
+            assert instance["status"] != "ERROR", instance
+            return instance if instance["status"] == "ACTIVE" else None
+
+        assert query(eventually(active, "the restored instance"), "CHECKSUM TABLE t") == expected
