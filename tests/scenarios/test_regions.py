@@ -1,11 +1,14 @@
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.scenarios.served import ACCOUNT, Served, eventually, query, served
+from snaphold.steps import Step
+from tests.scenarios.served import ACCOUNT, Served, eventually, kill, query, served
+from tests.support.pauses import Pauses
 
 pytestmark = pytest.mark.engine
 
@@ -65,3 +68,34 @@ def test_a_copy_is_restored_after_its_source_is_lost(state_dir: Path, instance_n
             return instance if instance["status"] == "ACTIVE" else None
 
         assert query(eventually(active, "the restored instance"), "CHECKSUM TABLE t") == expected
+
+
+@pytest.mark.parametrize("step", [Step.COPY_SEGMENTS_WRITTEN, Step.COPY_MANIFEST_WRITTEN, Step.COPY_RECORDED])
+def test_a_copy_is_struck(state_dir: Path, instance_network: str, step: Step) -> None:
+    """Whoever copies is killed -9: the next process goes on, and there is one copy, whole."""
+    pauses = Pauses(state_dir / "pauses")
+    service = Served(state_dir, instance_network, regions=("DFW", "IAD"))
+    service.environment = pauses.environment
+    service.start()
+    try:
+        backup = service.backup(service.instance())
+        pauses.at(step)
+        service.ok("POST", f"/backups/{backup['id']}/action", {"copy-backup": {"target_backup_region": "IAD"}})
+        pauses.reached()
+        kill(service.process_of("\0-m\0snaphold\0api", "--name\0DFW"))
+        pauses.over()
+
+        def shown() -> bool:
+            with suppress(httpx.TransportError):
+                copies = service.ok("GET", f"/backups/{backup['id']}")["backup"]["copies"]
+                return [copy["status"] for copy in copies] == ["COMPLETED"]
+            return False
+
+        eventually(shown, "the copy to be made")
+        (copy,) = copied(service, 1)
+        store = state_dir / "regions" / "IAD" / "store" / ACCOUNT / "z_CLOUDDB_BACKUPS"
+        assert {path.name for path in store.iterdir()} == {
+            f"{copy['id']}.{end}" for end in ("json", "index", "xbstream.gz")
+        }
+    finally:
+        service.end()
