@@ -36,11 +36,15 @@ class Killed(BaseException):
 
 
 class Neighbour:
-    """The other region's service itself, as its API would call it. ``silent``: it does not answer."""
+    """The other region's service itself, as its API would call it. ``silent``: it does not answer.
+
+    ``loses``: it records, and its answer is lost.
+    """
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self.silent = False
+        self.loses = False
 
     def copies(self, question: PeerQuestion) -> PeerAnswer:
         """Which of these are there."""
@@ -51,6 +55,8 @@ class Neighbour:
         """Record a copy."""
         self._answers()
         record_copy(self._deployment, message)
+        if self.loses:
+            raise Unavailable("Region IAD does not answer.")
 
     def _answers(self) -> None:
         if self.silent:
@@ -318,3 +324,19 @@ def test_a_scheduled_copy_brings_what_it_stands_on(pair: Pair) -> None:
     assert set(there) == {full.id, middle.id, newest.id}
     assert there[newest.id].parent_id == there[middle.id].id
     assert there[middle.id].parent_id == there[full.id].id
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_last_try(pair: Pair, *, recorded: bool) -> None:
+    """Tries are bounded: then it has failed, and says why; unless the copy is there and only the answer was lost."""
+    backup = pair.keep(1)
+    pair.ask(backup)
+    with pair.region.deployment.catalog.writing() as tx:
+        (copy_id,) = copy_rows.open_of(tx, backup.id)
+        copy_rows.change(tx, copy_id, tries=18)
+    pair.neighbour.loses = recorded
+    pair.neighbour.silent = not recorded
+    pair.work()
+    failed = (CopyStatus.FAILED, "Region IAD does not answer.")
+    assert pair.copies(backup) == [(CopyStatus.COMPLETED, None) if recorded else failed]
+    assert len(pair.in_iad()) == recorded

@@ -107,10 +107,7 @@ class Copier:
             log.warning("backup.copy_broke", backup=copy.backup_id, copy=copy.copy_id, exc_info=error)
             self._fail(copy, "The copy could not be made.")
         else:
-            with self._deployment.catalog.writing() as tx:
-                copies.change(tx, copy.id, status=CopyStatus.COMPLETED, reason=None)
-            reached(Step.COPY_ENDED)
-            log.info("backup.copied", backup=copy.backup_id, copy=copy.copy_id, region=copy.region)
+            self._complete(copy)
 
     def _make(self, copy: Copy, backup: Backup) -> None:
         """Raises whatever keeps the copy from being made."""
@@ -175,26 +172,38 @@ class Copier:
         with self._deployment.catalog.writing() as tx:
             copies.change(tx, copy.id, tries=copy.tries + 1, next_try_us=tx.now_us + wait_us, reason=reason)
 
+    def _complete(self, copy: Copy) -> None:
+        with self._deployment.catalog.writing() as tx:
+            copies.change(tx, copy.id, status=CopyStatus.COMPLETED, reason=None)
+        reached(Step.COPY_ENDED)
+        log.info("backup.copied", backup=copy.backup_id, copy=copy.copy_id, region=copy.region)
+
     def _fail(self, copy: Copy, reason: str) -> None:
+        """It has failed, unless the other region has it after all: the answer may have been lost."""
+        if self._clear(copy):
+            self._complete(copy)
+            return
         log.warning("backup.copy_failed", backup=copy.backup_id, copy=copy.copy_id, reason=reason)
-        self._clear(copy)
         with self._deployment.catalog.writing() as tx:
             copies.change(tx, copy.id, status=CopyStatus.FAILED, reason=reason)
 
-    def _clear(self, copy: Copy) -> None:
-        """Remove what a failed copy left there, its manifest first; nothing where the other region may have it."""
-        with suppress(SnapholdError, KeyError), self._deployment.catalog.reading() as tx:
+    def _clear(self, copy: Copy) -> bool:
+        """Remove what a failed copy left there, its manifest first; True when the other region has the copy after all.
+
+        Where that region or its store is silent everything stays.
+        """
+        with self._deployment.catalog.reading() as tx:
             backup = backups.get(tx, copy.backup_id)
-            if backup is None:
-                return
-            answer = ask(self._deployment, copy.region, copy.account, [backup])
+        with suppress(SnapholdError, KeyError):
+            answer = ask(self._deployment, copy.region, copy.account, [] if backup is None else [backup])
             there = answer.copies.get(copy.backup_id)
             if there is not None and there.id == copy.copy_id:
-                return
+                return True
             target = self._targets[copy.region].of(copy.account)
             target.delete(f"{copy.copy_id}.json")
             discard(target, f"{copy.copy_id}.")
             discard(target, backup_prefix(answer.deployment, copy.copy_id))
+        return False
 
 
 def _manifest_of(source: ObjectStore, backup: Backup) -> Manifest:
