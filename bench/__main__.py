@@ -1,10 +1,10 @@
-"""make bench: POST to COMPLETED and POST to ACTIVE, beside what one would type with the plain tools.
+"""make bench: what snaphold takes, beside the plain tools and beside the machine's limit, in one run.
 
-    mariabackup --backup --stream=xbstream | gzip > file
-    gzip -dc file | mbstream -x -C directory; mariabackup --prepare --target-dir=directory
+    mariabackup --backup --stream=xbstream | gzip > file          what OpenStack Trove runs
+    gzip -dc file | mbstream -x -C directory; mariabackup --prepare --target-dir=directory; and a server on it
 
-Same server, same data (fixed seed), same disk, in one run, in turn. The best of each is compared and the spread is
-shown. ``bench/results.md`` gets the figures and what machine it was.
+Same server, same data (fixed seed), same disk, in turn. The best of each is compared; the worst is shown behind it.
+``bench/results.md`` gets the figures and what machine it was.
 """
 
 import argparse
@@ -12,84 +12,212 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench import data
-from bench.plain import PlainTools
-from bench.service import Service
+from bench import data, limits
+from bench.api import fill_catalog, requests_per_s
+from bench.memory import Memory
+from bench.plain import GZIP, IGZIP, PlainTools
+from bench.service import ACCOUNT, Service
+from bench.writers import Writer
 from snaphold.engines.installation import find_installation
 
 DEPTH: Final = 10  # increments of the chain
 RESULTS: Final = Path(__file__).parent / "results.md"
+MEGABYTE: Final = 1 << 20
 
 
 @dataclass
 class Row:
-    """One thing measured, ours beside theirs, in seconds."""
+    """One thing measured, and what it is compared with: two lists of seconds, or of other figures of one unit."""
 
     name: str
+    beside: str
+    target: str
     ours: list[float] = field(default_factory=list)
-    plain: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    ratio: Callable[[float, float], float] = lambda ours, theirs: ours / theirs
+    best: Callable[[Sequence[float]], float] = min
 
     def text(self) -> str:
         """A row of the table."""
-        ratio = f"{min(self.plain) / min(self.ours):.2f}" if self.plain else "-"
-        return f"| {self.name} | {_spread(self.ours)} | {_spread(self.plain)} | {ratio} |"
+        compared = f"{self.ratio(self.best(self.ours), self.best(self.theirs)):.2f}" if self.theirs else "-"
+        ours, theirs = self._spread(self.ours), self._spread(self.theirs)
+        return f"| {self.name} | {ours} | {self.beside} | {theirs} | {compared} | {self.target} |"
+
+    def _spread(self, figures: Sequence[float]) -> str:
+        if not figures:
+            return "-"
+        worst = max if self.best is min else min
+        return f"{self.best(figures):.4g} ({worst(figures):.4g})"
+
+
+def times_faster(ours: float, theirs: float) -> float:
+    """The ratio of rows whose target is «times faster»."""
+    return theirs / ours
 
 
 def main() -> None:
     """Measure, print, write the results down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the large instance")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="backups in the catalog, for the API's rates")
     parser.add_argument("--directory", type=Path, help="where to work; default: the system's temporary directory")
     options = parser.parse_args()
-    with Service(options.directory) as service:
-        small = measure(service, "empty instance", 0, options.rounds)
-        large = measure(service, f"{options.gigabytes:g} GB", options.gigabytes, options.rounds)
-        chain = measure_chain(service, f"{options.gigabytes:g} GB", options.gigabytes, options.rounds)
-    page = results([*small, *large, *chain], options.rounds)
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        plain_service = stack.enter_context(Service(options.directory, "--verify-after-backup=none"))
+        verifying = stack.enter_context(Service(options.directory))
+        parts: Iterator[Iterator[Row]] = iter([
+            api(verifying, options.rows),
+            empty_instance(verifying, options.rounds),
+            large_instance(plain_service, verifying, options.gigabytes, options.rounds),
+            chain(plain_service, options.gigabytes, options.rounds),
+        ])  # fmt: skip
+        for part in parts:
+            for row in part:
+                sys.stderr.write(f"{row.text()}\n")
+                rows.append(row)
+    page = results(rows, options.rounds, options.gigabytes)
     sys.stdout.write(page)
     RESULTS.write_text(page, "utf-8")
 
 
-def measure(service: Service, name: str, gigabytes: float, rounds: int) -> Sequence[Row]:
-    """Backup and restore of one instance, ours and theirs in turn."""
-    volume_gb = max(1, int(gigabytes * 3) + 1)
-    instance = service.create(volume_gb, **data.definition())
-    if gigabytes:
-        sys.stderr.write(f"{name}: filled in {data.fill(instance, gigabytes):.0f} s\n")
-    plain = PlainTools(find_installation(None), service.state_dir, instance["id"])
-    backup, restore = Row(f"backup, {name}"), Row(f"restore, {name}")
+def api(service: Service, count: int) -> Iterator[Row]:
+    """Requests a second of one API process, with 1,000 backups in the catalog and with ``count``."""
+    backup = service.back_up(instance := service.create(1))
+    catalog = service.state_dir / "regions" / "DFW" / "catalog.db"
+    shows = Row(
+        "shows a second, 1,000 backups", f"{count:,} backups", "≥ 700; ratio ≥ 0.8", best=max, ratio=times_faster
+    )
+    lists = Row("lists of 20 a second", f"{count:,} backups", "≥ 350; ratio ≥ 0.8", best=max, ratio=times_faster)
+    for figures, wanted in (("ours", 1000), ("theirs", count)):
+        ids = fill_catalog(catalog, ACCOUNT, backup, wanted)
+        paths = [f"/v1.0/{ACCOUNT}/backups/{name}" for name in ids]
+        getattr(shows, figures).append(requests_per_s(service.port, paths, service.token))
+        getattr(lists, figures).append(requests_per_s(service.port, [f"/v1.0/{ACCOUNT}/backups"], service.token))
+    yield shows
+    yield lists
+    service.delete(f"/instances/{instance['id']}")
+
+
+def empty_instance(service: Service, rounds: int) -> Iterator[Row]:
+    """How long the smallest backup and restore take."""
+    instance = service.create(1)
+    backup, restore = Row("backup of an empty instance, s", "-", "≤ 1.0 s"), Row("its restore, s", "-", "≤ 2.0 s")
     for _ in range(rounds):
-        backup.plain.append(plain.back_up())
         seconds, made = timed(partial(service.back_up, instance))
         backup.ours.append(seconds)
-        restore.plain.append(plain.restore())
-        seconds, restored = timed(partial(service.create, volume_gb, restorePoint={"backupRef": made["id"]}))
+        seconds, restored = timed(partial(service.create, 1, restorePoint={"backupRef": made["id"]}))
         restore.ours.append(seconds)
         service.delete(f"/instances/{restored['id']}")
         service.delete(f"/backups/{made['id']}")
-        sys.stderr.write(f"{backup.text()}\n{restore.text()}\n")
+    yield backup
+    yield restore
     service.delete(f"/instances/{instance['id']}")
-    return [backup, restore]
 
 
-def measure_chain(service: Service, name: str, gigabytes: float, rounds: int) -> Sequence[Row]:
+def large_instance(service: Service, verifying: Service, gigabytes: float, rounds: int) -> Iterator[Row]:
+    """Backup and restore of a large instance, beside the tools and the limit; what writers feel; how much memory."""
+    volume_gb = max(1, int(gigabytes * 3) + 1)
+    instances = {part: part.create(volume_gb, **data.definition()) for part in (service, verifying)}
+    for instance in instances.values():
+        sys.stderr.write(f"{gigabytes:g} GB filled in {data.fill(instance, gigabytes):.0f} s\n")
+    instance = instances[service]
+    plain = PlainTools(find_installation(None), service.state_dir, instance["id"])
+    plain.save_stream()
+    against_gzip = Row("full backup, s", "mariabackup \\| gzip", "≥ 15 times faster", ratio=times_faster)
+    against_igzip = Row("full backup, s", "mariabackup \\| igzip -1", "≥ 1.5 times faster", ratio=times_faster)
+    stored = Row("stored, MB", "mariabackup \\| igzip -1", "≤ 1.02")
+    against_limit = Row("full backup, s", "compressing alone", "≤ 1.25")
+    verified = Row("full backup with objects verified, s", "without", "≤ 1.35")
+    cpu = Row("full backup, processor seconds", "compressing alone, wall times cores", "-")
+    restored = Row("restore, s", "gzip -dc \\| mbstream -x, prepare, start", "≥ 2 times faster", ratio=times_faster)
+    restore_limit = Row("restore, s", "the longer of decompressing and dd", "≤ 1.35")
+    for number in range(rounds):
+        if number < 2:  # it takes minutes, and is far from any limit
+            against_gzip.theirs.append(plain.back_up(GZIP))
+            restored.theirs.append(plain.restore())
+        against_igzip.theirs.append(plain.back_up(IGZIP))
+        stored.theirs.append(plain.archive.stat().st_size / MEGABYTE)
+        before_s = service.agent_cpu_s()
+        seconds, made = timed(partial(service.back_up, instance))
+        cpu.ours.append(service.agent_cpu_s() - before_s)
+        for row in (against_gzip, against_igzip, against_limit):
+            row.ours.append(seconds)
+        verified.theirs.append(seconds)
+        stored.ours.append(made["object_size"] / MEGABYTE)
+        against_limit.theirs.append(limits.compressing(plain.stream, 1))
+        cpu.theirs.append(against_limit.theirs[-1] * (os.cpu_count() or 1))
+        seconds, other = timed(partial(verifying.back_up, instances[verifying]))
+        verified.ours.append(seconds)
+        decompressing = limits.decompressing(service.store_object(made))
+        writing = limits.writing(service.state_dir / "zeros", plain.stream.stat().st_size)
+        restore_limit.theirs.append(max(decompressing, writing))
+        seconds, again = timed(partial(service.create, volume_gb, restorePoint={"backupRef": made["id"]}))
+        restored.ours.append(seconds)
+        restore_limit.ours.append(seconds)
+        service.delete(f"/instances/{again['id']}")
+        service.delete(f"/backups/{made['id']}")
+        verifying.delete(f"/backups/{other['id']}")
+    yield from (against_gzip, against_igzip, stored, against_limit, verified, cpu, restored, restore_limit)
+    plain.stream.unlink()
+    yield from writers(service, instance, plain, rounds)
+    yield from memory(service, instance, volume_gb)
+
+
+def writers(service: Service, instance: dict[str, Any], plain: PlainTools, rounds: int) -> Iterator[Row]:
+    """What InnoDB's writers feel of a backup, beside the tool alone with the same options."""
+    slowest = Row("slowest write during a backup, ms", "the tool alone", "≤ 1.2")
+    written = Row("writes a second during a backup", "the tool alone", "≥ 0.9", best=max)
+    for _ in range(rounds):
+        with Writer(instance) as writer:
+            plain.take_to_nowhere()
+        slowest.theirs.append(1000 * writer.slowest_s)
+        written.theirs.append(writer.per_s)
+        with Writer(instance) as writer:
+            made = service.back_up(instance)
+        slowest.ours.append(1000 * writer.slowest_s)
+        written.ours.append(writer.per_s)
+        service.delete(f"/backups/{made['id']}")
+    yield slowest
+    yield written
+
+
+def memory(service: Service, instance: dict[str, Any], volume_gb: int) -> Iterator[Row]:
+    """Peak memory of a backup and of a restore, in MB."""
+    with Memory(service.state_dir) as backing_up:
+        made = service.back_up(instance)
+    with Memory(service.state_dir) as restoring:
+        restored = service.create(volume_gb, restorePoint={"backupRef": made["id"]})
+    for name, seen in (("backup", backing_up), ("restore", restoring)):
+        agent = Row(f"agent's memory during a {name}, MB", "-", "≤ 300 MB")
+        every = Row(f"all processes' memory during a {name}, MB", "-", "≤ 600 MB")
+        agent.ours.append(seen.agent_bytes / MEGABYTE)
+        every.ours.append(seen.all_bytes / MEGABYTE)
+        yield agent
+        yield every
+    service.delete(f"/instances/{restored['id']}")
+    service.delete(f"/backups/{made['id']}")
+
+
+def chain(service: Service, gigabytes: float, rounds: int) -> Iterator[Row]:
     """Increments beside the full backup below them, and a chain's restore beside the full's alone and one in turn."""
     volume_gb = max(1, int(gigabytes * 3) + 1)
     instance = service.create(volume_gb, **data.definition())
     data.fill(instance, gigabytes)
     plain = PlainTools(find_installation(None), service.state_dir, instance["id"])
-    taken = Row(f"increment at 1 %, {name}; beside: snaphold's own full")
-    deep = Row(f"restore of depth {DEPTH}, {name}; beside: snaphold's own full alone")
-    in_turn = Row(f"restore of depth {DEPTH}, {name}; beside: the increments in turn")
+    taken = Row("increment at 1 %, s", "the full below it", "≤ 0.5")
+    deep = Row(f"restore of depth {DEPTH}, s", "the full alone", "≤ 1.4")
+    in_turn = Row(f"restore of depth {DEPTH}, s", "increments in turn", "≥ 2.5 times faster", ratio=times_faster)
     seconds, made = timed(partial(service.back_up, instance))
-    taken.plain.append(seconds)
+    taken.theirs.append(seconds)
     ids = [made["id"]]
     for number in range(DEPTH):
         data.change(instance, number)
@@ -97,15 +225,15 @@ def measure_chain(service: Service, name: str, gigabytes: float, rounds: int) ->
         taken.ours.append(seconds)
         ids.append(made["id"])
     for _ in range(rounds):
-        for row, backup_id in ((deep.plain, ids[0]), (deep.ours, ids[-1])):
+        for figures, backup_id in ((deep.theirs, ids[0]), (deep.ours, ids[-1])):
             seconds, restored = timed(partial(service.create, volume_gb, restorePoint={"backupRef": backup_id}))
-            row.append(seconds)
+            figures.append(seconds)
             service.delete(f"/instances/{restored['id']}")
-        in_turn.plain.append(plain.restore_in_turn(service.objects(ids)))
+        in_turn.theirs.append(plain.restore_in_turn(service.objects(ids)))
     in_turn.ours.extend(deep.ours)
     service.delete(f"/backups/{ids[0]}")
     service.delete(f"/instances/{instance['id']}")
-    return [taken, deep, in_turn]
+    yield from (taken, deep, in_turn)
 
 
 def timed(action: Callable[[], dict[str, Any]]) -> tuple[float, dict[str, Any]]:
@@ -115,27 +243,23 @@ def timed(action: Callable[[], dict[str, Any]]) -> tuple[float, dict[str, Any]]:
     return time.monotonic() - began, result
 
 
-def results(rows: Sequence[Row], rounds: int) -> str:
+def results(rows: Sequence[Row], rounds: int, gigabytes: float) -> str:
     """The page of results."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory_gb:.0f} GiB"
     version = find_installation(None).version
     return "\n".join([
-        "# Measured beside the plain tools",
+        "# Measured beside the plain tools and the machine's limit",
         "",
-        f"{machine}, Python {platform.python_version()}, MariaDB {version}. Seconds, best of {rounds} rounds in turn",
-        "(and the worst). snaphold: POST to COMPLETED or ACTIVE, synced to the disk, the server answering. Plain:",
-        "`mariabackup --stream=xbstream | gzip`; `gzip -dc | mbstream -x` and `--prepare`, no server started.",
+        f"{machine}, Python {platform.python_version()}, MariaDB {version}, {gigabytes:g} GB of data unless said. The",
+        f"best of {rounds} rounds in turn (and the worst). snaphold: POST to COMPLETED or ACTIVE, synced to the disk,",
+        "the server answering.",
         "",
-        "| what | snaphold | plain tools | times faster |",
-        "| --- | --- | --- | --- |",
+        "| what | snaphold | beside | that | ratio | target |",
+        "| --- | --- | --- | --- | --- | --- |",
         *(row.text() for row in rows),
         "",
     ])  # fmt: skip
-
-
-def _spread(seconds: Sequence[float]) -> str:
-    return f"{min(seconds):.2f} ({max(seconds):.2f})" if seconds else "-"
 
 
 if __name__ == "__main__":

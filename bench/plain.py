@@ -4,10 +4,16 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from snaphold.engines.installation import Installation
+
+GZIP: Final = ("gzip",)
+IGZIP: Final = (sys.executable, "-m", "isal.igzip", "-1", "-c")  # one thread, as the program igzip
 
 
 class PlainTools:
@@ -20,35 +26,22 @@ class PlainTools:
         self._work.mkdir(exist_ok=True)
         self._environment = dict(os.environ, **installation.environment)
         self.archive = self._work / "backup.xbstream.gz"
+        self.stream = self._work / "backup.xbstream"
 
-    def back_up(self) -> float:
+    def back_up(self, compressor: Sequence[str] = GZIP) -> float:
         """``mariabackup --backup --stream=xbstream | gzip > file``; the seconds it took."""
-        target = self._work / "target"
-        began = time.monotonic()
-        backup: list[str | Path] = [
-            self._installation.mariabackup,
-            f"--defaults-file={self._directory / 'backup.cnf'}",
-            "--backup",
-            "--stream=xbstream",
-            f"--target-dir={target}",
-            f"--datadir={self._directory / 'data'}",
-        ]
-        with (
-            self.archive.open("wb") as out,
-            (self._work / "backup.log").open("wb") as log,
-            subprocess.Popen(
-                backup, stdout=subprocess.PIPE, stderr=log, env=self._environment, cwd=self._directory / "data"
-            ) as tool,
-        ):
-            subprocess.run(["gzip"], stdin=tool.stdout, stdout=out, check=True)
-        if tool.returncode:
-            raise RuntimeError((self._work / "backup.log").read_text()[-2000:])
-        seconds = time.monotonic() - began
-        shutil.rmtree(target, ignore_errors=True)
-        return seconds
+        return self._back_up(self.archive, compressor)
+
+    def save_stream(self) -> None:
+        """Keep the stream itself, and have it in memory."""
+        self._back_up(self.stream, None)
+
+    def take_to_nowhere(self) -> float:
+        """The tool alone, with the options that snaphold gives it; the seconds it took."""
+        return self._back_up(Path(os.devnull), None, "--log-copy-interval=10")
 
     def restore(self) -> float:
-        """``gzip -dc file | mbstream -x`` and ``--prepare``; the seconds it took (no server is started)."""
+        """``gzip -dc file | mbstream -x``, ``--prepare``, and a server until it is ready; the seconds it took."""
         target = self._work / "restored"
         target.mkdir()
         began = time.monotonic()
@@ -57,6 +50,7 @@ class PlainTools:
             subprocess.run(extract, stdin=gzip.stdout, check=True, env=self._environment)
         prepare: list[str | Path] = [self._installation.mariabackup, "--prepare", f"--target-dir={target}"]
         subprocess.run(prepare, check=True, env=self._environment, stderr=subprocess.DEVNULL)
+        self._start_and_stop(target)
         seconds = time.monotonic() - began
         shutil.rmtree(target)
         return seconds
@@ -82,3 +76,52 @@ class PlainTools:
         seconds = time.monotonic() - began
         shutil.rmtree(target)
         return seconds
+
+    def _back_up(self, target: Path, compressor: Sequence[str] | None, *options: str) -> float:
+        work = self._work / "target"
+        began = time.monotonic()
+        backup: list[str | Path] = [
+            self._installation.mariabackup,
+            f"--defaults-file={self._directory / 'backup.cnf'}",
+            "--backup",
+            "--stream=xbstream",
+            f"--target-dir={work}",
+            f"--datadir={self._directory / 'data'}",
+            *options,
+        ]
+        with target.open("wb") as out, (self._work / "backup.log").open("wb") as log:
+            sink = out if compressor is None else subprocess.PIPE
+            place = self._directory / "data"
+            with subprocess.Popen(backup, stdout=sink, stderr=log, env=self._environment, cwd=place) as tool:
+                if compressor is not None:
+                    subprocess.run(compressor, stdin=tool.stdout, stdout=out, check=True)
+        if tool.returncode:
+            raise RuntimeError((self._work / "backup.log").read_text()[-2000:])
+        seconds = time.monotonic() - began
+        shutil.rmtree(work, ignore_errors=True)
+        return seconds
+
+    def _start_and_stop(self, data: Path) -> None:
+        """Start a server on the directory until it says that it is ready."""
+        argv: list[str | Path] = [
+            self._installation.mariadbd,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--socket={self._work / 's'}",
+            "--skip-networking",
+            f"--lc-messages-dir={self._installation.share}",
+            f"--character-sets-dir={self._installation.share / 'charsets'}",
+            *(["--user=root"] if os.geteuid() == 0 else []),
+        ]
+        with subprocess.Popen(
+            argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=self._environment, text=True
+        ) as server:
+            said = ""
+            for line in server.stderr or ():
+                said += line
+                if "ready for connections" in line:
+                    break
+            else:
+                raise RuntimeError(said[-2000:])
+            server.kill()
+            server.communicate()

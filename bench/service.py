@@ -1,6 +1,8 @@
 """A service of its own for a measurement, and its API."""
 
+import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -24,18 +26,19 @@ TIMEOUT_S: Final = 1800
 class Service:
     """``snaphold serve`` in a directory of its own. A context manager: everything is gone afterwards."""
 
-    def __init__(self, parent: Path | None) -> None:
+    def __init__(self, parent: Path | None, *flags: str) -> None:
         self.state_dir = Path(tempfile.mkdtemp(prefix="snaphold-bench-", dir=parent))
         self.state_dir.chmod(0o755)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+            self.port = probe.getsockname()[1]
+        self._flags = flags
         self._log = (self.state_dir / "serve.log").open("wb")
-        self._api = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=60)
+        self._api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
     def __enter__(self) -> Self:
         state_dir = ["--state-dir", str(self.state_dir)]
-        argv = [str(SNAPHOLD), "serve", *state_dir, "--region", f"DFW=127.0.0.1:{self._port}"]
+        argv = [str(SNAPHOLD), "serve", *state_dir, "--region", f"DFW=127.0.0.1:{self.port}", *self._flags]
         self._process = subprocess.Popen(argv, stdout=self._log, stderr=self._log)
         self._wait_for(self._answers)
         account = ["account", "add", *state_dir, ACCOUNT, "--user", "bench", "--password", PASSWORD]
@@ -54,6 +57,21 @@ class Service:
         self._api.close()
         self._log.close()
         shutil.rmtree(self.state_dir, ignore_errors=True)
+
+    @property
+    def token(self) -> str:
+        """A token of the account."""
+        return str(self._api.headers["X-Auth-Token"])
+
+    def agent_cpu_s(self) -> float:
+        """Processor seconds that the agent and the tools that it has run took so far."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if b"agent" in words and f"--state-dir={self.state_dir}".encode() in words:
+                    fields = (process / "stat").read_text("ascii").rpartition(")")[2].split()
+                    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        raise RuntimeError("the agent does not run")
 
     def create(self, volume_gb: int, **more: Any) -> dict[str, Any]:
         """A new instance, once it is ACTIVE."""
@@ -75,6 +93,11 @@ class Service:
         """Delete something, and wait until it is gone."""
         self._call("DELETE", path)
         self._wait_for(lambda: self._api.get(f"/v1.0/{ACCOUNT}{path}").status_code == httpx.codes.NOT_FOUND)
+
+    def store_object(self, backup: dict[str, Any]) -> Path:
+        """The file of a backup's data object."""
+        name = str(backup["locationRef"]).rpartition("/")[2]
+        return self.state_dir / "regions" / "DFW" / "store" / ACCOUNT / "z_CLOUDDB_BACKUPS" / name
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         answer = self._api.request(method, f"/v1.0/{ACCOUNT}{path}", json=body)

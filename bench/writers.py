@@ -1,0 +1,56 @@
+"""What a client that writes feels while a backup is taken."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import pymysql
+
+from bench.data import DATABASE, PASSWORD, USER
+
+
+@dataclass
+class Writer:
+    """Writes single rows into InnoDB, one commit each, for as long as the context lasts."""
+
+    instance: dict[str, Any]
+    slowest_s: float = 0.0
+    per_s: float = 0.0
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _write(self) -> None:
+        with (
+            pymysql.connect(
+                host=self.instance["ip"][0],
+                port=int(self.instance.get("port", 3306)),
+                user=USER,
+                password=PASSWORD,
+                database=DATABASE,
+                autocommit=True,
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("CREATE TABLE IF NOT EXISTS written (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(200))")
+            written = 0
+            begun = time.monotonic()
+            while not self._ended.is_set():
+                before = time.monotonic()
+                cursor.execute("INSERT INTO written (v) VALUES (REPEAT('x', 200))")
+                self.slowest_s = max(self.slowest_s, time.monotonic() - before)
+                written += 1
+            self.per_s = written / (time.monotonic() - begun)
