@@ -1,5 +1,5 @@
 # snaphold: what one types. Every target sets up first what it needs; the second time that takes no time.
-.PHONY: help setup demo test check torture bench lock data clients clean
+.PHONY: help setup demo test check lint torture bench lock data clients clean
 .DEFAULT_GOAL := help
 
 # Another interpreter: make setup PYTHON=/usr/bin/python3.12
@@ -31,13 +31,15 @@ test: setup data clients ## all tests but the long ones, on real MariaDB servers
 torture: setup data clients ## the long fault tests: every victim at every step
 	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m torture
 
-check: setup ## format, lint, types, imports, spelling and the tests that start no database
+check: lint ## all of lint, and the tests that start no database
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not engine and not torture"
+
+lint: setup ## format, style, types, imports and spelling
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy $(CODE)
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/codespell
-	@$(BIN)/pytest -m "not engine and not torture"
 
 bench: setup data ## time backup and restore beside the plain tools
 	@$(BIN)/python -m bench
