@@ -129,6 +129,45 @@ def test_a_delete_and_a_restore_of_a_backup_at_once(doors: Doors) -> None:
         assert doors.service.objects_of(backup) == []
 
 
+def test_a_delete_and_an_increment_of_a_backup_at_once(doors: Doors) -> None:
+    """Either the increment wins and its parent cannot go while it runs, or the delete wins and there is no parent."""
+    for _ in range(ROUNDS):
+        parent = doors.service.backup(doors.source)
+        path = f"/backups/{parent['id']}"
+        wanted = {"backup": {"name": "i", "instance": doors.source["id"], "parent_id": parent["id"]}}
+        deleted, taken = doors.at_once(("DELETE", path, None), ("POST", "/backups", wanted))
+        if taken.status_code == 202:
+            assert deleted.status_code == 422
+            increment = f"/backups/{taken.json()['backup']['id']}"
+            doors.service.reaches(increment, "COMPLETED")
+            doors.service.ok("DELETE", path)
+            eventually(lambda increment=increment: doors.status(increment) is None, "the increment to be gone")  # type: ignore[misc]
+        else:
+            assert (deleted.status_code, taken.status_code) in {(202, 422), (202, 404)}
+        eventually(lambda path=path: doors.status(path) is None, f"{path} to be gone")  # type: ignore[misc]
+        assert doors.service.objects_of(parent) == []
+
+
+def test_two_cancels_of_a_backup_at_once(doors: Doors) -> None:
+    """One ends the backup, the other is told that it does not run; a backup that was faster stays COMPLETED."""
+    for _ in range(ROUNDS):
+        wanted = {"backup": {"name": "c", "instance": doors.source["id"]}}
+        backup = doors.service.ok("POST", "/backups", wanted)["backup"]
+        path = f"/backups/{backup['id']}"
+        cancel: tuple[str, str, object] = ("POST", f"{path}/action", {"cancel": {}})
+        answers = codes(doors.at_once(cancel, cancel))
+        if answers == [202, 422]:
+            assert doors.status(path) == "FAILED"
+        else:
+            assert answers == [422, 422]
+            assert doors.status(path) == "COMPLETED"
+        source = f"/instances/{doors.source['id']}"
+        eventually(lambda source=source: doors.status(source) == "ACTIVE", "the instance to be free")  # type: ignore[misc]
+        doors.service.ok("DELETE", path)
+        eventually(lambda path=path: doors.status(path) is None, f"{path} to be gone")  # type: ignore[misc]
+        eventually(lambda backup=backup: doors.service.objects_of(backup) == [], "nothing to be left")  # type: ignore[misc]
+
+
 def ways_to_be_busy(instance: Any) -> list[tuple[str, str, object]]:
     """Requests of which an instance can serve only one at a time."""
     path = f"/instances/{instance['id']}"
