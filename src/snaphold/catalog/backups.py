@@ -243,6 +243,15 @@ def failed_since(tx: Transaction, since_us: int, until_us: int) -> list[Backup]:
     return [_backup(row) for row in tx.connection.execute(statement).mappings()]
 
 
+def endings(tx: Transaction, account: str) -> dict[str, int | None]:
+    """When each of an account's backups failed or was deleted; None for those that have, or may get, objects."""
+    statement = sa.select(backups.c.id, backups.c.status, backups.c.updated_us, backups.c.deleted_us)
+    return {
+        row.id: row.updated_us if row.deleted_us is None and row.status == BackupStatus.FAILED else row.deleted_us
+        for row in tx.connection.execute(statement.where(backups.c.account == account))
+    }
+
+
 def to_delete(tx: Transaction) -> list[str]:
     """Ids of all that are being deleted."""
     statement = sa.select(backups.c.id).where(backups.c.deleting, backups.c.deleted_us.is_(None))

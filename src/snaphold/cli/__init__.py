@@ -26,6 +26,8 @@ app.add_typer(account_app, name="account")
 app.add_typer(host_app, name="host")
 catalog_app = typer.Typer(help="The record of a region.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
+store_app = typer.Typer(help="The object store of a region.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
 state_app = typer.Typer(help="What the service saves of itself.", no_args_is_help=True)
 app.add_typer(state_app, name="state")
 
@@ -198,6 +200,21 @@ def catalog_rebuild(
         end_rebuild(given)
     elif not rebuild_catalog(given, account or [], deployment):
         raise typer.Exit(1)
+
+
+@_command(store_app, "check", with_state)
+def store_check(
+    given: Given,
+    *,
+    account: Annotated[list[str] | None, typer.Option("--account", help="only of this account; repeatable")] = None,
+) -> None:
+    """Tell what lies in the store and belongs to no backup on record, also while the service runs. Touches nothing.
+
+    Prints JSON; what is being written right now is left out.
+    """
+    from snaphold.cli.stores import check_store  # noqa: PLC0415
+
+    check_store(given, account or [])
 
 
 @_command(state_app, "backup", with_settings)

@@ -17,6 +17,7 @@ from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
 from snaphold.worker.schedules import Scheduler
 from snaphold.worker.state import Saver
+from snaphold.worker.strangers import Lookout
 from snaphold.worker.verification import Prover
 
 log = structlog.get_logger()
@@ -79,6 +80,7 @@ def run_worker(
         "prove_objects": prover.prove,
     }
     grace_us = int(deployment.settings.sweep_grace_s * 1_000_000)
+    lookout = Lookout(deployment.catalog, stores, deployment.deployment_id, grace_us)
     with QueueRunner(deployment.catalog, handlers, lock):
         _guarded("resume proofs", prover.resume)
         _guarded("resume copies", copier.resume)
@@ -101,6 +103,7 @@ def run_worker(
                 _guarded("state", saver.save_when_due)
                 _guarded("sweep", lambda: remover.sweep_recent(grace_us))
                 _guarded("proofs", prover.take_up)
+                _guarded("strangers", lookout.tell_changes)
                 next_sweep_s = time.monotonic() + deployment.settings.sweep_interval_s
 
 
