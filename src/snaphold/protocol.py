@@ -14,13 +14,14 @@ password, never a caller's token.
 """
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from snaphold.model import ProofLevel, ProofStatus
 
 VERSION = 1
+Number = Annotated[int, Field(ge=0, lt=1 << 63)]  # as large as the record can keep
 
 
 class Message(BaseModel):
@@ -74,15 +75,15 @@ class InstanceState(Message):
 
     id: str
     running: bool
-    used_bytes: int | None = None
-    max_lsn: int | None = None
+    used_bytes: Number | None = None
+    max_lsn: Number | None = None
     fault: str | None = None  # why it does not run, in plain words
 
 
 class Hello(Message):
     """An agent process has started."""
 
-    protocol: int = VERSION
+    protocol: Number = VERSION
     session: str
     datastores: list[Datastore]
     instances: list[InstanceState]
@@ -118,7 +119,7 @@ class Claim(Message):
     session: str
     wait_s: float = Field(ge=0, le=60)
     accept_tasks: bool = True  # False: questions only, every task slot is taken
-    at_work: dict[str, int] = {}  # attempts that are going on, by task: of those that were given up it is told at once
+    at_work: dict[str, Number] = {}  # attempts that go on, by task: of those given up it is told at once
 
 
 class DatabaseSpec(Message):
@@ -243,12 +244,12 @@ class Progress(Message):
     """The attempt goes on. Every field but the first two is optional, and kept when it is None."""
 
     session: str
-    attempt: int
+    attempt: Number
     step: str | None = None  # the step's name, for people
-    size_bytes: int | None = None  # what the source's data used when it was measured (backup)
-    done_bytes: int | None = None
-    expected_bytes: int | None = None
-    bytes_per_s: int | None = None
+    size_bytes: Number | None = None  # what the source's data used when it was measured (backup)
+    done_bytes: Number | None = None
+    expected_bytes: Number | None = None
+    bytes_per_s: Number | None = None
 
 
 class ProofResult(Message):
@@ -266,13 +267,13 @@ class BackupResult(Message):
 
     manifest_sha256: str
     parent_id: str | None = None  # what it was really taken from: None where a full was taken instead of an increment
-    size_bytes: int
-    object_bytes: int
+    size_bytes: Number
+    object_bytes: Number
     object_name: str  # "<id>.xbstream.gz" or ".zst"
     incarnation: str
-    from_lsn: int | None
-    checkpoint_lsn: int | None  # the start checkpoint, on which an increment may be taken
-    to_lsn: int
+    from_lsn: Number | None
+    checkpoint_lsn: Number | None  # the start checkpoint, on which an increment may be taken
+    to_lsn: Number
     updated: str  # the manifest's own time, RFC 3339 with seconds
     proof: ProofResult | None = None  # passed, where one was asked for
 
@@ -281,8 +282,8 @@ class InstanceResult(Message):
     """Where a created or restored instance can be reached."""
 
     address: str
-    port: int
-    used_bytes: int
+    port: Number
+    used_bytes: Number
     full_version: str
 
 
@@ -290,7 +291,7 @@ class Report(Message):
     """The attempt has ended. ``reason`` is for people and set exactly when ``ok`` is False."""
 
     session: str
-    attempt: int
+    attempt: Number
     ok: bool
     reason: str | None = None
     backup: BackupResult | None = None
