@@ -40,6 +40,12 @@ class Place:
             cursor.execute("LOCK TABLES kept WRITE")
             yield
 
+    def on_top_of(self, parent: Any, made: Any) -> Any:
+        """What was made, once it is COMPLETED: an increment on this parent."""
+        shown = self.completed(made["id"])
+        assert (shown["type"], shown["parent_id"]) == ("InnoBackupExIncremental", parent["id"])
+        return shown
+
     def backups(self) -> list[str]:
         """Every backup's id, as the API itself lists them."""
         return [backup["id"] for backup in self.service.ok("GET", "/backups?limit=100")["backups"]]

@@ -43,6 +43,17 @@ def test_cdb_backs_up_and_restores(place: Place, cdb: Person) -> None:
     place.gone(f"/backups/{full['id']}")
 
 
+def test_cdb_makes_increments(place: Place, cdb: Person) -> None:
+    """`cdb-cli backup-create --parent`, on a full one and on an increment; deleting the full one takes both along."""
+    create, of = "backup-create", ("--instance", place.instance["id"])
+    full = place.completed(cdb.read(create, "cdb-base", *of)["id"])
+    first = place.on_top_of(full, cdb.read(create, "cdb-first", *of, "--parent", full["id"]))
+    second = place.on_top_of(first, cdb.read(create, "cdb-second", *of, "--parent", first["id"]))
+    cdb.does("backup-delete", full["id"])
+    for backup in (full, first, second):
+        place.gone(f"/backups/{backup['id']}")
+
+
 def test_cdb_lists(place: Place, cdb: Person) -> None:
     """Every backup once over all pages; one page as asked for; those of an instance."""
     everything = place.backups()
@@ -60,3 +71,6 @@ def test_cdb_tells_what_is_wrong(place: Place, cdb: Person) -> None:
     assert f"Backup {UNKNOWN} cannot be found. (HTTP 404)" in cdb.refused("backup-copy", UNKNOWN, "IAD")
     said = cdb.refused("backup-create", " ", "--instance", place.instance["id"])
     assert "(HTTP 400)" in said
+    large = ("--description", "d" * 1_100_000)
+    said = cdb.refused("backup-create", "large", "--instance", place.instance["id"], *large)
+    assert "(HTTP 413)" in said

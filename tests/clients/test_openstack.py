@@ -9,7 +9,7 @@ import pytest
 
 from tests.clients.conftest import PAGE, Place
 from tests.clients.person import Person, Program, person, program
-from tests.scenarios.served import ACCOUNT, connected
+from tests.scenarios.served import ACCOUNT, connected, served
 
 pytestmark = pytest.mark.engine
 UNKNOWN = str(uuid.uuid4())
@@ -74,6 +74,19 @@ def test_openstack_backs_up_and_restores(place: Place, openstack: Person) -> Non
     place.gone(f"/backups/{full['id']}")
 
 
+def test_openstack_makes_increments(place: Place, openstack: Person) -> None:
+    """On a parent that is named, and on the newest backup; deleting the full one takes both along."""
+    create, of = ("database", "backup", "create"), ("-i", place.instance["id"], "-f", "json")
+    full = place.completed(openstack.read(*create, "osc-base", *of)["id"])
+    first = place.on_top_of(full, openstack.read(*create, "osc-first", *of, "--parent", full["id"]))
+    second = place.on_top_of(first, openstack.read(*create, "osc-second", *of, "--incremental"))
+    words = ("--flavor", "1", "--size", "2", "--backup", second["id"], "-f", "json")
+    place.restored(openstack.read("database", "instance", "create", "osc-increment", *words)["id"])
+    openstack.does("database", "backup", "delete", full["id"])
+    for backup in (full, first, second):
+        place.gone(f"/backups/{backup['id']}")
+
+
 def test_openstack_lists(place: Place, openstack: Person) -> None:
     """Every backup once over all pages; one page as asked for; those of an instance, by its id and by its name."""
     everything = place.backups()
@@ -118,6 +131,16 @@ def test_trove_backs_up_and_restores(place: Place, trove: Person) -> None:
     place.gone(f"/backups/{full['id']}")
 
 
+def test_trove_makes_increments(place: Place, trove: Person) -> None:
+    """`trove backup-create --parent` and `--incremental`."""
+    create = ("backup-create", place.instance["id"])
+    full = place.completed(trove.read(*create, "trove-base")["id"])
+    first = place.on_top_of(full, trove.read(*create, "trove-first", "--parent", full["id"]))
+    place.on_top_of(first, trove.read(*create, "trove-second", "--incremental"))
+    trove.does("backup-delete", "trove-base")
+    place.gone(f"/backups/{full['id']}")
+
+
 def test_trove_lists(place: Place, trove: Person) -> None:
     """Every backup once over all pages; one page as asked for; those of an instance, by its id and by its name."""
     everything = place.backups()
@@ -150,6 +173,28 @@ def test_the_python_api_backs_up_and_restores(place: Place, api: Program) -> Non
     place.gone(f"/backups/{full['id']}")
     missing = api.refused("backups.get", full["id"])
     assert (missing["class"], missing["code"]) == ("NotFound", 404)
+
+
+def test_the_python_api_makes_increments(place: Place, api: Program) -> None:
+    """`backups.create(parent_id=)` and `backups.create(incremental=True)`."""
+    instance = place.instance["id"]
+    full = place.completed(api.call("backups.create", "api-base", instance)["id"])
+    first = place.on_top_of(full, api.call("backups.create", "api-first", instance, parent_id=full["id"]))
+    place.on_top_of(first, api.call("backups.create", "api-second", instance, incremental=True))
+    api.call("backups.delete", full["id"])
+    place.gone(f"/backups/{full['id']}")
+
+
+def test_the_python_api_is_told_when_to_come_again(state_dir: Path, instance_network: str, tmp_path: Path) -> None:
+    """One backup too many within a minute is refused by 413, whose `Retry-After` reaches the program."""
+    with served(state_dir, instance_network, "--rate-factor=1", "--backup-creates-per-minute=1") as service:
+        instance = service.instance()
+        service.backup(instance)
+        facts = {"address": f"http://127.0.0.1:{service.ports['DFW']}", "account": ACCOUNT, "password": "secret"}
+        with program("openstack", "troveclient", tmp_path, **facts) as caller:
+            refused = caller.refused("backups.create", "one-too-many", instance["id"])
+    assert (refused["class"], refused["code"]) == ("RequestEntityTooLarge", 413)
+    assert 0 < int(refused["retry_after"]) <= 60
 
 
 def test_the_python_api_lists(place: Place, api: Program) -> None:
