@@ -210,6 +210,9 @@ class Instance:
     bytes_per_s: int | None = None
     reason: str | None
     restored_from: str | None
+    incarnation: str | None = None  # of its data directory, as its host tells it; None: not known
+    max_lsn: int | None = None  # the highest told in it
+    ended_incarnation: str | None = None  # the last one that is over
     created_us: int
     updated_us: int
     deleted_us: int | None

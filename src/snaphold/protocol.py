@@ -76,7 +76,8 @@ class InstanceState(Message):
     id: str
     running: bool
     used_bytes: Number | None = None
-    max_lsn: Number | None = None
+    incarnation: str | None = Field(default=None, max_length=64)  # this life of its data directory
+    max_lsn: Number | None = None  # up to which its redo log is on the disk
     fault: str | None = None  # why it does not run, in plain words
 
 
@@ -194,6 +195,8 @@ class BackupSpec(Message):
     source_id: str
     parent_id: str | None = None
     parent_named: bool = True  # False: the record chose the parent, and a full may be taken instead
+    max_lsn: int | None = None  # the highest that the record was told: a lower one is another incarnation
+    ended_incarnation: str | None = None  # is over, whatever the data directory says
     created: str  # RFC 3339 with microseconds
     is_automated: bool = False
     volume_gb: int

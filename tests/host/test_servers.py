@@ -316,6 +316,56 @@ def test_an_incarnation_is_one_life_of_the_data(servers: Servers) -> None:
     assert servers.incarnation(spec.id) != first
 
 
+def test_data_that_was_rolled_back_in_place_is_another_life(servers: Servers) -> None:
+    """Old contents in the same files, the id among them: the lower LSN tells. A crash of the server is no rollback."""
+    spec = instance_spec()
+    result = servers.create(spec, 1)
+    query(result, "CREATE TABLE shop.t (v LONGBLOB) ENGINE=InnoDB")
+    first = servers.incarnation(spec.id)
+    servers.stop(spec.id)
+    data = servers._instances / spec.id / "data"
+    shutil.copytree(data, data.with_name("snapshot"))
+    servers.start(spec.id)
+    query(result, "INSERT INTO shop.t VALUES (REPEAT('x', 4000000))")
+    seen = servers.state(spec.id)
+    assert seen.incarnation == first
+    (process,) = processes_naming(servers._instances / spec.id / "data")
+    os.kill(process, signal.SIGKILL)
+    wait_for(lambda: not servers.running(spec.id), "the server's end")
+    servers.start(spec.id)
+    assert servers.incarnation(spec.id, max_lsn=seen.max_lsn) == first
+
+    servers.stop(spec.id)
+    for path in data.rglob("*"):
+        old = data.with_name("snapshot") / path.relative_to(data)
+        if path.is_file() and old.exists():
+            shutil.copyfile(old, path)
+        elif path.is_file():
+            path.unlink()
+    servers.start(spec.id)
+
+    second = servers.state(spec.id).incarnation
+    assert second is not None
+    assert second != first
+    assert servers.incarnation(spec.id) == second
+
+
+def test_the_record_knows_of_a_rollback_that_took_our_notes_along(servers: Servers) -> None:
+    """A life is over when the record was told a higher LSN, or says that it is; a backup's LSN counts as seen."""
+    spec = instance_spec()
+    servers.create(spec, 1)
+    first, lsn = servers.incarnation(spec.id), servers.state(spec.id).max_lsn
+    assert lsn is not None
+    assert servers.incarnation(spec.id, max_lsn=lsn, ended="other") == first
+    second = servers.incarnation(spec.id, max_lsn=lsn + (1 << 30))
+    third = servers.incarnation(spec.id, max_lsn=lsn, ended=second)
+    assert servers.incarnation(spec.id, ended=second) == third
+    servers.saw_lsn(spec.id, second, lsn + (1 << 30))
+    assert servers.incarnation(spec.id) == third
+    servers.saw_lsn(spec.id, third, lsn + (1 << 30))
+    assert len({first, second, third, servers.state(spec.id).incarnation}) == 4
+
+
 def test_what_the_data_uses_is_measured(servers: Servers) -> None:
     """``used_bytes`` grows with the data, by about as much, and leaves out the redo log, which is as large as it is."""
     spec = instance_spec()

@@ -5,9 +5,10 @@ import pytest
 from snaphold.catalog import backups as rows
 from snaphold.errors import BadRequest, NotFound, Unprocessable
 from snaphold.model import Backup, BackupStatus, Instance
-from snaphold.protocol import Task
+from snaphold.protocol import Heartbeat, InstanceState, Task
+from snaphold.service import hosts as host_service
 from snaphold.service.backups import delete_backup, request_backup, show_backup
-from snaphold.service.instances import create_instance
+from snaphold.service.instances import create_instance, show_instance
 from snaphold.service.requests import BackupRequest
 from tests.support.region import ACCOUNT, Region, a_backup, an_instance
 
@@ -84,16 +85,65 @@ def test_parents_that_are_none(region: Region) -> None:
     ):
         with pytest.raises(refusal):
             request_backup(region.deployment, ACCOUNT, on(instance, parent))
-    newer = replace(full, id=UNKNOWN, incarnation="j", created_us=full.created_us + 1)
+    fresh = region.active_instance()  # whose host has told nothing of its data: its newest backup does
+    older = replace(full, id=UNKNOWN, instance_id=fresh.id, source_id=fresh.id)
+    newer = replace(older, id=UNKNOWN[:-1] + "8", incarnation="j", created_us=full.created_us + 1)
     with region.deployment.catalog.writing() as tx:
+        assert rows.insert(tx, older)
         assert rows.insert(tx, newer)
     with pytest.raises(Unprocessable, match="replaced"):
-        request_backup(region.deployment, ACCOUNT, on(instance, full.id))
-    delete_backup(region.deployment, ACCOUNT, newer.id)
+        request_backup(region.deployment, ACCOUNT, on(fresh, older.id))
     delete_backup(region.deployment, ACCOUNT, full.id)
     with pytest.raises(Unprocessable):
         request_backup(region.deployment, ACCOUNT, on(instance, full.id))
     assert taken(region, on(instance)).parent_id is None
+
+
+def test_a_parent_is_of_the_data_that_there_is_now(region: Region) -> None:
+    """By what the host tells: a named parent of other data 422, and an increment on whatever there is a full one."""
+    instance = region.active_instance()
+    full = taken(region, on(instance))
+    assert show_instance(region.deployment, ACCOUNT, instance.id).incarnation == full.incarnation == "i"
+    tell(region, instance, "j", 50)
+    with pytest.raises(Unprocessable, match=f"Backup {full.id} was taken before the data of its instance was replaced"):
+        request_backup(region.deployment, ACCOUNT, on(instance, full.id))
+    task = begin(region, on(instance))
+    assert task.backup is not None
+    assert (task.backup.parent_id, task.chain, task.backup.max_lsn) == (None, [], 50)
+    region.report(task, ok=False)
+    with region.deployment.catalog.writing() as tx:
+        assert rows.insert(tx, replace(full, id=UNKNOWN, incarnation="j", created_us=full.created_us - 1))
+    assert begin(region, on(instance)).chain[0].backup_id == UNKNOWN
+
+
+def test_a_lower_lsn_makes_no_backup_a_parent_until_another_life_begins(region: Region) -> None:
+    """A host whose notes were rolled back with its data is told that this life is over, and is not believed in it."""
+    instance = region.active_instance()
+    full = taken(region, on(instance))
+    for lsn in (300, 500, 500):
+        tell(region, instance, "i", lsn)
+    known = show_instance(region.deployment, ACCOUNT, instance.id)
+    assert (known.incarnation, known.max_lsn, known.ended_incarnation) == ("i", 500, None)
+    for lsn in (499, 501):
+        tell(region, instance, "i", lsn)
+        known = show_instance(region.deployment, ACCOUNT, instance.id)
+        assert (known.incarnation, known.max_lsn, known.ended_incarnation) == (None, lsn, "i")
+        with pytest.raises(Unprocessable, match="replaced"):
+            request_backup(region.deployment, ACCOUNT, on(instance, full.id))
+    task = begin(region, on(instance))
+    assert task.backup is not None
+    assert (task.backup.parent_id, task.backup.max_lsn, task.backup.ended_incarnation) == (None, 501, "i")
+    region.report(task)  # of the life that is over, as of a host that does not know better
+    assert show_instance(region.deployment, ACCOUNT, instance.id).incarnation is None
+    tell(region, instance, "j", 502)
+    known = show_instance(region.deployment, ACCOUNT, instance.id)
+    assert (known.incarnation, known.max_lsn, known.ended_incarnation) == ("j", 502, "i")
+
+
+def tell(region: Region, instance: Instance, incarnation: str, max_lsn: int) -> None:
+    """The host's heartbeat about this instance."""
+    state = InstanceState(id=instance.id, running=True, incarnation=incarnation, max_lsn=max_lsn)
+    host_service.heartbeat(region.deployment, region.host_id, Heartbeat(session=region.session, instances=[state]))
 
 
 def test_a_chain_is_deleted_as_one_when_nothing_uses_it(region: Region) -> None:

@@ -69,7 +69,9 @@ class _Attempt:
         """
         spec = self._spec
         reached(Step.BACKUP_CLAIMED)
-        incarnation = self._room.servers.incarnation(spec.instance_id)
+        incarnation = self._room.servers.incarnation(
+            spec.instance_id, max_lsn=spec.max_lsn, ended=spec.ended_incarnation
+        )
         size_bytes = self._room.servers.result(spec.instance_id).used_bytes
         self._lease.tell(step="taking", size_bytes=size_bytes, done_bytes=0, expected_bytes=size_bytes)
         reached(Step.BACKUP_MEASURED)
@@ -85,6 +87,7 @@ class _Attempt:
             discard(self._publishing.store, self._publishing.prefix)
             parent, imported = None, self._imported()
             written, taken = self._room.nicely(self._stream, None, imported)
+        self._room.servers.saw_lsn(spec.instance_id, incarnation, taken.last_lsn)
         reached(Step.BACKUP_SEGMENTS_WRITTEN)
         return self._publishing.publish(
             written,

@@ -105,8 +105,10 @@ def running_of_account(tx: Transaction, account: str) -> int:
     return int(tx.connection.execute(statement).scalar_one())
 
 
-def newest_completed(tx: Transaction, source_id: str, *, automated_only: bool = False) -> Backup | None:
-    """The backup of this source that an increment is best taken on, or None."""
+def newest_completed(
+    tx: Transaction, source_id: str, *, automated_only: bool = False, incarnation: str | None = None
+) -> Backup | None:
+    """The backup of this source, and of this life of its data, that an increment is best taken on, or None."""
     statement = backups.select().where(
         backups.c.source_id == source_id,
         backups.c.status == BackupStatus.COMPLETED,
@@ -116,6 +118,8 @@ def newest_completed(tx: Transaction, source_id: str, *, automated_only: bool = 
     )
     if automated_only:
         statement = statement.where(backups.c.is_automated)
+    if incarnation is not None:
+        statement = statement.where(backups.c.incarnation == incarnation)
     newest = statement.order_by(backups.c.created_us.desc(), backups.c.id.desc()).limit(1)
     row = tx.connection.execute(newest).mappings().one_or_none()
     return None if row is None else _backup(row)

@@ -69,6 +69,24 @@ def note_state(tx: Transaction, host_id: str, instance_id: str, *, running: bool
     tx.connection.execute(statement.values(values))
 
 
+def note_incarnation(tx: Transaction, instance: Instance, incarnation: str, max_lsn: int) -> bool:
+    """Keep which life its data directory is in, and how far; False when it was rolled back to an earlier time.
+
+    A lower LSN in the same life, or a life that was over, is a rollback that took the host's own notes along. Then it
+    is in no known life until its host tells another.
+    """
+    over = instance.ended_incarnation
+    known = instance.incarnation
+    values: dict[str, Any] = {"max_lsn": max_lsn}
+    sound = incarnation != over and (incarnation != known or max_lsn >= (instance.max_lsn or 0))
+    if not sound:
+        values |= {"incarnation": None, "ended_incarnation": incarnation}
+    elif incarnation != known:
+        values |= {"incarnation": incarnation, "ended_incarnation": known or over}
+    tx.connection.execute(instances.update().where(instances.c.id == instance.id).values(values))
+    return sound
+
+
 def note_progress(tx: Transaction, instance_id: str, **values: Any) -> None:
     """Keep what the attempt that restores it has measured."""
     statement = instances.update().where(instances.c.id == instance_id, instances.c.status == InstanceStatus.BUILD)

@@ -64,6 +64,9 @@ instances = sa.Table(
     sa.Column("bytes_per_s", sa.BigInteger),
     sa.Column("reason", sa.Text),
     sa.Column("restored_from", sa.String(36)),
+    sa.Column("incarnation", sa.String(64)),  # of its data directory, as its host tells it; null: not known
+    sa.Column("max_lsn", sa.BigInteger),  # the highest told in it
+    sa.Column("ended_incarnation", sa.String(64)),  # the last one that is over: none of its backups is a parent
     sa.Column("created_us", Time, nullable=False),
     sa.Column("updated_us", Time, nullable=False),
     sa.Column("deleted_us", Time),

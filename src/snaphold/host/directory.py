@@ -6,6 +6,7 @@
     init.sql          0600 server   only while the server starts: makes both accounts anew
     start.log         0600 ours     what the server said before it opened its own log
     backup.log        0600 ours     what the backup tool said last
+    lsn.json          0600 ours     the highest LSN seen in this life of the data; kept out of what may be rolled back
     data/             0700 server   the data directory; in it ``snaphold.incarnation``
     restore.<n>/      0700 server   attempt n of a restore, until it becomes ``data``
     run/ log/ tmp/ scratch/  0700 server   socket, error log, temporary tables, the backup tool's target
@@ -65,6 +66,15 @@ class Incarnation(BaseModel):
     birth_ns: int | None
 
 
+class Seen(BaseModel):
+    """How far the redo log of a life of the data was seen to be on the disk."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    incarnation: str
+    max_lsn: int
+
+
 class InstanceDirectory:
     """The paths of one instance, and its record."""
 
@@ -78,6 +88,7 @@ class InstanceDirectory:
         self.error_log: Final = self.path / "log" / "error.log"
         self.start_log: Final = self.path / "start.log"
         self.tool_log: Final = self.path / "backup.log"
+        self.lsn_file: Final = self.path / "lsn.json"
         self.init_sql: Final = self.path / "init.sql"
         self.admin_file: Final = self.path / "admin.cnf"
         self.backup_file: Final = self.path / "backup.cnf"
@@ -112,22 +123,42 @@ class InstanceDirectory:
         """Keep the record, durably."""
         write_atomically(self.path / "instance.json", record.model_dump_json(indent=1).encode() + b"\n")
 
-    def incarnation(self, record: Record) -> str:
+    def incarnation(self, record: Record, *, lsn: int | None = None, max_lsn: int = 0, ended: str | None = None) -> str:
         """The random id of this life of the data directory; a new one when the files are not the ones it was given to.
 
         A data directory that was copied, replaced or restored has another system tablespace (inode, birth), and an
-        increment on a backup of the old one would be wrong without a word.
+        increment on a backup of the old one would be wrong without a word. So has one that was rolled back in place:
+        its server's ``lsn`` is lower than one seen before, here or by the record (``max_lsn``). ``ended``: a life that
+        the record knows to be over. A crash leaves the old life, or a new one more than is needed.
         """
         path = self.data / "snaphold.incarnation"
         tablespace = self.data / _SYSTEM_TABLESPACE
         inode, born = tablespace.lstat().st_ino, birth_ns(tablespace)
         with suppress(ValidationError):
             known = Incarnation.model_validate_json(read_untrusted(path, 4096) or b"")
-            if (known.inode, known.birth_ns) == (inode, born):
+            seen = self._seen() or Seen(incarnation=known.id, max_lsn=0)
+            rolled_back = seen.incarnation != known.id or (lsn is not None and lsn < max(max_lsn, seen.max_lsn))
+            if (known.inode, known.birth_ns) == (inode, born) and known.id != ended and not rolled_back:
                 return known.id
         new = Incarnation(id=str(uuid.uuid4()), inode=inode, birth_ns=born)
         write_atomically(path, new.model_dump_json().encode() + b"\n", owner=record.owner)
+        self._keep(Seen(incarnation=new.id, max_lsn=0), sync=True)
         return new.id
+
+    def saw(self, incarnation: str, lsn: int) -> None:
+        """Keep the LSN where it is the highest seen in this life; not synced, for the record keeps it too."""
+        seen = self._seen() or Seen(incarnation=incarnation, max_lsn=0)
+        if seen.incarnation == incarnation and lsn > seen.max_lsn:
+            self._keep(Seen(incarnation=incarnation, max_lsn=lsn), sync=False)
+
+    def _seen(self) -> Seen | None:
+        try:
+            return Seen.model_validate_json(self.lsn_file.read_bytes())
+        except (FileNotFoundError, ValidationError):  # a power failure may leave an empty one
+            return None
+
+    def _keep(self, seen: Seen, *, sync: bool) -> None:
+        write_atomically(self.lsn_file, seen.model_dump_json().encode() + b"\n", sync=sync)
 
     def last_words(self) -> str | None:
         """The errors that the server logged last, in one line; None when there are none."""

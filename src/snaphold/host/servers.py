@@ -99,7 +99,10 @@ class Servers:
         return record is not None and self._process(directory, record) is not None
 
     def state(self, instance_id: str) -> InstanceState:
-        """How an instance is now. ``running`` means that it answered a query; ``used_bytes``: disk.used_bytes."""
+        """How an instance is now. ``running`` means that it answered a query; ``used_bytes``: disk.used_bytes.
+
+        The incarnation is left out while something else is done to the instance, and where the disk refuses.
+        """
         directory = self._directory(instance_id)
         record = directory.read()
         if record is None:
@@ -109,18 +112,40 @@ class Servers:
             fault = directory.last_words() or "its server does not run"
             return InstanceState(id=instance_id, running=False, used_bytes=used_bytes, fault=fault)
         try:
-            with self._administer(directory, timeout_s=2) as cursor:
-                cursor.execute("SHOW GLOBAL STATUS LIKE 'Innodb_lsn_current'")
-                row = cursor.fetchone()
+            current, durable = self._lsns(directory, timeout_s=2)
         except SnapholdError as error:
             return InstanceState(id=instance_id, running=False, used_bytes=used_bytes, fault=str(error))
-        return InstanceState(id=instance_id, running=True, used_bytes=used_bytes, max_lsn=int(row[1]) if row else None)
+        incarnation = None
+        lock = self._locks[instance_id]
+        if record.built and lock.acquire(blocking=False):
+            try:
+                incarnation = directory.incarnation(record, lsn=current)
+                directory.saw(incarnation, durable)
+            except OSError:
+                incarnation = None
+            finally:
+                lock.release()
+        return InstanceState(
+            id=instance_id, running=True, used_bytes=used_bytes, incarnation=incarnation, max_lsn=durable
+        )
 
-    def incarnation(self, instance_id: str) -> str:
-        """The id of this life of the instance's data directory (directory.py). Raises ``NotFound``, ``Permanent``."""
+    def incarnation(self, instance_id: str, *, max_lsn: int | None = None, ended: str | None = None) -> str:
+        """The id of this life of the instance's data directory, as its running server's LSN tells it (directory.py).
+
+        ``max_lsn``, ``ended``: the highest LSN that the record was told, and the life that it knows to be over. Raises
+        ``NotFound``, ``Unavailable`` and ``Permanent``.
+        """
         with self._locks[instance_id], disk.disk_faults("reading the incarnation"):
             directory, record = self._built(instance_id)
-            return directory.incarnation(record)
+            current, durable = self._lsns(directory, timeout_s=self._settings.start_timeout_s)
+            incarnation = directory.incarnation(record, lsn=current, max_lsn=max_lsn or 0, ended=ended)
+            directory.saw(incarnation, durable)
+            return incarnation
+
+    def saw_lsn(self, instance_id: str, incarnation: str, lsn: int) -> None:
+        """A backup of this life of the data holds changes up to this LSN. Raises ``NotFound`` and ``Permanent``."""
+        with self._locks[instance_id], disk.disk_faults("keeping the LSN"):
+            self._built(instance_id)[0].saw(incarnation, lsn)
 
     def result(self, instance_id: str) -> InstanceResult:
         """Where a built instance is reached. Raises ``NotFound``."""
@@ -545,6 +570,13 @@ class Servers:
     def _administer(self, directory: InstanceDirectory, *, timeout_s: float) -> Iterator[Cursor]:
         with accounts.administer(directory.admin_file, directory.socket, timeout_s=timeout_s) as cursor:
             yield cursor
+
+    def _lsns(self, directory: InstanceDirectory, *, timeout_s: float) -> tuple[int, int]:
+        """The server's LSN, and the one up to which its log is on the disk: the least that a crash leaves it."""
+        with self._administer(directory, timeout_s=timeout_s) as cursor:
+            cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')")
+            found = {name.lower(): int(value) for name, value in cursor.fetchall()}
+        return found["innodb_lsn_current"], found["innodb_lsn_flushed"]
 
     def _administration(self, directory: InstanceDirectory) -> Administer:
         def administer(statement: str, timeout_s: float) -> list[tuple[Any, ...]]:

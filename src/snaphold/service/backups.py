@@ -26,7 +26,7 @@ from snaphold.model import (
 )
 from snaphold.protocol import BackupSpec, TaskKind
 from snaphold.service import copies, limits
-from snaphold.service.chains import chain_of, named_parent
+from snaphold.service.chains import chain_of, named_parent, newest_parent
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import abandon
 from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
@@ -65,9 +65,9 @@ def begin_backup(
 ) -> Backup:
     """The part of a request that callers and schedules share, in the transaction of either.
 
-    An increment without a named parent is taken on the newest backup there is, a scheduled one on the newest scheduled
-    one: what a person made may be deleted by a person. Where there is none, and where its host finds that an increment
-    would not do, it is a full one.
+    An increment without a named parent is taken on the newest backup of the data that its source has now, a scheduled
+    one on the newest scheduled one: what a person made may be deleted by a person. Where there is none, and where its
+    host finds that an increment would not do, it is a full one.
 
     ``parents``: what the regions of ``copy_to`` say of a named parent. Where none was named the copies bring along what
     is missing there.
@@ -80,7 +80,7 @@ def begin_backup(
     if request.parent_id is not None:
         parent = named_parent(tx, instance, request.parent_id)
     elif request.incremental:
-        parent = backups.newest_completed(tx, instance.id, automated_only=is_automated)
+        parent = newest_parent(tx, instance, automated_only=is_automated)
     check_copies(deployment, request.copy_to)
     copies.check_parents(request, parents)
     check_quota(tx, deployment, instance.account)
@@ -269,14 +269,16 @@ def _give_to_host(
         instance_id=instance.id,
         backup_id=backup.id,
         payload={
-            "backup": spec_of(deployment, backup, parent_named=named).model_dump(mode="json"),
+            "backup": spec_of(deployment, backup, parent_named=named, instance=instance).model_dump(mode="json"),
             "chain": [link.model_dump(mode="json") for link in ([] if parent is None else chain_of(tx, parent))],
         },
     )
 
 
-def spec_of(deployment: Deployment, backup: Backup, *, parent_named: bool = True) -> BackupSpec:
-    """A backup as the host is told of it that takes or makes it."""
+def spec_of(
+    deployment: Deployment, backup: Backup, *, parent_named: bool = True, instance: Instance | None = None
+) -> BackupSpec:
+    """A backup as the host is told of it that takes it, of ``instance``, or makes it."""
     verify = deployment.settings.verify_after_backup
     return BackupSpec(
         id=backup.id,
@@ -288,6 +290,8 @@ def spec_of(deployment: Deployment, backup: Backup, *, parent_named: bool = True
         source_id=backup.source_id,
         parent_id=backup.parent_id,
         parent_named=parent_named,
+        max_lsn=None if instance is None else instance.max_lsn,
+        ended_incarnation=None if instance is None else instance.ended_incarnation,
         created=rfc3339_exact(backup.created_us),
         is_automated=backup.is_automated,
         volume_gb=backup.volume_gb,

@@ -33,10 +33,30 @@ def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
         raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
     if parent.status is not BackupStatus.COMPLETED or parent.deleting:
         raise Unprocessable(f"Backup {parent_id} is not COMPLETED and cannot be a parent.")
-    newest = backups.newest_completed(tx, instance.id)
-    if newest is not None and newest.incarnation != parent.incarnation:
+    if not _same_life(tx, instance, parent):
         raise Unprocessable(f"Backup {parent_id} was taken before the data of its instance was replaced.")
     return parent
+
+
+def newest_parent(tx: Transaction, instance: Instance, *, automated_only: bool) -> Backup | None:
+    """The newest backup that an increment may stand on, or None: then a full one is to be taken."""
+    if instance.incarnation is None and instance.ended_incarnation is not None:
+        return None
+    return backups.newest_completed(tx, instance.id, automated_only=automated_only, incarnation=instance.incarnation)
+
+
+def _same_life(tx: Transaction, instance: Instance, parent: Backup) -> bool:
+    """Whether the instance still has the data directory that the parent was taken of, as far as the record knows.
+
+    Where its host has told nothing yet, the newest backup tells it; where its data was rolled back, no backup fits
+    until one was taken since. The host has the last word.
+    """
+    if instance.incarnation is not None:
+        return parent.incarnation == instance.incarnation
+    if instance.ended_incarnation is not None:
+        return False
+    newest = backups.newest_completed(tx, instance.id)
+    return newest is None or newest.incarnation == parent.incarnation
 
 
 def _link_of(backup: Backup) -> ChainLink:

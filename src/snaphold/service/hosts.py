@@ -309,6 +309,9 @@ def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: 
         raise Overtaken(f"Backup {backup_id} is not BUILDING any more.")
     if attempt.instance_id is not None:
         instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
+        instance = instances.get(tx, attempt.instance_id)
+        if instance is not None and result.incarnation not in {instance.incarnation, instance.ended_incarnation}:
+            instances.note_incarnation(tx, instance, result.incarnation, 0)  # the next heartbeat says how far
 
 
 def _activate(tx: Transaction, instance_id: str, result: InstanceResult) -> None:
@@ -363,6 +366,10 @@ def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState]) 
         if instance is None or instance.host_id != host_id:
             continue
         instances.note_state(tx, host_id, state.id, running=state.running, used_bytes=state.used_bytes)
+        if state.incarnation is not None and state.max_lsn is not None:
+            sound = instances.note_incarnation(tx, instance, state.incarnation, state.max_lsn)
+            if not sound and instance.incarnation is not None:
+                log.warning("instance.rolled_back", instance=state.id, max_lsn=state.max_lsn, was=instance.max_lsn)
         wanted = _wanted(tx, instance)
         if wanted is not None:
             desired[state.id] = wanted
