@@ -152,7 +152,8 @@ def test_a_create_that_was_killed_leaves_nothing(
     servers.clear_leftovers()
 
     assert list((state_dir / "instances").iterdir()) == []
-    assert processes_naming(state_dir) == []
+    # The program that makes the template dies with its parent, but a moment after it.
+    wait_for(lambda: not processes_naming(state_dir), "every process to end")
     assert query(servers.create(spec, 2), "SELECT 1") == [(1,)]
 
 
