@@ -8,6 +8,7 @@ Same server, same data (fixed seed), same disk, in turn. The best of each is com
 """
 
 import argparse
+import itertools
 import os
 import platform
 import sys
@@ -74,16 +75,15 @@ def main() -> None:
     with ExitStack() as stack:
         plain_service = stack.enter_context(Service(options.directory, "--verify-after-backup=none"))
         verifying = stack.enter_context(Service(options.directory))
-        parts: Iterator[Iterator[Row]] = iter([
+        parts = itertools.chain(
             api(verifying, options.rows),
             empty_instance(verifying, options.rounds),
             large_instance(plain_service, verifying, options.gigabytes, options.rounds),
             chain(plain_service, options.gigabytes, options.rounds),
-        ])  # fmt: skip
-        for part in parts:
-            for row in part:
-                sys.stderr.write(f"{row.text()}\n")
-                rows.append(row)
+        )
+        for row in parts:
+            sys.stderr.write(f"{row.text()}\n")
+            rows.append(row)
     page = results(rows, options.rounds, options.gigabytes)
     sys.stdout.write(page)
     RESULTS.write_text(page, "utf-8")
@@ -157,7 +157,7 @@ def large_instance(service: Service, verifying: Service, gigabytes: float, round
         cpu.theirs.append(against_limit.theirs[-1] * (os.cpu_count() or 1))
         seconds, other = timed(partial(verifying.back_up, instances[verifying]))
         verified.ours.append(seconds)
-        decompressing = limits.decompressing(service.store_object(made))
+        decompressing = limits.decompressing(*service.objects([made["id"]]))
         writing = limits.writing(service.state_dir / "zeros", plain.stream.stat().st_size)
         restore_limit.theirs.append(max(decompressing, writing))
         seconds, again = timed(partial(service.create, volume_gb, restorePoint={"backupRef": made["id"]}))

@@ -1,9 +1,12 @@
 """The data of a measurement: made by the server itself, the same for the same seed, text of about 2.5:1."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import pymysql
+from pymysql.cursors import Cursor
 
 USER: Final = "bench"
 PASSWORD: Final = "bench"  # noqa: S105 - of a database that lives for one measurement
@@ -18,17 +21,7 @@ def fill(instance: dict[str, Any], gigabytes: float, *, seed: int = 7) -> float:
     began = time.monotonic()
     rows = int(gigabytes * (1 << 30) / ROW_BYTES)
     shares = {"events": ("InnoDB", 0.9), "archive": ("MyISAM", 0.05), "notes": ("Aria", 0.05)}
-    with (
-        pymysql.connect(
-            host=instance["ip"][0],
-            port=int(instance.get("port", 3306)),
-            user=USER,
-            password=PASSWORD,
-            database=DATABASE,
-            autocommit=True,
-        ) as connection,
-        connection.cursor() as cursor,
-    ):
+    with connected(instance) as cursor:
         for table, (engine, share) in shares.items():
             cursor.execute(
                 f"CREATE TABLE {table} (id INT PRIMARY KEY, at INT UNSIGNED, body VARCHAR(400)) ENGINE={engine}"
@@ -45,6 +38,13 @@ def fill(instance: dict[str, Any], gigabytes: float, *, seed: int = 7) -> float:
 
 def change(instance: dict[str, Any], number: int) -> None:
     """Change about one page in a hundred: rows in a row, others each time."""
+    with connected(instance) as cursor:
+        cursor.execute(f"UPDATE events SET at = at + 1 WHERE id DIV 40 % 100 = {number}")
+
+
+@contextmanager
+def connected(instance: dict[str, Any]) -> Iterator[Cursor]:
+    """A cursor on the instance's data; each statement is a transaction."""
     with (
         pymysql.connect(
             host=instance["ip"][0],
@@ -56,7 +56,7 @@ def change(instance: dict[str, Any], number: int) -> None:
         ) as connection,
         connection.cursor() as cursor,
     ):
-        cursor.execute(f"UPDATE events SET at = at + 1 WHERE id DIV 40 % 100 = {number}")
+        yield cursor
 
 
 def definition() -> dict[str, Any]:

@@ -94,11 +94,6 @@ class Service:
         self._call("DELETE", path)
         self._wait_for(lambda: self._api.get(f"/v1.0/{ACCOUNT}{path}").status_code == httpx.codes.NOT_FOUND)
 
-    def store_object(self, backup: dict[str, Any]) -> Path:
-        """The file of a backup's data object."""
-        name = str(backup["locationRef"]).rpartition("/")[2]
-        return self.state_dir / "regions" / "DFW" / "store" / ACCOUNT / "z_CLOUDDB_BACKUPS" / name
-
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         answer = self._api.request(method, f"/v1.0/{ACCOUNT}{path}", json=body)
         if answer.is_error:

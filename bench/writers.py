@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-import pymysql
-
-from bench.data import DATABASE, PASSWORD, USER
+from bench.data import connected
 
 
 @dataclass
@@ -34,17 +32,7 @@ class Writer:
             self._thread.join()
 
     def _write(self) -> None:
-        with (
-            pymysql.connect(
-                host=self.instance["ip"][0],
-                port=int(self.instance.get("port", 3306)),
-                user=USER,
-                password=PASSWORD,
-                database=DATABASE,
-                autocommit=True,
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
+        with connected(self.instance) as cursor:
             cursor.execute("CREATE TABLE IF NOT EXISTS written (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(200))")
             written = 0
             begun = time.monotonic()
