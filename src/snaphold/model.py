@@ -277,13 +277,15 @@ class Backup:
     updated_us: int
     deleted_us: int | None
     proving: ProofLevel | None = None  # a proof is under way
+    mending: bool = False  # the proof that was asked for mends what it finds damaged
     proof_asked_us: int | None = None  # when the proof was asked for that has not been given yet
     proof_tried_us: int | None = None  # when it was last tried
-    proof_status: ProofStatus | None = None  # of the newest proof, as the four that follow
+    proof_status: ProofStatus | None = None  # of the newest proof, as the five that follow
     proof_level: ProofLevel | None = None
     proof_at_us: int | None = None
     proof_seconds: float | None = None
     proof_reason: str | None = None
+    proof_mend_from: str | None = None  # the region that what is damaged can be had from
     copies: tuple[Copy, ...] = ()
 
     @property

@@ -263,6 +263,7 @@ class ProofResult(Message):
     at: str  # when it ended, RFC 3339 with seconds
     seconds: float
     reason: str | None = None  # why it did not pass
+    mend_from: str | None = None  # the region that has whole what is damaged, as far as its record says
 
 
 class BackupResult(Message):

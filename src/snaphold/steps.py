@@ -84,6 +84,12 @@ class Step(StrEnum):
     PROOF_KEPT = "proof.kept"  # the same and its receipt
     PROOF_RECORDED = "proof.recorded"  # a backup that is free again, with its receipt
 
+    MEND_BEGUN = "mend.begun"  # a backup in use, damaged
+    MEND_SEGMENT_WRITTEN = "mend.segment-written"  # the same; one segment more is good
+    MEND_DATA_WRITTEN = "mend.data-written"  # a good data object
+    MEND_INDEX_WRITTEN = "mend.index-written"  # data object and index
+    MEND_MANIFEST_WRITTEN = "mend.manifest-written"  # a whole backup in use, which is still to be proven
+
     COPY_BEGUN = "copy.begun"  # nothing there yet
     COPY_SEGMENTS_WRITTEN = "copy.segments-written"  # every segment there
     COPY_PUBLISHED = "copy.published"  # the data object there

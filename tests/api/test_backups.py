@@ -201,6 +201,7 @@ def test_unknown_backup(site: Site, backup_id: str) -> None:
             ("DELETE", "", None),
             ("POST", "/action", {"copy-backup": {"target_backup_region": "IAD"}}),
             ("POST", "/action", {"verify": {}}),
+            ("POST", "/action", {"mend": {}}),
         ):
             check_fault(site.call(method, f"/backups/{each}{path}", body), 404, "Backup .* cannot be found.")
 
@@ -231,6 +232,8 @@ def test_delete(site: Site) -> None:
         ({"copy-backup": {"target_backup_region": "DFW"}}, 400),
         ({"copy-backup": {"target_backup_region": "IAD", "name": None, "description": ""}}, 400),
         ({"consolidate": {}}, 422),  # it is a full one
+        ({"mend": {}}, 422),  # it is in no other region
+        ({"mend": 5}, 400),
         ({"consolidate": {"name": ""}}, 400),
         ({"cancel": {}}, 422),
         ({"cancel": 5}, 400),

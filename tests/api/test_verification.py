@@ -14,7 +14,8 @@ def test_a_proof_is_asked_for_and_shown(site: Site) -> None:
     assert site.ok("GET", f"/backups/{backup['id']}")["backup"] == backup
     task = site.claim()["task"]
     assert (task["kind"], task["instance_id"]) == ("verify", None)
-    proof = {"status": "failed", "level": "restore", "at": "2026-01-02T03:04:05Z", "seconds": 1.5, "reason": "differs"}
+    when = {"at": "2026-01-02T03:04:05Z", "seconds": 1.5}
+    proof = {"status": "failed", "level": "restore", **when, "reason": "differs", "mend_from": "IAD"}
     report = {"session": site.region.session, "attempt": 1, "ok": True, "proof": proof}
     assert site.agent(f"tasks/{task['id']}/report", report).status_code == 200
     shown = site.ok("GET", f"/backups/{backup['id']}")["backup"]

@@ -90,6 +90,28 @@ def test_an_object_is_replaced(store: ObjectStore) -> None:
     assert names(store) == ["a/receipt", "a/receipt.other", "b/receipt"]
 
 
+@pytest.mark.parametrize("length", [100, 2 * SEGMENT, 3 * SEGMENT])
+def test_a_range_is_written_into_an_object(store: ObjectStore, length: int) -> None:
+    """The bytes stand at their place, no other byte has changed, and the object is as long as was said."""
+    whole = b"".join(b"".join(segment(number)) for number in (1, 2))
+    before = whole[:SEGMENT] + bytes(length - SEGMENT) if length > SEGMENT else whole[:length]
+    store.put("1.gz", before)
+    store.overwrite("1.gz", SEGMENT, segment(2), size_bytes=2 * SEGMENT)
+    assert content(store, "1.gz") == before[:SEGMENT].ljust(SEGMENT, b"\0") + whole[SEGMENT:]
+    store.overwrite("1.gz", 0, [], size_bytes=50)
+    assert content(store, "1.gz") == before[:50]
+
+
+def test_no_range_is_written_where_none_can_be(store: ObjectStore) -> None:
+    """An object that is missing is not made, and none gets bytes beyond its length."""
+    store.put("there", b"content")
+    with pytest.raises(ObjectMissing):
+        store.overwrite("missing", 0, [b"x"], size_bytes=1)
+    with pytest.raises(Permanent):
+        store.overwrite("there", 6, [b"xx"], size_bytes=7)
+    assert (names(store), content(store, "there")) == (["there"], b"content")
+
+
 def test_whoever_reads_while_an_object_is_replaced(store: ObjectStore) -> None:
     """Readers see the old bytes or the new ones, never a mixture and never nothing."""
     versions = [bytes([number]) * 100_000 for number in range(20)]

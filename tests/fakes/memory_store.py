@@ -118,6 +118,21 @@ class MemoryStore:
                 self.objects[name] = bytes(data)
         _raise(fault)
 
+    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
+        """Write into an object."""
+        check_name(name)
+        content = b"".join(data)
+        if start < 0 or start + len(content) > size_bytes:
+            raise Permanent("no range")
+        fault = self._called("overwrite")
+        if fault is None or fault.done:
+            with self._lock:
+                if name not in self.objects:
+                    raise ObjectMissing(name)
+                old = self.objects[name].ljust(size_bytes, b"\0")
+                self.objects[name] = (old[:start] + content + old[start + len(content) :])[:size_bytes]
+        _raise(fault)
+
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes, in pieces."""
         check_name(name)

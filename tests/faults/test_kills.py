@@ -202,5 +202,5 @@ def test_every_step_of_an_agent_is_struck() -> None:
     """A step that somebody adds is struck as well, or named in another test."""
     here = {*BACKUP_VICTIMS, *RESTORE_VICTIMS, *CREATE_VICTIMS, *RESTART_VICTIMS, *DELETE_VICTIMS}
     here |= {*STOP_VICTIMS, *START_VICTIMS, *RESIZE_VICTIMS, *VERIFY_VICTIMS, *CONSOLIDATE_VICTIMS}
-    elsewhere = ("control", "copy", "schedule", "proof", "removal", "rebuild", "state")
+    elsewhere = ("control", "copy", "mend", "schedule", "proof", "removal", "rebuild", "state")
     assert set(Step) - here == {step for kind in elsewhere for step in steps_of(kind)}

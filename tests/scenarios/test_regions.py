@@ -99,3 +99,57 @@ def test_a_copy_is_struck(state_dir: Path, instance_network: str, step: Step) ->
         }
     finally:
         service.end()
+
+
+def test_a_backup_is_mended_from_the_other_region(state_dir: Path, instance_network: str) -> None:
+    """A damaged copy is mended from its source, also when its region is killed -9 meanwhile; then the source from it.
+
+    A proof says from where; afterwards every object is the same byte by byte.
+    """
+    pauses = Pauses(state_dir / "pauses")
+    service = Served(state_dir, instance_network, regions=("DFW", "IAD"))
+    service.environment = pauses.environment
+    service.start()
+
+    def path_of(region: str, backup_id: str, end: str) -> Path:
+        return state_dir / "regions" / region / "store" / ACCOUNT / "z_CLOUDDB_BACKUPS" / f"{backup_id}.{end}"
+
+    def objects(region: str, backup_id: str) -> dict[str, bytes]:
+        return {end: path_of(region, backup_id, end).read_bytes() for end in ("json", "index", "xbstream.gz")}
+
+    def proven(region: str, backup_id: str, status: str) -> Any:
+        def look() -> Any:
+            with suppress(httpx.TransportError):
+                call = in_iad if region == "IAD" else Served.call
+                found = call(service, "GET", f"/backups/{backup_id}").json()["backup"].get("verification")
+                return found if found is not None and found["status"] == status else None
+            return None
+
+        return eventually(look, f"the proof in {region} to be {status}")
+
+    try:
+        backup_id = service.backup(service.instance())["id"]
+        service.ok("POST", f"/backups/{backup_id}/action", {"copy-backup": {"target_backup_region": "IAD"}})
+        copy_id = copied(service, 1)[0]["id"]
+        there, here = objects("IAD", copy_id), objects("DFW", backup_id)
+        path_of("IAD", copy_id, "xbstream.gz").write_bytes(there["xbstream.gz"][:-1] + b"?")
+        path_of("IAD", copy_id, "json").unlink()
+        assert in_iad(service, "POST", f"/backups/{copy_id}/action", {"verify": {}}).status_code == 202
+        assert proven("IAD", copy_id, "failed")["mend_from"] == "DFW"
+        pauses.at(Step.MEND_SEGMENT_WRITTEN)
+        assert in_iad(service, "POST", f"/backups/{copy_id}/action", {"mend": {}}).status_code == 202
+        pauses.reached()
+        kill(service.process_of("\0-m\0snaphold\0api", "--name\0IAD"))
+        pauses.over()
+        proven("IAD", copy_id, "passed")
+        assert objects("IAD", copy_id) == there
+
+        for end in ("xbstream.gz", "index", "json"):
+            path_of("DFW", backup_id, end).unlink()
+        service.ok("POST", f"/backups/{backup_id}/action", {"verify": {}})
+        assert proven("DFW", backup_id, "failed")["mend_from"] == "IAD"
+        service.ok("POST", f"/backups/{backup_id}/action", {"mend": {}})
+        proven("DFW", backup_id, "passed")
+        assert objects("DFW", backup_id) == here
+    finally:
+        service.end()

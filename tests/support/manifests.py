@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from snaphold.model import Backup, BackupStatus, Made, rfc3339_exact, version_id
+from snaphold.model import Backup, BackupStatus, Made, rfc3339, rfc3339_exact, version_id
 from snaphold.store.base import ObjectStore
 from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Segment, Source, sha256_of
 from tests.support.region import ACCOUNT
@@ -70,7 +70,7 @@ def manifest_of(backup: Backup, deployment: str, parent: Backup | None = None) -
         instance_id=backup.instance_id,
         parent_id=backup.parent_id,
         created=rfc3339_exact(backup.created_us),
-        updated=rfc3339_exact(backup.updated_us),
+        updated=rfc3339(backup.updated_us),
         is_automated=backup.is_automated,
         volume_gb=backup.volume_gb,
         flavor_ram_mb=backup.flavor_ram_mb,

@@ -82,13 +82,17 @@ class ProgressAnswer(Answer):
 
 
 class Verification(Answer):
-    """What the newest proof of a backup has shown: when it ended, how long it took; ``reason``: why it did not pass."""
+    """What the newest proof of a backup has shown: when it ended, how long it took; ``reason``: why it did not pass.
+
+    ``mend_from``: the region that has what is damaged; the action ``mend`` brings it from there.
+    """
 
     status: ProofStatus
     level: ProofLevel
     at: str
     seconds: float
     reason: Sometimes[str] = None
+    mend_from: Sometimes[str] = None
 
 
 class CopyAnswer(Answer):
@@ -505,6 +509,7 @@ def _verification(backup: Backup) -> Verification | None:
         at=rfc3339(backup.proof_at_us),
         seconds=backup.proof_seconds or 0.0,
         reason=backup.proof_reason,
+        mend_from=backup.proof_mend_from,
     )
 
 

@@ -17,7 +17,7 @@ from snaphold.service import backups as service
 from snaphold.service.consolidation import request_consolidation
 from snaphold.service.copies import request_copy
 from snaphold.service.requests import BackupPage
-from snaphold.service.verification import request_proof
+from snaphold.service.verification import request_mend, request_proof
 
 router = APIRouter(
     prefix="/v1.0/{account}",
@@ -67,9 +67,12 @@ def delete_backup(call: Calling, backup_id: str) -> Response:
 def act_on_backup(
     call: Calling, backup_id: str, body: Annotated[BackupAction, Depends(BodyOf(BackupAction))]
 ) -> Response:
-    """Have a backup copied to another region, consolidated, proven, or cancelled."""
+    """Have a backup copied to another region, consolidated, proven, mended from another region, or cancelled."""
     if "verify" in body.model_fields_set:
         request_proof(call.deployment, call.account, backup_id, ProofLevel((body.verify or Verify()).level))
+        return Response(status_code=202)
+    if "mend" in body.model_fields_set:
+        request_mend(call.deployment, call.account, backup_id)
         return Response(status_code=202)
     if "consolidate" in body.model_fields_set:
         name = None if body.consolidate is None else body.consolidate.name

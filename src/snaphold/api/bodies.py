@@ -244,6 +244,7 @@ class BackupAction(Action):
     copy_backup: CopyBackup | None = Field(None, alias="copy-backup")
     consolidate: Consolidate | None = None
     verify: Verify | None = None
+    mend: Nothing | None = None
     cancel: Nothing | None = None
 
     @model_validator(mode="after")

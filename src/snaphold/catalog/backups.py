@@ -154,7 +154,7 @@ def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
     return None
 
 
-def begin_proof(tx: Transaction, backup_id: str, level: ProofLevel, asked_us: int) -> bool:
+def begin_proof(tx: Transaction, backup_id: str, level: ProofLevel, asked_us: int, *, mending: bool) -> bool:
     """From now on it is being proven; False when it is already, or is not COMPLETED, or is being deleted."""
     statement = backups.update().where(
         backups.c.id == backup_id,
@@ -163,14 +163,15 @@ def begin_proof(tx: Transaction, backup_id: str, level: ProofLevel, asked_us: in
         ~backups.c.deleting,
         backups.c.deleted_us.is_(None),
     )
-    return tx.connection.execute(statement.values(proving=level, proof_asked_us=asked_us)).rowcount == 1
+    values = {"proving": level, "mending": mending, "proof_asked_us": asked_us}
+    return tx.connection.execute(statement.values(values)).rowcount == 1
 
 
 def end_proof(tx: Transaction, backup_id: str, result: ProofResult) -> None:
     """Keep what a proof has shown: no longer in use. Nothing when this level was not being proven."""
     values = proof_values(result) | {"proof_tried_us": tx.now_us, "proving": None}
     if result.status is not ProofStatus.UNKNOWN:
-        values["proof_asked_us"] = None
+        values |= {"proof_asked_us": None, "mending": False}
     statement = backups.update().where(backups.c.id == backup_id, backups.c.proving == result.level)
     tx.connection.execute(statement.values(values))
 
@@ -183,6 +184,7 @@ def proof_values(result: ProofResult) -> dict[str, Any]:
         "proof_at_us": parse_rfc3339(result.at),
         "proof_seconds": result.seconds,
         "proof_reason": result.reason,
+        "proof_mend_from": result.mend_from,
     }
 
 

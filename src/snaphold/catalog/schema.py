@@ -110,6 +110,7 @@ backups = sa.Table(
     sa.Column("updated_us", Time, nullable=False),
     sa.Column("deleted_us", Time),
     sa.Column("proving", sa.String(8)),  # model.ProofLevel; not null: in use
+    sa.Column("mending", sa.Boolean, nullable=False, server_default=sa.false()),  # the proof mends what is damaged
     sa.Column("proof_asked_us", Time),  # of a proof that is still to be given
     sa.Column("proof_tried_us", Time),
     sa.Column("proof_status", sa.String(8)),  # model.ProofStatus
@@ -117,6 +118,7 @@ backups = sa.Table(
     sa.Column("proof_at_us", Time),
     sa.Column("proof_seconds", sa.Float),
     sa.Column("proof_reason", sa.Text),
+    sa.Column("proof_mend_from", sa.String(64)),  # the region that has what is damaged here
     sa.Index("ix_backups_account_created_us_id", "account", "created_us", "id"),
     sa.Index("ix_backups_source_id_created_us_id", "source_id", "created_us", "id"),
     sa.Index(

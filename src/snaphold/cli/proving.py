@@ -85,7 +85,10 @@ class _Round:
         if found.proving is not None:
             return False
         at = None if found.proof_at_us is None else rfc3339(found.proof_at_us)
-        self._say(found, status=found.proof_status, at=at, seconds=found.proof_seconds, reason=found.proof_reason)
+        self._say(
+            found, status=found.proof_status, at=at, seconds=found.proof_seconds, reason=found.proof_reason,
+            mend_from=found.proof_mend_from,
+        )  # fmt: skip
         return True
 
     def _say(self, backup: Backup, *, status: str | None, **facts: str | float | None) -> None:

@@ -63,6 +63,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
             created_us=tx.now_us,
             updated_us=tx.now_us,
             proving=None,
+            mending=False,
             proof_asked_us=None,
             proof_tried_us=None,
             proof_status=None,
@@ -70,6 +71,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
             proof_at_us=None,
             proof_seconds=None,
             proof_reason=None,
+            proof_mend_from=None,
         )
         backups.insert(tx, new)
         tasks.insert(

@@ -114,6 +114,26 @@ def ask(deployment: Deployment, region: str, account: str, wanted: Sequence[Back
     return deployment.peers[region].copies(question)
 
 
+def counterparts_of(deployment: Deployment, backup: Backup) -> dict[str, PeerCopy]:
+    """The same backup in other regions, by region: the one that it was copied from, and its copies.
+
+    Raises ``Unavailable`` when nobody who answers has it, and somebody is silent.
+    """
+    found: dict[str, PeerCopy] = {}
+    silent: Unavailable | None = None
+    for region in deployment.peers:
+        try:
+            answer = ask(deployment, region, backup.account, [backup])
+        except Unavailable as error:
+            silent = error
+            continue
+        if backup.id in answer.copies:
+            found[region] = answer.copies[backup.id]
+    if silent is not None and not found:
+        raise silent
+    return found
+
+
 def plan_copies(tx: Transaction, backup: Backup, regions: Sequence[str], *, with_ancestors: bool) -> None:
     """The copies that are made when the backup is COMPLETED, in the transaction that asks for the backup."""
     for region in regions:

@@ -14,6 +14,7 @@ from snaphold.model import Backup, BackupStatus, ProofLevel, Rate, proof_is_due
 from snaphold.protocol import TaskKind
 from snaphold.service import limits
 from snaphold.service.chains import chain_of
+from snaphold.service.copies import counterparts_of
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import choose_host_of
 from snaphold.steps import Step, reached
@@ -30,19 +31,35 @@ def request_proof(deployment: Deployment, account: str, backup_id: str, level: P
         Unavailable: no host that could bring it up is there.
     """
     with deployment.catalog.writing() as tx:
-        backup = backups.find(tx, account, backup_id)
-        if backup is None:
-            raise NotFound(f"Backup {backup_id} cannot be found.")
-        if backup.status is not BackupStatus.COMPLETED or backup.deleting:
-            raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
-        if backup.proving is not None:
-            raise Unprocessable(f"Backup {backup_id} is being verified already.")
+        backup = _provable(tx, account, backup_id)
         host_id = _begin(tx, deployment, backup, level, tx.now_us)
         limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
     reached(Step.CONTROL_ASKED)
     if host_id is not None:
         deployment.wakeups.notify(host_id)
     log.info("backup.proof_requested", backup=backup_id, account=account, proof=level.value)
+
+
+def request_mend(deployment: Deployment, account: str, backup_id: str) -> None:
+    """Have what is damaged of a backup's objects brought from another region that has the same, and it proven anew.
+
+    The other regions are asked before. What is damaged there too stays as it is, and the proof has failed then.
+
+    Raises:
+        NotFound: no such backup.
+        Unprocessable: it is not COMPLETED, is being deleted, or is being proven; no other region has it.
+        Unavailable: nobody who answers has it, and a region that may have it is silent.
+    """
+    with deployment.catalog.reading() as tx:
+        backup = _provable(tx, account, backup_id)
+    if not counterparts_of(deployment, backup):
+        raise Unprocessable(f"Backup {backup_id} cannot be mended: neither its source nor a copy is in another region.")
+    with deployment.catalog.writing() as tx:
+        backup = _provable(tx, account, backup_id)
+        _begin(tx, deployment, backup, ProofLevel.OBJECTS, tx.now_us, mending=True)
+        limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
+    reached(Step.CONTROL_ASKED)
+    log.info("backup.mend_requested", backup=backup_id, account=account)
 
 
 def provable_backups(deployment: Deployment, account: str | None) -> list[Backup]:
@@ -64,9 +81,8 @@ def take_up_proofs(deployment: Deployment) -> None:
     for backup in due:
         try:
             with deployment.catalog.writing() as tx:
-                host_id = _begin(
-                    tx, deployment, backup, backup.proof_level or ProofLevel.OBJECTS, backup.proof_asked_us
-                )
+                level = backup.proof_level or ProofLevel.OBJECTS
+                host_id = _begin(tx, deployment, backup, level, backup.proof_asked_us, mending=backup.mending)
         except Unavailable as error:
             log.info("backup.proof_waits", backup=backup.id, reason=str(error))
             continue
@@ -82,11 +98,24 @@ def resume_proofs(deployment: Deployment) -> None:
             deployment.queue.enqueue(tx, "prove_objects", backup_id)
 
 
+def _provable(tx: Transaction, account: str, backup_id: str) -> Backup:
+    backup = backups.find(tx, account, backup_id)
+    if backup is None:
+        raise NotFound(f"Backup {backup_id} cannot be found.")
+    if backup.status is not BackupStatus.COMPLETED or backup.deleting:
+        raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
+    if backup.proving is not None:
+        raise Unprocessable(f"Backup {backup_id} is being verified already.")
+    return backup
+
+
 def _begin(
-    tx: Transaction, deployment: Deployment, backup: Backup, level: ProofLevel, asked_us: int | None
-) -> str | None:
+    tx: Transaction, deployment: Deployment, backup: Backup, level: ProofLevel, asked_us: int | None, *,
+    mending: bool = False,
+) -> str | None:  # fmt: skip
     """Mark it, and have it done: by the worker (None), or by the host whose id is returned."""
-    if not backups.begin_proof(tx, backup.id, level, tx.now_us if asked_us is None else asked_us):
+    asked_us = tx.now_us if asked_us is None else asked_us
+    if not backups.begin_proof(tx, backup.id, level, asked_us, mending=mending):
         return None
     if level is ProofLevel.OBJECTS:
         deployment.queue.enqueue(tx, "prove_objects", backup.id)

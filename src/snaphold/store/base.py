@@ -43,6 +43,13 @@ class ObjectStore(Protocol):
     def replace(self, name: str, data: bytes) -> None:
         """Keep a small object, atomically and durably, in the place of what has the name; readers see either one."""
 
+    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
+        """Write these bytes into an object from ``start`` on, and make it ``size_bytes`` long; durable then.
+
+        For mending what was damaged, in a region's own store only: a crash leaves the range in any state, and all
+        bytes outside of it as they were. Raises ``ObjectMissing``.
+        """
+
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes of an object (or of a range of it), in pieces of at most 4 MiB.
 

@@ -124,6 +124,21 @@ class LocalStore:
                 draft.rename(target)
             _fsync_directory(target.parent)
 
+    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
+        """Write in place; then cut the file to its length, or let it grow to it."""
+        path = self._resolve(name)
+        if start < 0 or start + sum(len(piece) for piece in data) > size_bytes:
+            raise Permanent(f"{name} of {size_bytes} bytes has no place for these from {start}")
+        with (
+            _mapped(name),
+            os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "wb", buffering=0) as file,
+        ):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ObjectMissing(name)
+            _write_all(file.fileno(), start, data)
+            os.ftruncate(file.fileno(), size_bytes)
+            os.fsync(file.fileno())
+
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Open the file at once, read it as it is asked for."""
         path = self._resolve(name)

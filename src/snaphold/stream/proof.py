@@ -6,7 +6,7 @@ that found an answer. It proves nothing to a restore, which checks everything ag
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from typing import Final, Literal, TypeVar
@@ -48,6 +48,7 @@ class Receipt(Frozen):
     seconds: float
     by: str
     reason: str | None = None
+    mend_from: str | None = None  # the region that has what is damaged
     checksums: Checksums | None = None
 
     def dump(self) -> bytes:
@@ -116,29 +117,70 @@ def prove_objects(
     manifest = _confirmed(lambda: load(b"".join(store.get(name)), name=name, sha256=manifest_sha256))
     prove_index(store, manifest.index)
     check_length(manifest, store)
+    done_bytes = 0
+
+    def prove(number: int, check: Callable[[], None]) -> int:
+        def read() -> int:
+            check()
+            return sum(len(piece) for piece in segment_pieces(manifest, store, number, check))
+
+        return _confirmed(read)
+
+    for size_bytes in _each_segment(manifest, prove, threads=threads, courtesy=courtesy, stop=stop):
+        on_progress(done_bytes := done_bytes + size_bytes)
+    return manifest
+
+
+def damaged_segments(
+    store: ObjectStore,
+    manifest: Manifest,
+    *,
+    threads: int = 0,
+    courtesy: Courtesy | None = None,
+    stop: threading.Event | None = None,
+) -> list[int]:
+    """The numbers of all segments that are not what was recorded, in order. The arguments of ``prove_objects``.
+
+    Raises:
+        ObjectMissing: the data object is gone.
+        Transient, Permanent: the store does not answer, or refuses.
+        Overtaken: ``stop`` was set.
+    """
+
+    def damaged(number: int, check: Callable[[], None]) -> int | None:
+        def read() -> None:
+            for _ in segment_pieces(manifest, store, number, check):
+                pass
+
+        try:
+            _confirmed(read)
+        except Damaged:
+            return number
+        return None
+
+    found = _each_segment(manifest, damaged, threads=threads, courtesy=courtesy, stop=stop)
+    return sorted(number for number in found if number is not None)
+
+
+def _each_segment(
+    manifest: Manifest, work: Callable[[int, Callable[[], None]], Result], *,
+    threads: int, courtesy: Courtesy | None, stop: threading.Event | None,
+) -> Iterator[Result]:  # fmt: skip
+    """What ``work`` returns for each segment's number, as they end; it also gets what it must call now and then."""
     ended = threading.Event()
 
     def check() -> None:
         if ended.is_set() or (stop is not None and stop.is_set()):
             raise Overtaken(f"reading {manifest.data.name} back was stopped")
 
-    def read(number: int) -> int:
-        check()
-        return sum(len(piece) for piece in segment_pieces(manifest, store, number, check))
-
-    def prove(number: int) -> int:
-        return _confirmed(lambda: read(number))
-
     show = None if courtesy is None else courtesy.show
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="prove", initializer=show)
-    done_bytes = 0
     try:
-        for segment in as_completed([pool.submit(prove, number) for number in range(len(manifest.segments))]):
-            on_progress(done_bytes := done_bytes + segment.result())
+        for segment in as_completed([pool.submit(work, number, check) for number in range(len(manifest.segments))]):
+            yield segment.result()
     finally:
         ended.set()
         pool.shutdown(cancel_futures=True)
-    return manifest
 
 
 def prove_index(store: ObjectStore, index: ObjectFacts) -> None:

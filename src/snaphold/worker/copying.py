@@ -6,10 +6,8 @@ Every step may run twice. What an earlier try has put there is used again once i
 region lists nothing before all of it is there.
 """
 
-import hashlib
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -19,7 +17,6 @@ from snaphold.catalog import backups, copies
 from snaphold.errors import (
     Damaged,
     ObjectExists,
-    ObjectMissing,
     Overtaken,
     Permanent,
     Refused,
@@ -43,11 +40,11 @@ from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
 from snaphold.stream.manifest import Manifest, ObjectFacts, load, sha256_of
-from snaphold.stream.segments import check_length, discard, segment_pieces
+from snaphold.stream.segments import check_length, discard
+from snaphold.stream.transfer import bring_data
 
 log = structlog.get_logger()
 
-_AT_ONCE: Final = 2  # segments in memory
 _ATTEMPT: Final = 1  # a copy's only one: its tries go on with what is there
 
 
@@ -122,7 +119,15 @@ class Copier:
         parent = None if backup.parent_id is None else answer.copies[backup.parent_id]
         source, target = self._stores.of(copy.account), self._targets[copy.region].of(copy.account)
         manifest = _manifest_of(source, backup)
-        _copy_data(source, target, manifest, copy, answer.deployment, stop=self._stop)
+        bring_data(
+            manifest,
+            source,
+            target,
+            _renamed(manifest.data.name, manifest, copy),
+            segment_prefix(answer.deployment, copy.copy_id, _ATTEMPT),
+            stop=self._stop,
+            on_segments=lambda: reached(Step.COPY_SEGMENTS_WRITTEN),
+        )
         reached(Step.COPY_PUBLISHED)
         index = _copy_index(source, target, manifest, copy)
         reached(Step.COPY_INDEX_WRITTEN)
@@ -211,63 +216,6 @@ def _manifest_of(source: ObjectStore, backup: Backup) -> Manifest:
     manifest = load(b"".join(source.get(name)), name=name, sha256=backup.manifest_sha256 or "")
     check_length(manifest, source)
     return manifest
-
-
-def _copy_data(
-    source: ObjectStore, target: ObjectStore, manifest: Manifest, copy: Copy, deployment: str, *, stop: threading.Event
-) -> None:
-    """Bring the data object there, segment by segment, ``_AT_ONCE`` at a time."""
-    name = _renamed(manifest.data.name, manifest, copy)
-    prefix = segment_prefix(deployment, copy.copy_id, _ATTEMPT)
-    ended = threading.Event()
-
-    def check() -> None:
-        if stop.is_set() or ended.is_set():
-            raise Overtaken(f"copying {name} was stopped")
-
-    def put(number: int) -> None:
-        check()
-        if not _is_there(target, prefix, number, manifest):
-            target.put_segment(prefix, number, list(segment_pieces(manifest, source, number, check)))
-
-    if _is_published(target, name, manifest, check):
-        discard(target, prefix)
-        return
-    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="copy")
-    try:
-        for done in [pool.submit(put, number) for number in range(len(manifest.segments))]:
-            done.result()
-    finally:
-        ended.set()
-        pool.shutdown(cancel_futures=True)
-    reached(Step.COPY_SEGMENTS_WRITTEN)
-    target.publish(name, prefix, len(manifest.segments), size_bytes=manifest.data.size_bytes)
-
-
-def _is_there(target: ObjectStore, prefix: str, number: int, manifest: Manifest) -> bool:
-    """Whether an earlier try has put this very segment."""
-    expected, sha256 = manifest.segments[number], hashlib.sha256()
-    with suppress(ObjectMissing):
-        for piece in target.get_segment(prefix, number, expected.size_bytes):
-            sha256.update(piece)
-        return sha256.hexdigest() == expected.sha256
-    return False
-
-
-def _is_published(target: ObjectStore, name: str, manifest: Manifest, check: Callable[[], None]) -> bool:
-    """Whether an earlier try has published the object; one that is not what it must be is removed."""
-    as_there = manifest.model_copy(update={"data": manifest.data.model_copy(update={"name": name})})
-    try:
-        check_length(as_there, target)
-        for number in range(len(manifest.segments)):
-            for _ in segment_pieces(as_there, target, number, check):
-                pass
-    except ObjectMissing:
-        return False
-    except Damaged:
-        target.delete(name)
-        return False
-    return True
 
 
 def _copy_index(source: ObjectStore, target: ObjectStore, manifest: Manifest, copy: Copy) -> ObjectFacts:

@@ -272,6 +272,7 @@ def record_of(manifest: Manifest, sha256: str, receipt: Receipt | None) -> Backu
         proof_at_us=None if receipt is None else parse_rfc3339(receipt.at),
         proof_seconds=None if receipt is None else receipt.seconds,
         proof_reason=None if receipt is None else receipt.reason,
+        proof_mend_from=None if receipt is None else receipt.mend_from,
     )
 
 

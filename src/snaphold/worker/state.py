@@ -158,7 +158,7 @@ def restore_state(catalog: Catalog, identity: IdentityDatabase, state: State) ->
         **state.catalog,
         "instances": [_lost(row) for row in state.catalog.get("instances", [])],
         "hosts": [{**row, "session": None, "seen_us": None} for row in state.catalog.get("hosts", [])],
-        "backups": [{**row, "proving": None} for row in state.catalog.get("backups", [])],
+        "backups": [{**row, "proving": None, "mending": False} for row in state.catalog.get("backups", [])],
     }
     identity.imported(state.identity)
     reached(Step.STATE_ACCOUNTS_RESTORED)

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import structlog
 
@@ -16,19 +18,27 @@ from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
 from snaphold.stream.courtesy import Courtesy
 from snaphold.stream.proof import Receipt, keep_receipt, prove_objects, verdict_on
+from snaphold.worker.mending import Mender
 
 log = structlog.get_logger()
 
 
 class Prover:
-    """Reads objects of backups back, for one region. Every method may run twice; ``stop`` ends what is under way."""
+    """Reads objects of backups back, for one region, and mends those that were asked to be mended before.
 
-    def __init__(self, deployment: Deployment, stores: Stores, stop: threading.Event) -> None:
+    Every method may run twice; ``stop`` ends what is under way. ``targets``: the stores of each region that is a peer.
+    """
+
+    def __init__(
+        self, deployment: Deployment, stores: Stores, stop: threading.Event,
+        targets: Mapping[str, Stores] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self._deployment = deployment
         self._stores = stores
         self._stop = stop
         settings = deployment.settings
         self._courtesy = Courtesy(niceness=settings.niceness, io_priority=settings.io_priority)
+        self._mender = Mender(deployment, stores, targets, stop, self._courtesy)
         self._lock = threading.Lock()
         self._at_work: set[str] = set()
 
@@ -63,8 +73,9 @@ class Prover:
         reached(Step.PROOF_BEGUN)
         try:
             store = self._stores.of(backup.account)
-            status, reason = self._read(store, backup.id, manifest_sha256)
-            result = self._result(begun_s, status, reason)
+            status, reason = self._read(store, backup, manifest_sha256)
+            offered = self._mender.offer(backup) if status is ProofStatus.FAILED and not backup.mending else None
+            result = self._result(begun_s, status, reason, mend_from=offered)
             reached(Step.PROOF_READ)
             if status is not ProofStatus.UNKNOWN:
                 self._keep(store, backup.id, manifest_sha256, result)
@@ -81,7 +92,7 @@ class Prover:
         reached(Step.PROOF_RECORDED)
         log.info(
             "backup.proven", backup=backup.id, proof=result.level.value, status=result.status.value,
-            seconds=result.seconds, reason=result.reason,
+            seconds=result.seconds, reason=result.reason, mend_from=result.mend_from,
         )  # fmt: skip
 
     @staticmethod
@@ -96,11 +107,13 @@ class Prover:
                 raise
             log.warning("backup.receipt_not_kept", backup=backup_id, reason=str(error))
 
-    def _read(self, store: ObjectStore, backup_id: str, manifest_sha256: str) -> tuple[ProofStatus, str | None]:
+    def _read(self, store: ObjectStore, backup: Backup, manifest_sha256: str) -> tuple[ProofStatus, str | None]:
         try:
+            if backup.mending:
+                self._mender.mend(backup)
             prove_objects(
                 store,
-                backup_id,
+                backup.id,
                 manifest_sha256,
                 threads=self._deployment.settings.compression_threads,
                 courtesy=self._courtesy,
@@ -112,7 +125,9 @@ class Prover:
             return verdict_on(error), str(error)
         return ProofStatus.PASSED, None
 
-    def _result(self, begun_s: float, status: ProofStatus, reason: str | None) -> ProofResult:
+    def _result(
+        self, begun_s: float, status: ProofStatus, reason: str | None, *, mend_from: str | None = None
+    ) -> ProofResult:
         with self._deployment.catalog.reading() as tx:
             now_us = tx.now_us
         return ProofResult(
@@ -121,4 +136,5 @@ class Prover:
             at=rfc3339(now_us),
             seconds=round(time.monotonic() - begun_s, 3),
             reason=reason,
+            mend_from=mend_from,
         )

@@ -71,7 +71,7 @@ def run_worker(
     """
     remover = Remover(deployment.catalog, stores, deployment.deployment_id)
     scheduler = Scheduler(deployment)
-    prover = Prover(deployment, stores, stop)
+    prover = Prover(deployment, stores, stop, peers)
     copier = Copier(deployment, stores, peers, stop)
     handlers = {
         "copy_backup": copier.copy,

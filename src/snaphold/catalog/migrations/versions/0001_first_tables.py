@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("updated_us", sa.BigInteger(), nullable=False),
         sa.Column("deleted_us", sa.BigInteger(), nullable=True),
         sa.Column("proving", sa.String(length=8), nullable=True),
+        sa.Column("mending", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("proof_asked_us", sa.BigInteger(), nullable=True),
         sa.Column("proof_tried_us", sa.BigInteger(), nullable=True),
         sa.Column("proof_status", sa.String(length=8), nullable=True),
@@ -54,6 +55,7 @@ def upgrade() -> None:
         sa.Column("proof_at_us", sa.BigInteger(), nullable=True),
         sa.Column("proof_seconds", sa.Float(), nullable=True),
         sa.Column("proof_reason", sa.Text(), nullable=True),
+        sa.Column("proof_mend_from", sa.String(length=64), nullable=True),
         sa.CheckConstraint(
             "status <> 'COMPLETED' OR manifest_sha256 IS NOT NULL", name=op.f("ck_backups_completed_has_manifest")
         ),

@@ -1,0 +1,82 @@
+"""Bringing a data object from store to store, each segment's hash checked before it is put.
+
+May run any number of times: what an earlier try has put is used again once its hash was checked.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final
+
+from snaphold.errors import Damaged, ObjectMissing, Overtaken
+from snaphold.store.base import ObjectStore
+from snaphold.stream.manifest import Manifest
+from snaphold.stream.segments import check_length, discard, segment_pieces
+
+_AT_ONCE: Final = 2  # segments in memory
+
+
+def bring_data(
+    manifest: Manifest, source: ObjectStore, target: ObjectStore, name: str, prefix: str, *, stop: threading.Event,
+    on_segments: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Make the manifest's data object in ``source`` one of this name in ``target``; its segments go under ``prefix``.
+
+    ``on_segments``: called when all of them are there, before the object is.
+
+    Raises:
+        ObjectMissing, Damaged: it is not what the manifest says; the message names the segment.
+        Overtaken: ``stop`` was set.
+        Transient, Permanent: a store does not answer, or refuses. Segments are left under the prefix.
+    """
+    ended = threading.Event()
+
+    def check() -> None:
+        if stop.is_set() or ended.is_set():
+            raise Overtaken(f"copying {name} was stopped")
+
+    def put(number: int) -> None:
+        check()
+        if not _is_there(target, prefix, number, manifest):
+            target.put_segment(prefix, number, list(segment_pieces(manifest, source, number, check)))
+
+    if _is_published(target, name, manifest, check):
+        discard(target, prefix)
+        return
+    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="copy")
+    try:
+        for done in [pool.submit(put, number) for number in range(len(manifest.segments))]:
+            done.result()
+    finally:
+        ended.set()
+        pool.shutdown(cancel_futures=True)
+    on_segments()
+    target.publish(name, prefix, len(manifest.segments), size_bytes=manifest.data.size_bytes)
+
+
+def _is_there(target: ObjectStore, prefix: str, number: int, manifest: Manifest) -> bool:
+    """Whether an earlier try has put this very segment."""
+    expected, sha256 = manifest.segments[number], hashlib.sha256()
+    with suppress(ObjectMissing):
+        for piece in target.get_segment(prefix, number, expected.size_bytes):
+            sha256.update(piece)
+        return sha256.hexdigest() == expected.sha256
+    return False
+
+
+def _is_published(target: ObjectStore, name: str, manifest: Manifest, check: Callable[[], None]) -> bool:
+    """Whether an earlier try has published the object; one that is not what it must be is removed."""
+    as_there = manifest.model_copy(update={"data": manifest.data.model_copy(update={"name": name})})
+    try:
+        check_length(as_there, target)
+        for number in range(len(manifest.segments)):
+            for _ in segment_pieces(as_there, target, number, check):
+                pass
+    except ObjectMissing:
+        return False
+    except Damaged:
+        target.delete(name)
+        return False
+    return True
