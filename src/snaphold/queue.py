@@ -23,8 +23,9 @@ log = structlog.get_logger()
 _APPLICATION = "snaphold"
 _VERSION = "1"  # of all workflows: a changed sequence of steps gets a new workflow name, never a new version
 _QUEUE = "work"
+_QUEUES_OF = {"copy_backup": "copies", "prove_objects": "proofs"}  # what takes hours waits for its like, nobody for it
+_CONCURRENCY = {_QUEUE: 4, "copies": 2, "proofs": 2}  # workflows at a time
 _EXECUTOR = "worker"
-_CONCURRENCY = 4  # workflows at a time
 _POLL_S = 0.25
 
 
@@ -37,8 +38,9 @@ class Queue:
 
     def enqueue(self, tx: Transaction, workflow: str, *ids: str) -> None:
         """Have ``workflow`` run with these ids, if and only if ``tx`` commits."""
+        queue = _QUEUES_OF.get(workflow, _QUEUE)
         self._client.enqueue_in_transaction(
-            tx.connection, {"workflow_name": workflow, "queue_name": _QUEUE, "app_version": _VERSION}, *ids
+            tx.connection, {"workflow_name": workflow, "queue_name": queue, "app_version": _VERSION}, *ids
         )
 
 
@@ -72,7 +74,8 @@ class QueueRunner:
         for name, handler in self._handlers.items():
             DBOS.workflow(name=name)(_named(name, handler))
         DBOS.launch()
-        DBOS.register_queue(_QUEUE, worker_concurrency=_CONCURRENCY, polling_interval_sec=_POLL_S)
+        for queue, at_once in _CONCURRENCY.items():
+            DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=_POLL_S)
         return self
 
     def __exit__(

@@ -55,6 +55,41 @@ def test_work_survives_the_death_of_its_worker(tmp_path: Path) -> None:
     assert (tmp_path / "ran").read_text().split() == ["the-id", "the-id"]
 
 
+LANES = """
+import sys, threading
+from pathlib import Path
+from snaphold.catalog.database import open_catalog
+from snaphold.queue import Queue, QueueRunner
+
+directory = Path(sys.argv[1])
+catalog = open_catalog(directory / "catalog.db")
+held, done = threading.Event(), threading.Event()
+begun = threading.Semaphore(0)
+
+def copy(copy_id):
+    begun.release()
+    assert held.wait(30)
+
+queue = Queue(catalog)
+with QueueRunner(catalog, {"copy_backup": copy, "delete_backup": lambda _: done.set()}, directory / "lock"):
+    with catalog.writing() as tx:
+        for number in range(8):
+            queue.enqueue(tx, "copy_backup", str(number))
+    assert begun.acquire(timeout=30)
+    with catalog.writing() as tx:
+        queue.enqueue(tx, "delete_backup", "the-id")
+    assert done.wait(30), "the delete waits for copies"
+    held.set()
+"""
+
+
+def test_copies_hold_nothing_else_up(tmp_path: Path) -> None:
+    """However many copies are under way or wait, which may take hours: a delete is done meanwhile."""
+    argv = [sys.executable, "-c", LANES, str(tmp_path)]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_a_second_worker_on_one_catalog_is_refused(tmp_path: Path) -> None:
     """Two runners of one catalog would run a step twice: the second one says so and ends."""
     argv = [sys.executable, "-c", WORKER, str(tmp_path), "hold"]
