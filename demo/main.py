@@ -1,4 +1,4 @@
-"""The demonstration: real flights of a year, backed up while more take off, damaged, and brought back.
+"""The demonstration: real flights of a year, backed up while more take off, damaged, and brought back, here and afar.
 
 It starts the service in a directory of its own, does everything over its HTTP API as a client would, compares what
 came back with what was there, and leaves nothing behind. The exit status is 0 only when every comparison holds.
@@ -63,7 +63,7 @@ def main() -> int:
     """The whole story; the exit status."""
     begun = time.monotonic()
     say("starting the service")
-    with service() as api:
+    with service() as (api, far):
         instance = api.create_instance()
         rows = load(instance)
         with Writer(instance) as writer:
@@ -74,7 +74,11 @@ def main() -> int:
         damage(instance)
         restored = api.restore(backup)
         moment = compare(instance, restored, acknowledged_before, acknowledged_after)
+        copy = api.copy(backup, far)
+        say("deleting the backup in DFW: its copy in IAD stands alone")
         api.call("DELETE", f"/backups/{backup['id']}")
+        again = far.restore(copy)
+        compare(instance, again, acknowledged_before, acknowledged_after)
     say("all that was compared is equal")
     figures = {
         "rows of the data set": f"{rows:,}",
@@ -83,6 +87,8 @@ def main() -> int:
         "data in the database": f"{backup['size']} GB",
         "backup, asked to COMPLETED": f"{api.seconds['backup']:.2f} s",
         "restore, asked to ACTIVE": f"{api.seconds['restore']:.2f} s",
+        "copy to IAD, asked to COMPLETED": f"{api.seconds['copy']:.2f} s",
+        "restore in IAD, asked to ACTIVE": f"{far.seconds['restore']:.2f} s",
         "everything": f"{time.monotonic() - begun:.1f} s",
     }
     for name, figure in figures.items():
@@ -101,8 +107,9 @@ def say(what: str) -> None:
 
 @dataclass
 class Api:
-    """The service's HTTP API, seen by a client that prints what it does."""
+    """The HTTP API of one of the service's regions, seen by a client that prints what it does."""
 
+    region: str
     base: str
     token: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -154,9 +161,26 @@ class Api:
         self.seconds["backup"] = time.monotonic() - begun
         return backup
 
+    def copy(self, backup: Any, far: "Api") -> Any:
+        """The backup's copy in another region, once it is there."""
+        say(f"copying the backup to the region {far.region}, which has a record and a store of its own")
+        begun = time.monotonic()
+        path = f"/backups/{backup['id']}"
+        wanted = {"target_backup_region": far.region, "name": "flights-2013-afar"}
+        self.call("POST", f"{path}/action", {"copy-backup": wanted})
+        while True:
+            (copy,) = self.raw("GET", f"/v1.0/{ACCOUNT}{path}", quiet=True)["backup"]["copies"]
+            if copy["status"] == "COMPLETED":
+                break
+            if copy["status"] == "FAILED" or time.monotonic() > begun + 120:
+                raise Failed(f"the copy should become COMPLETED: {json.dumps(copy)}")
+            time.sleep(0.1)
+        self.seconds["copy"] = time.monotonic() - begun
+        return far.call("GET", f"/backups/{copy['id']}")["backup"]
+
     def restore(self, backup: Any) -> Any:
         """A new instance from the backup."""
-        say("restoring the backup as a new instance")
+        say(f"restoring {backup['name']} as a new instance in {self.region}")
         begun = time.monotonic()
         wanted = {
             "name": "airport-again", "flavorRef": 1, "volume": {"size": 2}, "restorePoint": {"backupRef": backup["id"]}
@@ -195,25 +219,33 @@ def _progress(thing: Any) -> str:
 
 
 @contextlib.contextmanager
-def service() -> Iterator[Api]:
-    """The running service with one account, logged in. Everything is gone afterwards, the database servers too."""
+def service() -> Iterator[tuple[Api, Api]]:
+    """The two regions of the running service, one account logged in to both.
+
+    Everything is gone afterwards, the database servers too.
+    """
     state = Path(tempfile.mkdtemp(prefix="snaphold-demo-"))
     state.chmod(0o755)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        ports = {"DFW": one.getsockname()[1], "IAD": other.getsockname()[1]}
     log = state / "serve.log"
     try:
         with log.open("wb") as output:
-            words = [str(SNAPHOLD), "serve", "--state-dir", str(state), "--region", f"DFW=127.0.0.1:{port}"]
+            words = [str(SNAPHOLD), "serve", "--state-dir", str(state)]
+            for region, port in ports.items():
+                words += ["--region", f"{region}=127.0.0.1:{port}"]
             server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
-            api = Api(f"http://127.0.0.1:{port}")
-            _wait_until_it_answers(api.base, server, log)
+            api, far = (Api(region, f"http://127.0.0.1:{port}") for region, port in ports.items())
+            for each in (api, far):
+                _wait_until_it_answers(each.base, server, log)
             add = [str(SNAPHOLD), "account", "add", "--state-dir", str(state), ACCOUNT, "--user", "demo"]
             subprocess.run(add, input=b"let-me-in\n", stdout=subprocess.DEVNULL, check=True)
             api.log_in("demo", "let-me-in")
-            yield api
+            far.token = api.token  # it is good in every region
+            yield api, far
         except BaseException:
             sys.stderr.write(f"the service's log ends:\n{''.join(log.read_text().splitlines(keepends=True)[-20:])}")
             raise
