@@ -271,6 +271,22 @@ def test_waiting_callers_hold_up_nobody(tmp_path: Path) -> None:
             assert {each.result() for each in asked} <= {503}
 
 
+def test_names_that_end_like_a_path(site: Site, path: str, host: AnsweringHost) -> None:
+    """Paths may end in `.json`; a name that ends so is that name, and never another one's."""
+    names = ["shop", "shop.json"]
+    site.ok("POST", f"{path}/databases", {"databases": [{"name": name} for name in names]})
+    databases = [{"name": name} for name in names]
+    users = [{"name": name, "password": "p", "databases": databases} for name in ("app", "app.json")]
+    site.ok("POST", f"{path}/users", {"users": users})
+    assert site.ok("GET", f"{path}/users/app.json")["user"]["name"] == "app.json"
+    assert site.call("DELETE", f"{path}/users/app/databases/shop.json").status_code == 202
+    assert site.ok("GET", f"{path}/users/app/databases.json") == {"databases": [{"name": "shop"}]}
+    assert site.call("DELETE", f"{path}/users/app.json").status_code == 202
+    assert site.call("DELETE", f"{path}/databases/shop.json").status_code == 202
+    assert (list(host.databases), [name for name, _ in host.users]) == (["shop"], ["app"])
+    assert [row["name"] for row in site.ok("GET", f"{path}/databases.json")["databases"]] == ["shop"]
+
+
 def test_odd_names_in_paths(site: Site, path: str) -> None:
     """Names in paths are what they are once decoded."""
     site.ok("POST", f"{path}/users", {"users": [{"name": "50%_of?it#", "password": "p"}]})

@@ -14,8 +14,9 @@ from snaphold.api.faults import fault
 log = structlog.get_logger()
 
 REQUEST_ID: Final = "X-Compute-Request-Id"
-# Older clients end paths in ".json"; a database or a user may really be called so.
-_SUFFIXED: Final = re.compile(r"(?P<path>/v(?:1\.0|2\.0|3)(?:/.*)?/(?!(?:databases|users)/[^/]*$)[^/]+)\.json")
+_SUFFIXED: Final = re.compile(r"(?P<path>/v(?:1\.0|2\.0|3)/.+)\.json")  # as older clients end their paths
+# The last part of these is a name that somebody has chosen: it may really end so.
+_NAMED: Final = re.compile(r"/v1\.0/[^/]+/instances/[^/]+/(?:users/[^/]+/)?(?:databases|users)/[^/]+")
 
 
 class Edge:
@@ -44,8 +45,7 @@ class Edge:
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
-        if suffixed := _SUFFIXED.fullmatch(scope["path"]):
-            scope["path"] = suffixed["path"]
+        scope["path"] = without_suffix(scope["path"])
         with structlog.contextvars.bound_contextvars(request=request_id):
             try:
                 if "\0" in scope["path"]:
@@ -60,3 +60,9 @@ class Edge:
                     raise  # the connection is cut: a short answer must not look like a whole one
                 answer = fault(500, f"The service has failed to answer. Its log has the details under {request_id}.")
                 await answer(scope, receive, send_with_id)
+
+
+def without_suffix(path: str) -> str:
+    """The path without the ``.json`` that it ends in, where that cannot be part of a name."""
+    suffixed = _SUFFIXED.fullmatch(path)
+    return path if suffixed is None or _NAMED.fullmatch(path) else suffixed["path"]
