@@ -17,12 +17,13 @@ from snaphold.model import SERVICE_ACCOUNT, Backup, BackupStatus, Instance, Inst
 from snaphold.protocol import Heartbeat, InstanceState
 from snaphold.service.backups import request_backup, show_backup
 from snaphold.service.hosts import authenticate_host, heartbeat
+from snaphold.service.instances import create_instance
 from snaphold.steps import Step, observers
 from snaphold.worker.rebuild import rebuild
 from snaphold.worker.state import LOST, Saver, State, restore_state, saved_states, stored_state
 from tests.fakes.memory_store import Fault, MemoryStores
 from tests.support.manifests import a_backup_record, put_backup
-from tests.support.region import ACCOUNT, Region, a_backup, open_region
+from tests.support.region import ACCOUNT, Region, a_backup, an_instance, open_region
 
 DAY_S = 86_400
 
@@ -139,6 +140,20 @@ def test_a_server_that_outlived_the_loss(site: Site, fresh: tuple[Catalog, Ident
     assert (shown.status, shown.reason) == (InstanceStatus.ACTIVE, None)
 
 
+def test_an_instance_that_was_finished_after_the_save(site: Site, fresh: tuple[Catalog, IdentityDatabase]) -> None:
+    """One that was being built when the state was saved may hold data by now: its host is not told to remove it."""
+    instance = create_instance(site.region.deployment, ACCOUNT, an_instance())
+    site.saver.save()
+    catalog, identity = fresh
+    restore_state(catalog, identity, latest(site))
+    assert instance_of(catalog, instance.id) is None
+    site.region.deployment = replace(site.region.deployment, catalog=catalog)
+    site.region.hello()
+    states = [InstanceState(id=instance.id, running=True)]
+    message = Heartbeat(session=site.region.session, instances=states)
+    assert heartbeat(site.region.deployment, site.region.host_id, message).instances == {}
+
+
 def test_no_secret_is_saved_in_clear(site: Site) -> None:
     """A saved state holds hashes, as the databases do; sessions are not in it."""
     login = EmbeddedIdentity(site.identity, 3600)
@@ -195,13 +210,18 @@ def test_a_state_is_read_from_where_it_is_said(site: Site, tmp_path: Path) -> No
         stored_state(site.stores, "state/x/y", None)
 
 
-def test_a_damaged_state_is_refused(site: Site) -> None:
+def test_a_damaged_state_is_refused(site: Site, tmp_path: Path) -> None:
     """Bytes that are not those that were saved bring nothing back."""
     name = site.saver.save()
     objects = site.stores.of(SERVICE_ACCOUNT).objects
     objects[name] = objects[name][:-9] + b"123456789"
     with pytest.raises(Damaged, match="not what was saved"):
         latest(site)
+    copied = tmp_path / "copied"
+    for at in range(10, len(objects[name]) - 9, 7):
+        copied.write_bytes(objects[name][:at] + bytes([objects[name][at] ^ 0xFF]) + objects[name][at + 1 :])
+        with pytest.raises(Damaged, match="cannot be understood"):
+            stored_state(site.stores, str(copied), None)
 
 
 def test_a_state_of_an_earlier_schema(site: Site, fresh: tuple[Catalog, IdentityDatabase]) -> None:

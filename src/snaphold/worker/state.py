@@ -8,6 +8,7 @@ hold. Its name carries the hash of its bytes, so one atomic put makes it.
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -149,14 +150,20 @@ def restore_state(catalog: Catalog, identity: IdentityDatabase, state: State) ->
     """Bring accounts, users, hosts and instances back; what is recorded stays as it is, so this may run twice.
 
     Instances come back as ERROR, for nobody knows of their servers; one whose server still runs on a host of its own
-    is ACTIVE again as soon as that host says so. Backups are for ``rebuild`` to bring back.
+    is ACTIVE again as soon as that host says so. One that was being built when the state was saved is left out: it may
+    have been finished since, and its host keeps what the record does not know. Backups are for ``rebuild`` to bring
+    back.
 
     Raises:
         SetupError: the catalog is another deployment's, and in use.
     """
+    told = state.catalog.get("instances", [])
+    unfinished = [row["id"] for row in told if row.get("status") == InstanceStatus.BUILD]
+    if unfinished:
+        log.warning("state.unfinished_instances", instances=unfinished)
     rows: saved.Rows = {
         **state.catalog,
-        "instances": [_lost(row) for row in state.catalog.get("instances", [])],
+        "instances": [_lost(row) for row in told if row["id"] not in unfinished],
         "hosts": [{**row, "session": None, "seen_us": None} for row in state.catalog.get("hosts", [])],
         "backups": [{**row, "proving": None, "mending": False} for row in state.catalog.get("backups", [])],
     }
@@ -177,7 +184,7 @@ def _lost(row: Mapping[str, Any]) -> Mapping[str, Any]:
 def _parsed(name: str, document: bytes) -> State:
     try:
         return State.model_validate_json(gzip.decompress(document))
-    except (OSError, EOFError, ValidationError) as error:
+    except (OSError, EOFError, zlib.error, ValidationError) as error:
         raise Damaged(f"the saved state {name} cannot be understood") from error
 
 
