@@ -111,8 +111,16 @@ def test_overtaken(site: Site) -> None:
     stale = {"session": site.region.session, "attempt": 2}
     for path, more in (("progress", {}), ("report", {"ok": True})):
         check_fault(site.agent(f"tasks/{task['id']}/{path}", {**stale, **more}), 409)
-        check_fault(site.agent(f"tasks/unknown/{path}", {**stale, "attempt": 1, **more}), 409)
     assert site.ok("GET", f"/backups/{made['id']}")["backup"]["status"] == "BUILDING"
+
+
+def test_a_task_that_is_not_known(site: Site) -> None:
+    """Its attempt goes on, for nobody has given it up (the record was lost); its report is refused."""
+    mine = {"session": site.region.session, "attempt": 1}
+    assert site.agent("tasks/unknown/progress", mine).json() == {}
+    claim = {"session": site.region.session, "wait_s": 0, "at_work": {"unknown": 1}}
+    assert site.agent("claim", claim).json() == NOTHING
+    check_fault(site.agent("tasks/unknown/report", {**mine, "ok": True}), 409)
 
 
 def test_another_hosts_task(site: Site) -> None:

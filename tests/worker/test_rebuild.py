@@ -1,4 +1,5 @@
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,11 @@ import pytest
 import sqlalchemy as sa
 
 from snaphold.catalog import backups, instances
-from snaphold.errors import Transient
+from snaphold.errors import Overtaken, Transient
 from snaphold.model import Backup, BackupStatus, backup_prefix, parse_rfc3339
+from snaphold.protocol import BackupResult, Report
 from snaphold.service.backups import list_instance_backups, request_backup, show_backup
+from snaphold.service.hosts import report
 from snaphold.service.requests import PageRequest, ScheduleRequest
 from snaphold.service.schedules import create_schedule
 from snaphold.steps import Step, observers
@@ -373,3 +376,28 @@ def test_a_rebuilt_backup_can_be_deleted(region: Region, stores: MemoryStores) -
     assert show_backup(region.deployment, ACCOUNT, backup.id) == backup
     Remover(region.deployment.catalog, stores, region.deployment.deployment_id).delete_backup(backup.id)
     assert stores.of(ACCOUNT).objects == {}
+
+
+def test_a_report_that_comes_after_the_rebuild(region: Region, stores: MemoryStores) -> None:
+    """The record was lost while a host reported: it must not remove what was found in the store meanwhile."""
+    backup = put(region, stores, 1)
+    rebuilt(region, stores)
+    task_id = str(uuid.uuid4())
+    result = BackupResult(
+        manifest_sha256=str(backup.manifest_sha256),
+        size_bytes=1,
+        object_bytes=1,
+        object_name=str(backup.object_name),
+        incarnation="i",
+        from_lsn=None,
+        checkpoint_lsn=1,
+        to_lsn=1,
+        updated="2026-01-02T03:04:05Z",
+    )
+    message = Report(session=region.session, attempt=1, ok=True, backup=result)
+    report(region.deployment, region.host_id, task_id, message)
+    assert on_record(region)[backup.id] == backup
+    other = message.model_copy(update={"backup": result.model_copy(update={"manifest_sha256": "0" * 64})})
+    with pytest.raises(Overtaken):
+        report(region.deployment, region.host_id, task_id, other)
+    assert on_record(region)[backup.id] == backup

@@ -77,6 +77,11 @@ def current(tx: Transaction, host_id: str, task_id: str, session: str, number: i
     return None if row is None else _attempt(dict(row))
 
 
+def is_known(tx: Transaction, task_id: str) -> bool:
+    """Whether the record has, or had, this task: it is not known when the record was lost and made anew since."""
+    return tx.connection.execute(sa.select(tasks.c.id).where(tasks.c.id == task_id)).first() is not None
+
+
 def has_reported(tx: Transaction, host_id: str, task_id: str, session: str, number: int) -> bool:
     """Whether this very attempt ended the task by its report: then the same report may come again, and is heard."""
     statement = sa.select(tasks.c.id).where(

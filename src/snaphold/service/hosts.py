@@ -114,7 +114,7 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
         given_up = [
             task_id
             for task_id, number in message.at_work.items()
-            if tasks.current(tx, host_id, task_id, message.session, number) is None
+            if tasks.is_known(tx, task_id) and tasks.current(tx, host_id, task_id, message.session, number) is None
         ]
         if given_up:
             return Work(given_up=given_up)
@@ -139,8 +139,13 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
 
 
 def progress(deployment: Deployment, host_id: str, task_id: str, message: Progress) -> None:
-    """The attempt goes on: its lease is renewed. Raises ``Overtaken`` when it is no longer the current one."""
+    """The attempt goes on: its lease is renewed. Raises ``Overtaken`` when it is no longer the current one.
+
+    One of a task that is not known was not given up: the record was lost meanwhile. Its report decides.
+    """
     with deployment.catalog.writing() as tx:
+        if not tasks.is_known(tx, task_id):
+            return
         attempt = _current(tx, host_id, task_id, message.session, message.attempt)
         tasks.renew(tx, attempt, tx.now_us + deployment.lease_us)
         if attempt.backup_id is not None and attempt.kind in _MAKES_BACKUP:
@@ -152,11 +157,15 @@ def progress(deployment: Deployment, host_id: str, task_id: str, message: Progre
 def report(deployment: Deployment, host_id: str, task_id: str, message: Report) -> None:
     """The attempt has ended. The same report may come again, where its answer was lost on the way: it is no news.
 
+    Nor is it where the record was lost, and has been made anew from what the attempt has put into the store.
+
     Raises:
         Overtaken: the attempt was given up before; nothing is written.
     """
     with deployment.catalog.writing() as tx:
         if tasks.has_reported(tx, host_id, task_id, message.session, message.attempt):
+            return
+        if not tasks.is_known(tx, task_id) and _is_recorded(tx, message):
             return
         attempt = _current(tx, host_id, task_id, message.session, message.attempt)
         tasks.end(tx, attempt, reported=True)
@@ -260,6 +269,18 @@ def _current(tx: Transaction, host_id: str, task_id: str, session: str, number: 
     if attempt is None:
         raise Overtaken(f"Attempt {number} at task {task_id} was given up.")
     return attempt
+
+
+def _is_recorded(tx: Transaction, message: Report) -> bool:
+    """Whether the record has the very backup that is reported: then it must not be removed as an overtaken one's."""
+    if message.backup is None:
+        return False
+    backup = backups.get(tx, message.backup.object_name.partition(".")[0])
+    return (
+        backup is not None
+        and backup.status is BackupStatus.COMPLETED
+        and backup.manifest_sha256 == message.backup.manifest_sha256
+    )
 
 
 def _succeed(tx: Transaction, attempt: Attempt, message: Report) -> None:
