@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from snaphold.cli.control import peer_token
 from snaphold.cli.state import Endpoint, StateDirectory, check_port, parse_regions
 from snaphold.errors import SetupError
 
@@ -80,3 +81,15 @@ def test_the_lock_of_another_process(tmp_path: Path) -> None:
     assert state.owner("serve") is None
     with state.lock("serve"):
         assert state.owner("agent") is None
+
+
+@pytest.mark.parametrize("kept", ["", "\n"])
+def test_an_empty_secret_is_none(tmp_path: Path, kept: str) -> None:
+    """What a power failure left of a region's secret lets nobody in: another one is made, and stays."""
+    state = StateDirectory(tmp_path)
+    state.make(["DFW"])
+    state.peer_token("DFW").write_text(kept)
+    token = peer_token(state, "DFW")
+    assert len(token) > 30
+    assert peer_token(state, "DFW") == token
+    assert state.peer_token("DFW").stat().st_mode & 0o777 == 0o600

@@ -171,7 +171,8 @@ def peer_token(state: StateDirectory, region: str) -> str:
     """What other regions prove themselves to this one by; made the first time."""
     path = state.peer_token(region)
     with contextlib.suppress(FileNotFoundError):
-        return path.read_text("ascii").strip()
+        if kept := path.read_text("ascii").strip():
+            return kept
     token = secrets.token_urlsafe(32)
     _write_secret(path, token)
     return token
@@ -187,8 +188,11 @@ def peers_of(state: StateDirectory, regions: Sequence[Endpoint], name: str) -> d
 
 
 def _write_secret(path: Path, token: str) -> None:
+    """Durably, and whole or not at all: an empty secret would be no secret."""
     new = path.with_suffix(".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(token + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     new.rename(path)
