@@ -16,6 +16,7 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.errors import NotFound, Overtaken, Permanent, SetupError
+from snaphold.host.directory import InstanceDirectory
 from snaphold.host.disk import Owner, copy_data
 from snaphold.host.servers import Servers
 from snaphold.host.template import template_directory
@@ -315,6 +316,40 @@ def test_an_incarnation_is_one_life_of_the_data(servers: Servers) -> None:
     servers.start(spec.id)
 
     assert servers.incarnation(spec.id) != first
+
+
+class Delayed(Servers):
+    """Hears the server's position late, once: when ``go_on`` is set."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def _lsns(self, directory: InstanceDirectory, *, timeout_s: float) -> tuple[int, int]:
+        found = super()._lsns(directory, timeout_s=timeout_s)
+        if not self.asked.is_set():
+            self.asked.set()
+            assert self.go_on.wait(30)
+        return found
+
+
+def test_a_look_that_was_overtaken_is_no_rollback(host_settings: Settings) -> None:
+    """Each region of an agent looks by itself: a position that was asked for first and heard last is no lower one."""
+    servers, spec = Delayed(host_settings), instance_spec()
+    servers.asked.set()
+    result = servers.create(spec, 1)
+    query(result, "CREATE TABLE shop.t (v LONGBLOB) ENGINE=InnoDB")
+    first = servers.incarnation(spec.id)
+    servers.asked.clear()
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(servers.state, spec.id)
+        assert servers.asked.wait(30)
+        query(result, "INSERT INTO shop.t VALUES (REPEAT('x', 20000))")
+        late = servers.state(spec.id)
+        servers.go_on.set()
+    assert early.result().incarnation == first
+    assert late.incarnation in {first, None}
+    assert servers.incarnation(spec.id) == first
 
 
 def test_data_that_was_rolled_back_in_place_is_another_life(servers: Servers) -> None:

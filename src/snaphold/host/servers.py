@@ -36,6 +36,7 @@ from snaphold.protocol import Datastore, InstanceResult, InstanceSpec, InstanceS
 MEGABYTE: Final = 1 << 20  # bytes
 ERROR_LOG_LIMIT: Final = 8 << 20  # bytes, after which a start begins a new error log and keeps one old
 STOP_PATIENCE_S: Final = 60.0  # for a server that writes its pages back; then it is killed, and recovers
+LOOK_PATIENCE_S: Final = 1.0  # of a look at an instance that something is done to
 _ADDRESS_IN_USE: Final = "Bind on TCP/IP port: Address already in use"
 _DISK_FULL: Final = re.compile(r"No space left|[Dd]isk (is )?full|error number 28|errno: 28|error 28")
 _TOOL_FILES: Final = ("xtrabackup_*", "mariadb_backup_*", "backup-my.cnf", "snaphold.incarnation", "ib_buffer_pool")
@@ -101,7 +102,7 @@ class Servers:
     def state(self, instance_id: str) -> InstanceState:
         """How an instance is now. ``running`` means that it answered a query; ``used_bytes``: disk.used_bytes.
 
-        The incarnation is left out while something else is done to the instance, and where the disk refuses.
+        The incarnation is left out while something longer is done to the instance, and where the disk refuses.
         """
         directory = self._directory(instance_id)
         record = directory.read()
@@ -111,20 +112,17 @@ class Servers:
         if self._process(directory, record) is None:
             fault = directory.last_words() or "its server does not run"
             return InstanceState(id=instance_id, running=False, used_bytes=used_bytes, fault=fault)
-        try:
-            current, durable = self._lsns(directory, timeout_s=2)
-        except SnapholdError as error:
-            return InstanceState(id=instance_id, running=False, used_bytes=used_bytes, fault=str(error))
-        incarnation = None
-        lock = self._locks[instance_id]
-        if record.built and lock.acquire(blocking=False):
+        with self._held(instance_id if record.built else None) as held:
+            # Asked under the lock: a position that was asked for before somebody else's is below what they have kept.
             try:
-                incarnation = directory.incarnation(record, lsn=current)
-                directory.saw(incarnation, durable)
-            except OSError:
-                incarnation = None
-            finally:
-                lock.release()
+                current, durable = self._lsns(directory, timeout_s=2)
+            except SnapholdError as error:
+                return InstanceState(id=instance_id, running=False, used_bytes=used_bytes, fault=str(error))
+            incarnation = None
+            if held:
+                with contextlib.suppress(OSError):
+                    incarnation = directory.incarnation(record, lsn=current)
+                    directory.saw(incarnation, durable)
         return InstanceState(
             id=instance_id, running=True, used_bytes=used_bytes, incarnation=incarnation, max_lsn=durable
         )
@@ -548,6 +546,16 @@ class Servers:
         ]
 
     # Where things are.
+
+    @contextmanager
+    def _held(self, instance_id: str | None) -> Iterator[bool]:
+        """Exclude whatever else is done to an instance, unless it takes long; whether it is. None: do not."""
+        held = instance_id is not None and self._locks[instance_id].acquire(timeout=LOOK_PATIENCE_S)
+        try:
+            yield held
+        finally:
+            if held and instance_id is not None:
+                self._locks[instance_id].release()
 
     def _directory(self, instance_id: str) -> InstanceDirectory:
         try:
