@@ -1,4 +1,8 @@
-"""The worker of one region: runs the queue, gives silent hosts' work up, sweeps behind them."""
+"""The worker of one region: runs the queue, gives silent hosts' work up, sweeps behind them.
+
+What asks the stores goes its rounds in a thread of its own: a store that is silent for long must not keep silent hosts'
+work from being given up, nor schedules from being run.
+"""
 
 import threading
 import time
@@ -25,6 +29,7 @@ log = structlog.get_logger()
 _REAP_INTERVAL_S = 2.0
 _LATE_S = 5.0  # a wait that took so much longer than asked for: the process, or the machine, was stopped meanwhile
 _JUMP_S = 1.0  # how far the clock may run ahead of the time that has passed
+_LAST_STEP_S = 1.0  # what a step that asks a store gets to end by itself when the process is told to
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,26 @@ def run_worker(
     }
     grace_us = int(deployment.settings.sweep_grace_s * 1_000_000)
     lookout = Lookout(deployment.catalog, stores, deployment.deployment_id, grace_us)
+    first_s = deployment.settings.lease_s
+    upkeep = {
+        "deletions": remover.take_up_deletions,
+        "state": saver.save_when_due,
+        "sweep": lambda: remover.sweep_recent(grace_us),
+        "proofs": prover.take_up,
+        "strangers": lookout.tell_changes,
+    }
+    keeping_up = threading.Thread(
+        target=in_rounds, args=(upkeep, first_s, deployment.settings.sweep_interval_s, stop), name="upkeep", daemon=True
+    )
     with QueueRunner(deployment.catalog, handlers, lock):
         _guarded("resume proofs", prover.resume)
         _guarded("resume copies", copier.resume)
-        next_sweep_s = time.monotonic()
-        wait_s = deployment.settings.lease_s
+        keeping_up.start()
+        wait_s = first_s
         while True:
             before = Moment.now()
             if stop.wait(wait_s):
-                return
+                break
             undisturbed = hosts_could_renew(before, Moment.now(), wait_s)
             wait_s = _REAP_INTERVAL_S if undisturbed else deployment.settings.lease_s
             if not undisturbed:
@@ -98,13 +114,17 @@ def run_worker(
             _guarded("reap", lambda: reap(deployment))
             _guarded("schedules", scheduler.run)
             _guarded("copies", copier.take_up)
-            if time.monotonic() >= next_sweep_s:
-                _guarded("deletions", remover.take_up_deletions)
-                _guarded("state", saver.save_when_due)
-                _guarded("sweep", lambda: remover.sweep_recent(grace_us))
-                _guarded("proofs", prover.take_up)
-                _guarded("strangers", lookout.tell_changes)
-                next_sweep_s = time.monotonic() + deployment.settings.sweep_interval_s
+        keeping_up.join(_LAST_STEP_S)
+
+
+def in_rounds(steps: Mapping[str, Callable[[], object]], first_s: float, every_s: float, stop: threading.Event) -> None:
+    """Do these steps in their order, first after ``first_s``, then ``every_s`` behind the last, until ``stop``."""
+    wait_s = first_s
+    while not stop.wait(wait_s):
+        for step, action in steps.items():
+            if not stop.is_set():
+                _guarded(step, action)
+        wait_s = every_s
 
 
 def _guarded(step: str, action: Callable[[], object]) -> None:
@@ -113,3 +133,5 @@ def _guarded(step: str, action: Callable[[], object]) -> None:
         action()
     except SnapholdError as error:
         log.warning("worker.round_failed", step=step, reason=str(error))
+    except Exception:  # the loop that must not die: hosts' silence would mean nothing any more
+        log.exception("worker.round_broke", step=step)
