@@ -6,6 +6,7 @@ needs are one transaction. Arguments are ids only: they stand in a table in clea
 
 import fcntl
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from dbos import DBOS, DBOSClient
 from dbos._serialization import DBOSPortableJSONSerializer
 
 from snaphold.catalog.database import Catalog, Transaction
-from snaphold.errors import SetupError
+from snaphold.errors import SetupError, Unavailable
 
 log = structlog.get_logger()
 
@@ -27,6 +28,7 @@ _QUEUES_OF = {"copy_backup": "copies", "prove_objects": "proofs"}  # what takes 
 _CONCURRENCY = {_QUEUE: 4, "copies": 2, "proofs": 2}  # workflows at a time
 _EXECUTOR = "worker"
 _POLL_S = 0.25
+_AGAIN_S = 1.0  # before work is run again that found the catalog silent
 
 
 class Queue:
@@ -47,7 +49,8 @@ class Queue:
 class QueueRunner:
     """The running side: one a process, and one a catalog, which ``lock`` sees to. A context manager.
 
-    A handler gets the ids of one piece of work. It may be run again after a crash, so every handler may run twice.
+    A handler gets the ids of one piece of work. It may be run again after a crash, so every handler may run twice;
+    it is run again where the catalog was silent (``Unavailable``), for work that ends by that would be forgotten.
 
     Raises:
         SetupError: another process works on this catalog's queue.
@@ -58,6 +61,7 @@ class QueueRunner:
         self._handlers = handlers
         self._lock_path = lock
         self._lock: int | None = None
+        self._ending = threading.Event()
 
     def __enter__(self) -> Self:
         self._lock = _take_lock(self._lock_path)
@@ -72,7 +76,7 @@ class QueueRunner:
             }
         )
         for name, handler in self._handlers.items():
-            DBOS.workflow(name=name)(_named(name, handler))
+            DBOS.workflow(name=name)(self._workflow(name, handler))
         DBOS.launch()
         for queue, at_once in _CONCURRENCY.items():
             DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=_POLL_S)
@@ -81,17 +85,23 @@ class QueueRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ending.set()
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=1)
         if self._lock is not None:
             os.close(self._lock)
 
+    def _workflow(self, name: str, handler: Callable[..., None]) -> Callable[..., None]:
+        def workflow(*ids: str) -> None:
+            while True:
+                try:
+                    return handler(*ids)
+                except Unavailable as error:
+                    log.warning("work.waits", work=name, ids=ids, reason=str(error))
+                    if self._ending.wait(_AGAIN_S):
+                        raise
 
-def _named(name: str, handler: Callable[..., None]) -> Callable[..., None]:
-    def workflow(*ids: str) -> None:
-        handler(*ids)
-
-    workflow.__qualname__ = f"workflow_{name}"
-    return workflow
+        workflow.__qualname__ = f"workflow_{name}"
+        return workflow
 
 
 def _take_lock(path: Path) -> int:

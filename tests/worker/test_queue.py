@@ -10,7 +10,7 @@ WORKER = """
 import os, sys, threading
 from pathlib import Path
 from snaphold.catalog.database import open_catalog
-from snaphold.errors import SetupError
+from snaphold.errors import SetupError, Unavailable
 from snaphold.queue import Queue, QueueRunner
 
 directory, mode = Path(sys.argv[1]), sys.argv[2]
@@ -22,10 +22,12 @@ def handler(backup_id):
         log.write(backup_id + "\\n")
     if mode == "die":
         os.kill(os.getpid(), 9)
+    if mode == "silent" and (directory / "ran").read_text().count(backup_id) < 3:
+        raise Unavailable("the catalog does not answer")
     done.set()
 
 queue = Queue(catalog)
-if mode == "die":
+if mode in {"die", "silent"}:
     with catalog.writing() as tx:
         queue.enqueue(tx, "delete_backup", "the-id")
 try:
@@ -88,6 +90,13 @@ def test_copies_hold_nothing_else_up(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", LANES, str(tmp_path)]
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_work_outlives_the_silence_of_the_catalog(tmp_path: Path) -> None:
+    """What found the catalog silent is run again until it is not, in the same process."""
+    done = run(tmp_path, "silent")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ran").read_text().split() == ["the-id"] * 3
 
 
 def test_a_second_worker_on_one_catalog_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from snaphold.protocol import Report
 from snaphold.service import hosts as host_service
 from snaphold.service.backups import request_backup, show_backup
 from snaphold.service.verification import request_proof
+from snaphold.steps import Step, observers
 from snaphold.stream.manifest import Manifest, ObjectFacts, sha256_of
 from snaphold.stream.proof import Checksums, Receipt, kept_receipt, receipt_name
 from snaphold.worker.verification import Prover
@@ -202,3 +203,17 @@ def test_a_proof_that_is_under_way_in_another_thread(vault: Vault) -> None:
     vault.store.on_call = again
     assert vault.prove().proof_status is ProofStatus.PASSED
     assert vault.store.calls["size"] == 1
+
+
+def test_a_proof_that_is_asked_for_as_another_one_ends(vault: Vault) -> None:
+    """Its job may come while the other thread is not quite done: it is given all the same, and holds nothing."""
+
+    def ask(step: Step) -> None:
+        if step is Step.PROOF_RECORDED:
+            observers.remove(ask)
+            vault.prove()
+
+    observers.append(ask)
+    vault.prove()
+    assert vault.store.calls["size"] == 2
+    assert vault.backup.proving is None

@@ -40,17 +40,19 @@ class Prover:
         self._courtesy = Courtesy(niceness=settings.niceness, io_priority=settings.io_priority)
         self._mender = Mender(deployment, stores, targets, stop, self._courtesy)
         self._lock = threading.Lock()
-        self._at_work: set[str] = set()
+        self._at_work: dict[str, bool] = {}  # whether it was asked for again meanwhile
 
     def prove(self, backup_id: str) -> None:
-        """Prove one backup's objects, unless that was done meanwhile or is being done in another thread.
+        """Prove one backup's objects, unless that was done meanwhile; what another thread is at, that one goes on with.
 
         When the process is being stopped nothing is recorded: the next worker begins again.
         """
         with self._lock:
             if backup_id in self._at_work:
+                self._at_work[backup_id] = True
                 return
-            self._at_work.add(backup_id)
+            self._at_work[backup_id] = False
+        again = False
         try:
             with self._deployment.catalog.reading() as tx:
                 backup = backups.get(tx, backup_id)
@@ -58,7 +60,9 @@ class Prover:
                 self._prove(backup, backup.manifest_sha256)
         finally:
             with self._lock:
-                self._at_work.discard(backup_id)
+                again = self._at_work.pop(backup_id)
+        if again:  # the one that was asked for as this one ended
+            self.prove(backup_id)
 
     def resume(self) -> None:
         """Go on with what an earlier process had begun."""
