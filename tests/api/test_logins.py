@@ -1,8 +1,12 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from tests.api.site import Site, check_fault
+from snaphold.identity import embedded
+from tests.api.site import Site, check_fault, poll
 
 PASSWORD = {"username": "keyless", "password": "its-secret"}
 WRONG = "Unable to authenticate user with credentials provided."
@@ -161,3 +165,18 @@ def test_no_good_token(site: Site, token: str | None) -> None:
     """None, an empty and an unknown token are a 401."""
     headers = {} if token is None else {"X-Auth-Token": token.encode("latin-1")}
     check_fault(site.send("GET", "/v1.0/1234/backups", headers=headers), 401)
+
+
+def test_logins_hold_up_nobody(site: Site) -> None:
+    """More logins than there are threads wait for their passwords to be checked: other requests are answered."""
+    wrong = {"auth": {"passwordCredentials": {"username": "keyless", "password": "wrong"}}}
+    headers = {"X-Auth-Token": site.token("demo")}
+    with ExitStack() as places, ThreadPoolExecutor(45) as pool:
+        for _ in range(4):
+            places.enter_context(embedded._SCRYPT_PLACES)
+        asked = [pool.submit(site.client.post, "/v2.0/tokens", json=wrong) for _ in range(45)]
+        poll(lambda: "logins_7" in {each.name for each in threading.enumerate()})
+        assert site.send("GET", "/v1.0/1234/backups", headers=headers).status_code == 200
+        assert not any(each.done() for each in asked)
+        places.close()
+        assert {each.result().status_code for each in asked} <= {401, 503}

@@ -1,5 +1,7 @@
 import gzip
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,9 @@ from hypothesis import strategies as st
 
 from snaphold.api.links import CONTAINER
 from snaphold.api.objects import parse_range
-from snaphold.errors import Transient
+from snaphold.errors import Forbidden, Permanent, Transient, Unavailable
 from snaphold.store import base
-from tests.api.site import Site, check_fault, opened_site
+from tests.api.site import FailingGate, Site, check_fault, opened_site
 
 NAME = "b1.xbstream.gz"
 DATA = gzip.compress(bytes(range(256)) * 40_000, mtime=0)
@@ -128,22 +130,75 @@ def test_empty_object(site: Site) -> None:
     check_fault(_read(site, "empty.json", Range="bytes=0-"), 416)
 
 
-class SilentObjects:
-    """A store that does not answer."""
+class FailingObjects:
+    """A store that answers everything with the same exception."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
     def size(self, account: str, name: str) -> int:
-        """Nothing."""
-        raise Transient(f"{account} {name}")
+        """Fail."""
+        del account, name
+        raise self.error
+
+    def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
+        """Fail."""
+        del account, name, start, length
+        raise self.error
+
+
+class HangingObjects:
+    """A store whose calls do not return before ``let_go``."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.let_go = threading.Event()
+
+    def size(self, account: str, name: str) -> int:
+        """Hang."""
+        del account, name
+        self.asked.set()
+        self.let_go.wait(30)
+        return 0
 
     def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
         """Nothing."""
-        raise Transient(f"{account} {name} {start} {length}")
+        del account, name, start, length
+        return iter(())
 
 
-def test_silent_store(tmp_path: Path) -> None:
-    """A store that does not answer is a 503."""
-    with opened_site(tmp_path, objects=SilentObjects()) as site:
-        check_fault(_read(site), 503, "The object store does not answer.")
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (Transient("x"), 503, "The object store does not answer."),
+        (Permanent("x"), 403, "The object store refuses this account."),
+    ],
+    ids=repr,
+)
+def test_a_store_that_fails(tmp_path: Path, error: Exception, code: int, message: str) -> None:
+    """A store that does not answer is a 503, one that refuses the account a 403."""
+    with opened_site(tmp_path, objects=FailingObjects(error)) as site:
+        check_fault(_read(site), code, message)
+
+
+@pytest.mark.parametrize(("error", "code"), [(Unavailable("silent"), 503), (Forbidden("closed"), 403)], ids=repr)
+def test_a_store_that_is_closed(tmp_path: Path, error: Exception, code: int) -> None:
+    """What its gate says of a store counts for reading as for backups."""
+    with opened_site(tmp_path, gate=FailingGate(error)) as site:
+        check_fault(_read(site), code)
+
+
+def test_a_store_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+    """More reads than there are threads wait for a store that hangs: other requests are answered, and they in time."""
+    objects = HangingObjects()
+    with opened_site(tmp_path, objects=objects, store_timeout_s=2) as site, ThreadPoolExecutor(45) as pool:
+        url, headers = f"/v1/MossoCloudFS_1234/z_CLOUDDB_BACKUPS/{NAME}", {"X-Auth-Token": site.token("demo")}
+        asked = [pool.submit(site.client.get, url, headers=headers) for _ in range(45)]
+        assert objects.asked.wait(30)
+        site.ok("GET", "/backups")
+        assert not any(each.done() for each in asked)
+        assert {each.result().status_code for each in asked} == {503}
+        objects.let_go.set()
 
 
 @given(st.text("bytes=-0123456789, ", max_size=20), st.integers(0, 1000))

@@ -32,7 +32,7 @@ _NEEDED: Final = {Right.READ: "read", Right.WRITE: "make changes", Right.DELETE:
 class ObjectReader(Protocol):
     """Reads the objects of accounts' containers; ``cli`` wires the store to it.
 
-    Both methods may raise ``Transient`` (the store is silent) and ``ObjectMissing``.
+    Both methods may raise ``Transient`` (the store is silent), ``Permanent`` (it refuses) and ``ObjectMissing``.
     """
 
     def size(self, account: str, name: str) -> int:

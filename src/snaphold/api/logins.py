@@ -1,15 +1,18 @@
 """Logging in, as OpenStack's and Rackspace's clients do it, and the catalog of endpoints that they get.
 
 An account's id is its name, and a user's too; there is one domain, ``default``.
+
+Checking a password takes its time. It does so on threads of its own: however many try to log in, other requests go on.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header
 from fastapi.responses import JSONResponse
 
 from snaphold.api.bodies import AuthFieldsV2, AuthFieldsV3, AuthV2, AuthV3
-from snaphold.api.desk import AtDesk, Desk, Token, caller_of
+from snaphold.api.desk import AtDesk, Desk, Token, caller_of, on_threads_of
 from snaphold.api.faults import documented
 from snaphold.api.links import Links
 from snaphold.api.reading import BodyOf
@@ -19,6 +22,7 @@ from snaphold.model import rfc3339, rfc3339_exact
 from snaphold.service import limits
 
 router = APIRouter(tags=["identity"], responses=documented(400, 401, 404, 405, 413, 415, 500, 503))
+on_logins_threads = on_threads_of(ThreadPoolExecutor(8, thread_name_prefix="logins"))
 
 _DOMAIN: Final = {"id": "default", "name": "Default"}
 _MEDIA_TYPES: Final = {
@@ -48,6 +52,7 @@ def show_v3(desk: AtDesk) -> dict[str, Any]:
 
 
 @router.post("/v2.0/tokens")
+@on_logins_threads
 def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2))]) -> dict[str, Any]:
     """Log in by password or by API key."""
     login = _log_in_v2(desk, body.auth)
@@ -85,6 +90,7 @@ def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2))]) ->
 
 
 @router.post("/v3/auth/tokens", status_code=201)
+@on_logins_threads
 def log_in_v3(desk: AtDesk, body: Annotated[AuthV3, Depends(BodyOf(AuthV3))]) -> JSONResponse:
     """Log in by password; the token comes in the header ``X-Subject-Token``."""
     login = _log_in_v3(desk, body.auth)

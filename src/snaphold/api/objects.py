@@ -1,25 +1,29 @@
 """``GET <locationRef>``: the bytes of an account's own objects, as an object store would hand them out.
 
+It runs on threads of its own, and answers within a time limit: a store that is silent holds up nobody else.
+
 Sources: OpenStack Object Storage API, "Get object content and metadata"; RFC 9110, section 14 (ranges).
 """
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Final, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
-from snaphold.api.desk import AtDesk, Token, caller_of, check_account, check_right
+from snaphold.api.desk import AtDesk, Desk, Token, caller_of, check_account, check_right, on_threads_of
 from snaphold.api.faults import documented, fault
 from snaphold.api.links import CONTAINER, STORAGE_PREFIX
-from snaphold.errors import NotFound, ObjectMissing, Transient, Unavailable
+from snaphold.errors import Forbidden, NotFound, ObjectMissing, Permanent, Transient, Unavailable
 
 router = APIRouter(tags=["objects"], responses=documented(401, 403, 404, 405, 416, 500, 503))
+on_stores_threads = on_threads_of(ThreadPoolExecutor(16, thread_name_prefix="objects"))
 
-P = ParamSpec("P")
 T = TypeVar("T")
 _PARTIAL: Final[dict[int | str, dict[str, Any]]] = {206: {"description": "The range that was asked for."}}
 _PREFIXES: Final = (STORAGE_PREFIX, "AUTH_")  # Rackspace's and OpenStack's
@@ -45,14 +49,14 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     range_: Annotated[str | None, Header(alias="Range", description="One range of bytes.")] = None,
     if_range: Annotated[str | None, Header(alias="If-Range", description="The ETag that the range is of.")] = None,
 ) -> Response:
-    """An object, or a range of it. An object never changes, so that its name and length make its ETag."""
+    """An object, or a range of it. What a backup is made of never changes, so that name and length make the ETag."""
     caller = await caller_of(desk, token)
     account = _account(storage_account)
     check_account(caller, account)
     check_right(caller, request.method)
     if container != CONTAINER or not _is_name(name):
         raise NotFound("The object cannot be found.")
-    size = await run_in_threadpool(_asked, desk.objects.size, account, name)
+    size = await _in_time(desk, _size(desk, account, name))
     etag = f'"{hashlib.sha256(f"{account}/{name}/{size}".encode()).hexdigest()[:32]}"'
     headers = {"Accept-Ranges": "bytes", "ETag": etag}
     wanted = None if if_range not in (None, etag) else parse_range(range_, size)
@@ -68,8 +72,8 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     status = 200 if wanted is None else 206
     if request.method == "HEAD" or length == 0:
         return Response(None, status, headers)
-    pieces = await run_in_threadpool(_asked, desk.objects.get, account, name, start, length)
-    return StreamingResponse(pieces, status, headers)
+    pieces = await _in_time(desk, _open(desk, account, name, start, length))
+    return StreamingResponse(_handed_on(pieces), status, headers)
 
 
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
@@ -101,10 +105,45 @@ def _is_name(name: str) -> bool:
     return len(name) <= _MAX_NAME and bool(_NAME.fullmatch(name)) and not {".", ".."} & set(name.split("/"))
 
 
-def _asked(ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def _in_time(desk: Desk, answer: Awaitable[T]) -> T:
+    """What the store answers. Raises ``Unavailable`` when it takes too long."""
     try:
-        return ask(*args, **kwargs)
+        return await asyncio.wait_for(answer, desk.deployment.settings.store_timeout_s)
+    except TimeoutError:
+        raise Unavailable("The object store does not answer.") from None
+
+
+@on_stores_threads
+def _size(desk: Desk, account: str, name: str) -> int:
+    desk.deployment.store_gate.check(account)
+    with _in_words():
+        return desk.objects.size(account, name)
+
+
+@on_stores_threads
+def _open(desk: Desk, account: str, name: str, start: int, length: int) -> Iterator[bytes]:
+    with _in_words():
+        return desk.objects.get(account, name, start, length)
+
+
+@on_stores_threads
+def _next(pieces: Iterator[bytes]) -> bytes | None:
+    return next(pieces, None)
+
+
+async def _handed_on(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (piece := await _next(pieces)) is not None:
+        yield piece
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Say to the caller what the store said to us."""
+    try:
+        yield
     except ObjectMissing as error:
         raise NotFound("The object cannot be found.") from error
+    except Permanent as error:
+        raise Forbidden("The object store refuses this account.") from error
     except Transient as error:
         raise Unavailable("The object store does not answer.") from error

@@ -21,9 +21,7 @@ DATABASE: Final = "identity.db"
 _ACCOUNT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes a directory's name and part of URLs
 _USER: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,128}")
 _SCRYPT: Final = (1 << 14, 8, 1)  # n, r, p: 16 MiB and some 40 ms (RFC 7914, section 2)
-_SCRYPT_PLACES: Final = threading.BoundedSemaphore(
-    4
-)  # logins at a time: what they take of memory and threads is bounded
+_SCRYPT_PLACES: Final = threading.BoundedSemaphore(4)  # passwords that are checked at a time: 64 MiB
 _SCRYPT_WAIT_S: Final = 2.0
 _WRONG: Final = "Unable to authenticate user with credentials provided."
 _NOT_VALID: Final = "The token is unknown or has expired."
