@@ -1,3 +1,4 @@
+import os
 import socket
 import subprocess
 import sys
@@ -93,3 +94,19 @@ def test_an_empty_secret_is_none(tmp_path: Path, kept: str) -> None:
     assert len(token) > 30
     assert peer_token(state, "DFW") == token
     assert state.peer_token("DFW").stat().st_mode & 0o777 == 0o600
+
+
+def test_several_answer_for_a_region_but_not_while_its_record_is_replaced(tmp_path: Path) -> None:
+    """APIs of one region run beside each other; they and whoever replaces its record keep each other out."""
+    state = StateDirectory(tmp_path)
+    state.make(["DFW"])
+    answers = pytest.raises(SetupError, match=r"an API of region DFW answers on .*: stop it$")
+    with state.answering("DFW"), state.answering("DFW"), answers, state.without_service("DFW"):
+        pytest.fail("replaced under an API")
+    with state.without_service("DFW"):
+        with pytest.raises(SetupError, match=r"region DFW .* is being replaced"), state.answering("DFW"):
+            pytest.fail("answered meanwhile")
+        with pytest.raises(SetupError, match=rf"\(process {os.getpid()}\)"), state.without_service("DFW"):
+            pytest.fail("replaced twice")
+    with state.answering("DFW"):
+        pass

@@ -17,20 +17,22 @@ Item = TypeVar("Item")
 
 @dataclass
 class Fault:
-    """Raise ``error`` at calls ``first`` to ``last`` (from 1) of ``method``; ``get`` and ``list`` after some items."""
+    """Raise ``error`` at calls ``first`` to ``last`` (from 1) of ``method``; what hands on items after some of them."""
 
     method: str
     error: Exception = field(default_factory=lambda: Transient("the store is silent"))
     first: int = 1
     last: int = 1
-    after: int = 0  # items that get or list hand on before it
+    after: int = 0  # items that get, list or accounts hand on before it
     done: bool = False  # whether the work was done all the same, and only the answer was lost
 
 
 class MemoryStores:
-    """The containers of all accounts, in memory."""
+    """The containers of all accounts, in memory. ``faults`` are those of ``accounts``; each container has its own."""
 
     def __init__(self, *, segment_size: int = SEGMENT_SIZE) -> None:
+        self.calls: dict[str, int] = defaultdict(int)
+        self.faults: list[Fault] = []
         self._segment_size = segment_size
         self._stores: dict[str, MemoryStore] = {}
 
@@ -40,7 +42,8 @@ class MemoryStores:
 
     def accounts(self) -> Iterator[str]:
         """Those who have put something."""
-        return iter(sorted(account for account, store in self._stores.items() if store.objects))
+        fault = _fault_of(self.faults, self.calls, "accounts")
+        return _broken(iter(sorted(account for account, store in self._stores.items() if store.objects)), fault)
 
 
 class MemoryStore:
@@ -143,7 +146,7 @@ class MemoryStore:
             raise ObjectMissing(name)
         content = self.objects[name][start : None if length is None else start + length]
         pieces = (content[at : at + self._piece] for at in range(0, len(content), self._piece))
-        return self._broken(pieces, fault)
+        return _broken(pieces, fault)
 
     def get_segment(self, prefix: str, number: int, size_bytes: int) -> Iterator[bytes]:
         """The object that it is."""
@@ -166,7 +169,7 @@ class MemoryStore:
         check_list_prefix(prefix)
         fault = self._called("list")
         found = sorted(item for item in self.objects.items() if item[0].startswith(prefix))
-        return self._broken(
+        return _broken(
             (ObjectInfo(name=name, size_bytes=len(data), modified_s=time.time()) for name, data in found), fault
         )
 
@@ -182,17 +185,21 @@ class MemoryStore:
     def _called(self, method: str) -> Fault | None:
         self.on_call(method)
         with self._lock:
-            self.calls[method] += 1
-            number = self.calls[method]
-        return next((f for f in self.faults if f.method == method and f.first <= number <= f.last), None)
+            return _fault_of(self.faults, self.calls, method)
 
-    @staticmethod
-    def _broken(items: Iterator[Item], fault: Fault | None) -> Iterator[Item]:
-        for number, item in enumerate(items):
-            if fault is not None and number == fault.after:
-                raise fault.error
-            yield item
-        _raise(fault)
+
+def _fault_of(faults: Sequence[Fault], calls: dict[str, int], method: str) -> Fault | None:
+    """The fault of one more call."""
+    calls[method] += 1
+    return next((f for f in faults if f.method == method and f.first <= calls[method] <= f.last), None)
+
+
+def _broken(items: Iterator[Item], fault: Fault | None) -> Iterator[Item]:
+    for number, item in enumerate(items):
+        if fault is not None and number == fault.after:
+            raise fault.error
+        yield item
+    _raise(fault)
 
 
 def _raise(fault: Fault | None) -> None:

@@ -4,6 +4,7 @@ Run again, each ends as one undisturbed run does. No database server is needed f
 the store and the databases of the state directory.
 """
 
+import fcntl
 import gzip
 import json
 import os
@@ -11,8 +12,8 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -204,13 +205,21 @@ def test_two_regions_are_lost(site: Site) -> None:
         assert catalog.execute("SELECT name FROM hosts").fetchall() == [("host",)]
 
 
+@contextmanager
+def worker_of(state: StateDirectory) -> Iterator[None]:
+    """What the region's worker holds."""
+    with state.worker_lock("DFW").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def test_nothing_is_restored_under_a_service(site: Site) -> None:
-    """While the service runs neither its state nor its id changes; the command says so in one line."""
+    """While any part of the service runs neither its state nor its id changes; the command says so in one line."""
     site.run("state", "backup")
     state = StateDirectory(site.state_dir)
     before = site.recorded()
     for words in (["state", "restore"], ["catalog", "rebuild", "--deployment", "another"]):
-        for held in (state.lock("serve"), state.without_worker("DFW")):
+        for held in (state.lock("serve"), state.answering("DFW"), worker_of(state)):
             with held:
                 ended = subprocess.run(site.words(words), capture_output=True, text=True, timeout=60, check=False)
             assert ended.returncode == 1

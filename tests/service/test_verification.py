@@ -106,7 +106,7 @@ def test_a_running_backup_cannot_be_proven(region: Region) -> None:
 
 @pytest.mark.parametrize("ending", ["silence", "another process", "a failure"])
 def test_a_host_that_does_not_finish_a_proof(region: Region, backup: Backup, ending: str) -> None:
-    """The proof is unknown with the reason; the backup stays COMPLETED and is free."""
+    """The proof is unknown with the reason, the backup stays COMPLETED and is free; later it is tried again."""
     prove(region, backup, RESTORE)
     task = claimed(region)
     if ending == "silence":
@@ -119,6 +119,11 @@ def test_a_host_that_does_not_finish_a_proof(region: Region, backup: Backup, end
     now = shown(region, backup)
     assert (now.status, now.proving, now.proof_status) == (BackupStatus.COMPLETED, None, ProofStatus.UNKNOWN)
     assert now.proof_reason
+    region.clock.advance(region.deployment.settings.sweep_interval_s + 1)
+    region.heartbeat()
+    take_up_proofs(region.deployment)
+    report(region, claimed(region))
+    assert shown(region, backup).proof_status is ProofStatus.PASSED
 
 
 def test_a_proof_that_waits_for_a_host_that_went_away(region: Region, backup: Backup) -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snaphold.errors import ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.store.retrying import Retrying
-from tests.fakes.memory_store import Fault, MemoryStore
+from snaphold.store.retrying import Patience, Retrying, RetryingStores
+from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
 
 PREFIX = "snaphold/d/b/1/"
 
@@ -39,7 +39,7 @@ def naps() -> Naps:
 @pytest.fixture
 def store(memory: MemoryStore, naps: Naps) -> Retrying:
     """The store that rides faults out, three attempts a call."""
-    return Retrying(memory, attempts=3, first_wait_s=1, longest_wait_s=8, sleep=naps)
+    return Retrying(memory, Patience(attempts=3, first_wait_s=1, longest_wait_s=8, sleep=naps))
 
 
 CALLS: dict[str, Callable[[Retrying], object]] = {
@@ -119,7 +119,7 @@ def test_a_read_goes_on_where_it_broke(data: bytes, faults: list[int], start: in
     memory = MemoryStore(piece=3)
     memory.objects["a"] = data
     memory.faults = [Fault("get", first=call, last=call, after=after) for call, after in enumerate(faults, 1)]
-    store = Retrying(memory, attempts=10, sleep=lambda _: None)
+    store = Retrying(memory, Patience(sleep=lambda _: None))
     assert b"".join(store.get("a", start, length)) == data[start : None if length is None else start + length]
 
 
@@ -129,5 +129,28 @@ def test_a_listing_goes_on_where_it_broke(names: list[str], faults: list[int]) -
     memory = MemoryStore()
     memory.objects = dict.fromkeys(names, b"")
     memory.faults = [Fault("list", first=call, last=call, after=after) for call, after in enumerate(faults, 1)]
-    store = Retrying(memory, attempts=10, sleep=lambda _: None)
+    store = Retrying(memory, Patience(sleep=lambda _: None))
     assert [info.name for info in store.list("")] == sorted(names)
+
+
+@given(
+    accounts=st.lists(st.text("abc", min_size=1, max_size=4), unique=True),
+    faults=st.lists(st.integers(0, 5), max_size=6),
+)
+def test_accounts_are_told_on_where_it_broke(accounts: list[str], faults: list[int]) -> None:
+    """However often and wherever the telling of the accounts breaks, each comes once and in order."""
+    memory = MemoryStores()
+    for account in accounts:
+        memory.of(account).put("a", b"")
+    memory.faults = [Fault("accounts", first=call, last=call, after=after) for call, after in enumerate(faults, 1)]
+    stores = RetryingStores(memory, Patience(sleep=lambda _: None))
+    assert list(stores.accounts()) == sorted(accounts)
+
+
+def test_accounts_of_a_store_that_stays_silent(naps: Naps) -> None:
+    """The fault is handed on after the last attempt."""
+    memory = MemoryStores()
+    memory.faults = [Fault("accounts", last=99)]
+    with pytest.raises(Transient, match="silent"):
+        list(RetryingStores(memory, Patience(attempts=3, sleep=naps)).accounts())
+    assert len(naps.seconds) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from snaphold.catalog import backups, hosts, instances, schema
+from snaphold.catalog import backups, hosts, instances, schedules, schema
 from snaphold.catalog.database import Catalog, open_catalog
 from snaphold.catalog.identity_db import IdentityDatabase, open_identity_database
 from snaphold.errors import Damaged, Permanent, SetupError
@@ -26,6 +26,7 @@ from tests.support.manifests import a_backup_record, put_backup
 from tests.support.region import ACCOUNT, Region, a_backup, an_instance, open_region
 
 DAY_S = 86_400
+KEPT = Path(__file__).parent / "kept"  # as they were written, but decompressed; never to be changed
 
 
 @dataclass
@@ -240,6 +241,32 @@ def test_a_state_of_an_earlier_schema(site: Site, fresh: tuple[Catalog, Identity
         row |= {"id": "x", "name": "another"}
     with pytest.raises(SetupError, match="hosts does not fit"):
         restore_state(*fresh, State.model_validate(state))
+
+
+def test_a_state_of_version_1(tmp_path: Path, fresh: tuple[Catalog, IdentityDatabase]) -> None:
+    """What the first release saved comes back with every later one: logins, hosts, and the record's own rows."""
+    path = tmp_path / "saved"
+    path.write_bytes(gzip.compress((KEPT / "state-1.json").read_bytes()))
+    state = stored_state(MemoryStores(), str(path), None)
+    assert all(state.catalog[table] for table in ("deployment", "hosts", "instances", "backups", "schedules", "copies"))
+    catalog, identity = fresh
+    restore_state(catalog, identity, state)
+    login = EmbeddedIdentity(identity, 3600)
+    assert login.authenticate_password("demo", "secret", ACCOUNT).caller.roles == {"dbaas:creator"}
+    assert login.authenticate_api_key("keyed", "00112233445566778899aabbccddeeff", None).caller.account == ACCOUNT
+    (instance,) = state.catalog["instances"]
+    (failed,) = state.catalog["backups"]
+    (schedule,) = state.catalog["schedules"]
+    with catalog.reading() as tx:
+        assert hosts.deployment_id(tx, state.region) == state.deployment
+        shown, backup = instances.get(tx, instance["id"]), backups.get(tx, failed["id"])
+        planned = schedules.find(tx, ACCOUNT, schedule["id"])
+    assert shown is not None
+    assert (shown.name, shown.status, shown.volume_gb) == ("db", InstanceStatus.ERROR, 2)
+    assert backup is not None
+    assert (backup.name, backup.status, backup.reason) == ("b", BackupStatus.FAILED, "it was told to fail")
+    assert planned is not None
+    assert (planned.day_of_week, planned.hour, planned.copy_to) == (0, 3, ["IAD"])
 
 
 def test_a_state_of_a_later_release(site: Site, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _adopt(state: StateDirectory, region: str, deployment_id: str) -> None:
 
     with (
         state.lock("serve"),
-        state.without_worker(region),
+        state.without_service(region),
         contextlib.closing(open_catalog(state.catalog(region))) as catalog,
         catalog.writing() as tx,
     ):

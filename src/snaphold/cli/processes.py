@@ -46,6 +46,7 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
             super().handle_exit(sig, frame)
 
     with (
+        state.answering(region.name),
         opened_deployment(given.settings, state, region.name, peers_of(state, regions, region.name)) as deployment,
         contextlib.closing(open_embedded(state.path, given.settings.token_lifetime_s)) as identity,
     ):

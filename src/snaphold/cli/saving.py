@@ -82,7 +82,7 @@ def _restore(state: StateDirectory, region: str, saved: "State") -> bool:
     from snaphold.worker.state import restore_state as restore  # noqa: PLC0415
 
     with (
-        state.without_worker(region),
+        state.without_service(region),
         contextlib.closing(open_catalog(state.catalog(region))) as catalog,
         contextlib.closing(open_identity_database(state.identity)) as identity,
     ):

@@ -135,9 +135,22 @@ class StateDirectory:
         """What the region's worker holds while it works (snaphold.queue)."""
         return self.region(region) / "worker.lock"
 
-    def without_worker(self, region: str) -> "contextlib.AbstractContextManager[None]":
-        """Keep the region's worker from working. Raises ``SetupError`` while it does."""
-        return _locked(self.worker_lock(region), f"the worker of region {region} is at work on {self.path}: stop it")
+    def answering(self, region: str) -> "contextlib.AbstractContextManager[None]":
+        """Be one of those that answer for a region. Raises ``SetupError`` while nobody may."""
+        taken = f"the record of region {region} on {self.path} is being replaced"
+        return _locked(self._api_lock(region), taken, shared=True)
+
+    @contextlib.contextmanager
+    def without_service(self, region: str) -> Iterator[None]:
+        """Keep a region's APIs and its worker away. Raises ``SetupError`` while one of them is there."""
+        with (
+            _locked(self._api_lock(region), f"an API of region {region} answers on {self.path}: stop it"),
+            _locked(self.worker_lock(region), f"the worker of region {region} is at work on {self.path}: stop it"),
+        ):
+            yield
+
+    def _api_lock(self, region: str) -> Path:
+        return self.region(region) / "api.lock"
 
     def owner(self, name: str) -> int | None:
         """The process id of whoever holds this lock."""
@@ -154,21 +167,27 @@ class StateDirectory:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, taken: str) -> Iterator[None]:
+def _locked(path: Path, taken: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock, alone or with others who share it. Its file names the process that holds it alone."""
     try:
         file = path.open("a+")
     except OSError as error:
         raise SetupError(f"{path} cannot be opened: {error.strerror}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise SetupError(f"{taken} (process {file.read().strip() or 'unknown'})") from error
+            holder = file.read().strip()
+            raise SetupError(f"{taken} (process {holder})" if holder else taken) from error
         file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+        if not shared:
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def check_port(endpoint: Endpoint) -> None:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import tenacity
 
@@ -12,51 +13,93 @@ from snaphold.store.base import ObjectInfo, ObjectStore, Stores
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """Asks again after a ``Transient``, a bounded number of times.
+
+    Waits double from ``first_wait_s`` up to ``longest_wait_s``, each with up to ``first_wait_s`` of jitter; with the
+    defaults a store may be down for about a minute. ``sleep`` takes seconds.
+    """
+
+    attempts: int = 10
+    first_wait_s: float = 0.2
+    longest_wait_s: float = 15.0
+    longest_total_s: float = 120.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def call(self, attempt: Callable[[], Result]) -> Result:
+        """What the first attempt gives that succeeds. Raises the last ``Transient``."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            wait=tenacity.wait_exponential(self.first_wait_s, self.longest_wait_s)
+            + tenacity.wait_random(0, self.first_wait_s),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(self.attempts), tenacity.stop_after_delay(self.longest_total_s)
+            ),
+            sleep=self.sleep,
+            reraise=True,
+        )
+        return retrying(attempt)
+
+    def resumed(self, begin: Callable[[], Iterator[Result]]) -> Iterator[Result]:
+        """All items, over as many beginnings as it takes; whatever arrives starts the count of attempts anew.
+
+        ``begin`` is called for each beginning, and leaves out what has been handed on.
+        """
+        source: Iterator[Result] | None = None
+
+        def step() -> Result | None:
+            nonlocal source
+            try:
+                source = begin() if source is None else source
+                return next(source, None)
+            except Transient:
+                source = None
+                raise
+
+        while (item := self.call(step)) is not None:
+            yield item
+
+
+_DEFAULT: Final = Patience()
+
+
 class RetryingStores:
     """Every account's store, retrying."""
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(self, stores: Stores, patience: Patience = _DEFAULT) -> None:
         self._stores = stores
+        self._patience = patience
 
     def of(self, account: str) -> "Retrying":
         """The container of this account."""
-        return Retrying(self._stores.of(account))
+        return Retrying(self._stores.of(account), self._patience)
 
     def accounts(self) -> Iterator[str]:
-        """As the stores say."""
-        return self._stores.accounts()
+        """Goes on after the last account that was seen."""
+        last = ""
+
+        def begin() -> Iterator[str]:
+            return (account for account in self._stores.accounts() if account > last)
+
+        for account in self._patience.resumed(begin):
+            last = account
+            yield account
 
 
 class Retrying:
-    """An :class:`snaphold.store.base.ObjectStore` that asks again after a ``Transient``, a bounded number of times.
+    """An :class:`snaphold.store.base.ObjectStore` that asks again after a ``Transient``.
 
-    Waits double from ``first_wait_s`` up to ``longest_wait_s``, each with up to ``first_wait_s`` of jitter; with the
-    defaults a store may be down for about a minute. A ``get`` goes on at the byte and a ``list`` at the name where it
-    broke; whatever arrives in between starts the count anew. ``sleep`` takes seconds.
+    A ``get`` goes on at the byte and a ``list`` at the name where it broke.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        *,
-        attempts: int = 10,
-        first_wait_s: float = 0.2,
-        longest_wait_s: float = 15.0,
-        longest_total_s: float = 120.0,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, store: ObjectStore, patience: Patience = _DEFAULT) -> None:
         self._store = store
-        self._retry = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Transient),
-            wait=tenacity.wait_exponential(first_wait_s, longest_wait_s) + tenacity.wait_random(0, first_wait_s),
-            stop=tenacity.stop_any(tenacity.stop_after_attempt(attempts), tenacity.stop_after_delay(longest_total_s)),
-            sleep=sleep,
-            reraise=True,
-        )
+        self._patience = patience
 
     def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
         """Putting a segment again replaces it."""
-        self._call(lambda: self._store.put_segment(prefix, number, data))
+        self._patience.call(lambda: self._store.put_segment(prefix, number, data))
 
     def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
         """A name that is taken at a second try, by an object of this size, was taken by the first."""
@@ -71,7 +114,7 @@ class Retrying:
 
     def replace(self, name: str, data: bytes) -> None:
         """Replacing again is no failure."""
-        self._call(lambda: self._store.replace(name, data))
+        self._patience.call(lambda: self._store.replace(name, data))
 
     def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
         """Writing the same bytes again is no failure."""
@@ -84,7 +127,7 @@ class Retrying:
         def begin() -> Iterator[bytes]:
             return self._store.get(name, position, None if length is None else start + length - position)
 
-        for piece in self._resumed(begin):
+        for piece in self._patience.resumed(begin):
             position += len(piece)
             yield piece
 
@@ -95,13 +138,13 @@ class Retrying:
         def begin() -> Iterator[bytes]:
             return _after(done, self._store.get_segment(prefix, number, size_bytes))
 
-        for piece in self._resumed(begin):
+        for piece in self._patience.resumed(begin):
             done += len(piece)
             yield piece
 
     def size(self, name: str) -> int:
         """As the store says."""
-        return self._call(lambda: self._store.size(name))
+        return self._patience.call(lambda: self._store.size(name))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Goes on after the last name that was seen."""
@@ -110,31 +153,13 @@ class Retrying:
         def begin() -> Iterator[ObjectInfo]:
             return (info for info in self._store.list(prefix) if info.name > last)
 
-        for info in self._resumed(begin):
+        for info in self._patience.resumed(begin):
             last = info.name
             yield info
 
     def delete(self, name: str) -> None:
         """Deleting again is no failure."""
-        self._call(lambda: self._store.delete(name))
-
-    def _call(self, attempt: Callable[[], Result]) -> Result:
-        return self._retry.copy()(attempt)
-
-    def _resumed(self, begin: Callable[[], Iterator[Result]]) -> Iterator[Result]:
-        source: Iterator[Result] | None = None
-
-        def step() -> Result | None:
-            nonlocal source
-            try:
-                source = begin() if source is None else source
-                return next(source, None)
-            except Transient:
-                source = None
-                raise
-
-        while (item := self._call(step)) is not None:
-            yield item
+        self._patience.call(lambda: self._store.delete(name))
 
     def _once(self, attempt: Callable[[], None], was_ours: Callable[[], bool]) -> None:
         tries = 0
@@ -148,7 +173,7 @@ class Retrying:
                 if tries == 1 or not was_ours():
                     raise
 
-        self._call(step)
+        self._patience.call(step)
 
 
 def _after(count: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
