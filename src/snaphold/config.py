@@ -78,10 +78,12 @@ class Settings(BaseModel):
     )
     instance_deletes_per_minute: int = Field(20, ge=0, description="deletes of instances by an account; 0: no limit")
     instance_actions_per_minute: int = Field(5, ge=0, description="actions on instances by an account; 0: no limit")
+    instance_renames_per_minute: int = Field(20, ge=0, description="renames of instances by an account; 0: no limit")
+    schedule_writes_per_minute: int = Field(20, ge=0, description="changes of schedules by an account; 0: no limit")
     user_writes_per_minute: int = Field(
         50, ge=0, description="changes of databases, users, rights and root by an account; 0: no limit"
     )
-    logins_per_minute: int = Field(20, ge=0, description="attempts to log in as one user; 0: no limit")
+    logins_per_minute: int = Field(20, ge=0, description="attempts to log in as one user, in all regions; 0: no limit")
     reads_per_minute: int = Field(0, ge=0, description="reads by an account (100 where they were limited); 0: no limit")
     rate_factor: float | None = Field(
         None, ge=0, description="all these rates times this (serve's default: 10, api's: 1); 0: no rate is limited"

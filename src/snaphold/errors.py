@@ -13,7 +13,7 @@
 A foreign exception is mapped to one of these in the one module that imports its library, cause kept.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class SnapholdError(Exception):
@@ -72,6 +72,12 @@ class OverLimit(Refused):
     def __init__(self, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    @classmethod
+    def within_a_minute(cls, limit: int, wait_us: int) -> Self:
+        """More than ``limit`` requests of a kind; one more is allowed in ``wait_us``."""
+        seconds = -(-wait_us // 1_000_000)
+        return cls(f"Only {limit} of these requests are allowed in a minute. Retry in {seconds} s.", seconds)
 
 
 class UnsupportedMediaType(Refused):

@@ -110,8 +110,10 @@ class Rate(StrEnum):
     INSTANCE_CREATES = "instance_creates"
     INSTANCE_DELETES = "instance_deletes"
     INSTANCE_ACTIONS = "instance_actions"
+    INSTANCE_RENAMES = "instance_renames"
+    SCHEDULE_WRITES = "schedule_writes"
     USER_WRITES = "user_writes"  # of databases, users, rights and root
-    LOGINS = "logins"  # of a user, not of an account
+    LOGINS = "logins"  # of a user, not of an account: identity counts them, over all regions
     READS = "reads"
 
 

@@ -1,12 +1,14 @@
 """A region with its edge: the real application on a real socket, and a host that the test plays over `/agent/v1`."""
 
 import re
+import ssl
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import httpx
@@ -17,8 +19,10 @@ from snaphold.api import ObjectReader, create_app
 from snaphold.api.document import DescribedAPI
 from snaphold.identity.base import ADMIN, CREATOR, OBSERVER
 from snaphold.identity.embedded import EmbeddedIdentity, open_embedded
+from snaphold.model import Rate
 from snaphold.protocol import Task
-from snaphold.service.deployment import StoreGate
+from snaphold.service import limits
+from snaphold.service.deployment import Peer, StoreGate
 from snaphold.store.local import LocalStores
 from tests.support.region import Region, a_result, open_region
 
@@ -37,6 +41,7 @@ FAULTS = {
     501: "notImplemented",
     503: "serviceUnavailable",
 }
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the certificates of this machine takes its time
 USERS = {  # user: account, roles
     "demo": ("1234", []),
     "other": ("9999", []),
@@ -185,7 +190,7 @@ class AnsweringHost:
         self._thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._site.url, timeout=60) as client:
+        with httpx.Client(base_url=self._site.url, timeout=60, verify=NO_TLS) as client:
             headers = {"Authorization": f"Bearer {self._site.region.token}"}
             session = self._site.region.session
             while not self._end.is_set():
@@ -276,19 +281,33 @@ def opened_site(
     *,
     gate: StoreGate | None = None,
     objects: ObjectReader | None = None,
+    name: str = "DFW",
+    peers: Mapping[str, Peer] = MappingProxyType({}),
+    peer_token: str | None = None,
     **settings: float | str,
 ) -> Iterator[Site]:
     """A site in this directory, with one host that has said hello, served on a free port."""
     plain_logs()
-    region = open_region(directory, **settings)
+    region = open_region(directory, name=name, **settings)
+    region.deployment = replace(region.deployment, peers=peers)
     if gate is not None:
         region.deployment = replace(region.deployment, store_gate=gate)
-    identity = open_embedded(directory, 3600)
+    logins = limits.allowed(region.deployment.settings, Rate.LOGINS)
+    identity = open_embedded(directory, 3600, logins_per_minute=logins)
     stores = LocalStores(directory / "store")
     regions = {"DFW": "http://127.0.0.1:8779", "IAD": "http://127.0.0.1:8780"}
-    app = create_app(region.deployment, identity, regions=regions, object_reader=objects or StoredObjects(stores))
-    with served(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+    fresh = create_app(
+        region.deployment,
+        identity,
+        regions=regions,
+        object_reader=objects or StoredObjects(stores),
+        peer_token=peer_token,
+    )
+    app = _apps.pop() if _apps else fresh
+    app.state.desk = fresh.state.desk
+    with served(app) as url, httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as client:
         yield Site(region=region, identity=identity, app=app, url=url, stores=stores, client=client)
+    _apps.append(app)
     identity.close()
     region.deployment.catalog.close()
 
@@ -305,26 +324,61 @@ def plain_logs() -> None:
     )
 
 
+class Door:
+    """A server on a free port, which passes each request on to the application that stands behind it just now."""
+
+    def __init__(self) -> None:
+        self._app: Any = None
+        self._under_way = 0
+        self._changed = threading.Condition()
+        started = threading.Event()
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: Any = None) -> None:
+                await super().startup(sockets)
+                started.set()
+
+        config = uvicorn.Config(self, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="off")
+        server = Server(config)
+        threading.Thread(target=server.run, name="door", daemon=True).start()
+        assert started.wait(20)
+        self.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request."""
+        with self._changed:
+            app = self._app
+            self._under_way += 1
+        try:
+            await app(scope, receive, send)
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
+
+    def stand_behind(self, app: Any) -> None:
+        """Have this application answer, once the requests to the one before are answered. None: nobody."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._under_way == 0, timeout=60), "a request is never answered"
+            self._app = app
+
+
+# Kept for the whole test process: doors that nobody stands behind, and applications that nobody uses. What an
+# application has of a region is its desk; its routes and its document, which are the same for all, take their time.
+_doors: list[Door] = []
+_apps: list[DescribedAPI] = []
+
+
 @contextmanager
 def served(app: DescribedAPI) -> Iterator[str]:
     """Serve it on a free port of this machine; its address."""
-    started = threading.Event()
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            started.set()
-
-    server = Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
+    door = _doors.pop() if _doors else Door()
+    door.stand_behind(app)
     try:
-        assert started.wait(20)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        yield door.url
     finally:
-        server.should_exit = True
-        thread.join()
+        door.stand_behind(None)
+        _doors.append(door)
 
 
 def routes_of(app: DescribedAPI, *, under: str, fill: Mapping[str, str] | None = None) -> Sequence[tuple[str, str]]:

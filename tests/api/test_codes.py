@@ -13,10 +13,13 @@ from snaphold.api.desk import Remembered
 from snaphold.cli.control import LocalStoreGate
 from snaphold.errors import Unavailable
 from snaphold.identity.base import Caller
+from snaphold.peers import Peer
 from tests.api.site import Site, check_fault, opened_site
+from tests.scenarios.served import free_port
 
 TABLE: Final = {400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503}  # each operation's, and 415 for bodies
 UNKNOWN: Final = str(uuid.UUID(int=7))
+PEER_TOKEN: Final = "the-regions-know-each-other"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class Operation:
     accepted: int
     refused: dict[int, tuple[str, Any]]  # path, body
     never: frozenset[int] = frozenset()
+    by_host: bool = False  # whether a host has to do it
     wrong_method: str = "PATCH"
 
 
@@ -60,6 +64,7 @@ OPERATIONS: Final = {
             422: ("/backups", backup(instance="BUSY")),
             501: ("/backups", backup(restore_from={"remote_location": "x"})),
         },
+        by_host=True,
     ),
     "create a backup of a group": Operation(
         method="POST",
@@ -126,6 +131,7 @@ OPERATIONS: Final = {
             422: ("/instances", restored(restorePoint={"backupRef": "RUNNING"})),
             501: ("/instances", restored(volume={"size": 1}, replica_of="IDLE")),
         },
+        by_host=True,
     ),
     "list backups of a group": Operation(
         method="GET",
@@ -137,9 +143,9 @@ OPERATIONS: Final = {
     ),
     "copy a backup": Operation(
         method="POST",
-        path="/backups/RUNNING/action",
+        path="/backups/COMPLETED/action",
         body=copied("IAD"),
-        accepted=422,  # where a copy goes to needs a region beside this one
+        accepted=202,
         refused={
             400: ("/backups/COMPLETED/action", copied("LON")),
             404: (f"/backups/{UNKNOWN}/action", copied("IAD")),
@@ -179,12 +185,28 @@ class Place:
         return value
 
 
+def region_at(directory: Path, name: str, url: str) -> Peer:
+    """Another region, as this one sees it."""
+    (directory / "peer.token").write_text(PEER_TOKEN, "ascii")
+    return Peer(name, url, directory / "peer.token")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """What refuses changes nothing, so that all of it happens in one place."""
-    directory = tmp_path_factory.mktemp("codes")
+    """What refuses changes nothing, so that all of it happens in one place, beside the region IAD and a silent ORD."""
+    directory, beside = tmp_path_factory.mktemp("codes"), tmp_path_factory.mktemp("beside")
     (directory / "store").mkdir(mode=0o700)
-    with opened_site(directory, gate=LocalStoreGate(directory / "store")) as site:
+    with (
+        opened_site(beside, name="IAD", peer_token=PEER_TOKEN) as there,
+        opened_site(
+            directory,
+            gate=LocalStoreGate(directory / "store"),
+            peers={
+                "IAD": region_at(directory, "IAD", there.url),
+                "ORD": region_at(directory, "ORD", f"http://127.0.0.1:{free_port()}"),
+            },
+        ) as site,
+    ):
         idle, busy = site.instance()["id"], site.instance()["id"]
         ids = {"IDLE": idle, "BUSY": busy, "COMPLETED": site.backup(idle)["id"], "SPARE": site.backup(idle)["id"]}
         ids["RUNNING"] = site.ok("POST", "/backups", backup(instance=busy))["backup"]["id"]
@@ -272,6 +294,13 @@ def test_a_store_that_refuses_or_is_away(place: Place, name: str) -> None:
     assert (place.site.ok("GET", "/instances"), place.site.ok("GET", "/backups")) == before
 
 
+def test_a_region_that_is_away(place: Place) -> None:
+    """503 for a copy where the other region does not answer, and none is on its way."""
+    answer = place.send("POST", "/backups/COMPLETED/action", copied("ORD"))
+    check_fault(answer, 503, r"Region ORD does not answer\.")
+    assert "copies" not in place.site.ok("GET", f"/backups/{place.ids['COMPLETED']}")["backup"]
+
+
 @EACH
 def test_too_much(tmp_path: Path, operation: Operation) -> None:
     """413 for a body that is too large, or for one request too many."""
@@ -298,5 +327,5 @@ def test_what_it_accepts(place: Place, operation: Operation) -> None:
     answer = place.send(operation.method, f"{path}.json{query}", operation.body, headers=headers)
     assert answer.status_code == operation.accepted, answer.text
     assert answer.headers.get("Content-Type", "application/json") == "application/json"
-    if operation.accepted in {200, 202} and operation.method == "POST":
+    if operation.by_host:
         place.site.work()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from snaphold.api.bodies import native_hash
-from tests.api.site import AnsweringHost, Site, check_fault, opened_site
+from tests.api.site import NO_TLS, AnsweringHost, Site, check_fault, opened_site
 
 HASH_OF_P = "*7B9EBEED26AA52ED10C0F549FA863F13C39E0209"  # SELECT PASSWORD('p')
 
@@ -258,9 +258,9 @@ def test_waiting_callers_hold_up_nobody(tmp_path: Path) -> None:
 
         def ask(_: int) -> int:
             waiting.release()
-            return httpx.get(url, headers=headers, timeout=60).status_code
+            return client.get(url, headers=headers).status_code
 
-        with ThreadPoolExecutor(45) as pool:
+        with httpx.Client(timeout=60, verify=NO_TLS) as client, ThreadPoolExecutor(45) as pool:
             asked = [pool.submit(ask, number) for number in range(45)]
             for _ in asked:
                 waiting.acquire()

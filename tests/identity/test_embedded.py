@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaphold.errors import SetupError, Unauthorized
+from snaphold.errors import OverLimit, SetupError, Unauthorized
 from snaphold.identity.base import ADMIN, CREATOR, OBSERVER, Caller, Right
 from snaphold.identity.embedded import DATABASE, EmbeddedIdentity, hash_password, open_embedded, password_fits
 
@@ -50,6 +50,27 @@ def test_password_login(identity: EmbeddedIdentity) -> None:
         login = identity.authenticate_password("demo", "secret", account)
         assert identity.validate(login.token) == login.caller
         assert (login.caller.account, login.caller.user, login.caller.roles) == ("1234", "demo", frozenset({OBSERVER}))
+
+
+def test_logins_are_counted_over_all_regions(tmp_path: Path, clock: Clock, identity: EmbeddedIdentity) -> None:
+    """Of one user so many attempts in any minute, by whatever way and in whatever region; nobody else is held up."""
+    key = identity.add_account("1234", "demo", "secret", [])["api_key"]
+    identity.add_account("1234", "other", "secret", [])
+    here, there = (open_embedded(tmp_path, 3600, clock, logins_per_minute=2) for _ in range(2))
+    with closing(here), closing(there):
+        with pytest.raises(Unauthorized):
+            here.authenticate_password("demo", "wrong", None)
+        clock.now_us += 20_000_000
+        there.authenticate_api_key("demo", key, None)
+        for region in (here, there):
+            with pytest.raises(OverLimit, match="Only 2 of these requests") as refused:
+                region.authenticate_password("demo", "secret", None)
+            assert refused.value.retry_after_s == 40
+            region.authenticate_password("other", "secret", None)
+        clock.now_us += 40_000_000
+        here.authenticate_password("demo", "secret", None)
+        with pytest.raises(OverLimit):
+            there.authenticate_password("demo", "secret", None)
 
 
 def test_api_key_login(identity: EmbeddedIdentity) -> None:

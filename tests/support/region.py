@@ -1,13 +1,19 @@
 """A region without its edge: real catalog, real queue, a clock that the test moves, and a host that the test plays."""
 
+import atexit
+import shutil
+import tempfile
 import uuid
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from snaphold.catalog import hosts
 from snaphold.catalog.database import open_catalog
+from snaphold.catalog.identity_db import open_identity_database
 from snaphold.config import Settings
 from snaphold.model import FLAVORS, Backup, Instance, ProofLevel, ProofStatus
 from snaphold.protocol import (
@@ -175,17 +181,31 @@ def an_instance(*, backup_ref: str | None = None, volume_gb: int | None = 2) -> 
     )
 
 
-def open_region(directory: Path, **settings: float | str) -> Region:
-    """A region in this directory, with one host that has said hello."""
+@cache
+def _empty_databases() -> Path:
+    """A directory with the databases of a region and of identity, made once a test process: that takes its time."""
+    directory = Path(tempfile.mkdtemp(prefix="snaphold-empty-"))
+    atexit.register(shutil.rmtree, directory)
+    with closing(open_catalog(directory / "catalog.db")) as catalog:
+        Queue(catalog)
+    open_identity_database(directory / "identity.db").close()
+    return directory
+
+
+def open_region(directory: Path, *, name: str = "DFW", **settings: float | str) -> Region:
+    """A region in this directory, with one host that has said hello; an identity without users lies beside it."""
     clock = Clock()
+    for database in _empty_databases().iterdir():
+        if not (directory / database.name).exists():
+            shutil.copy(database, directory)
     catalog = open_catalog(directory / "catalog.db", clock)
     with catalog.writing() as tx:
-        deployment_id = hosts.deployment_id(tx, "DFW")
+        deployment_id = hosts.deployment_id(tx, name)
     deployment = Deployment(
         catalog=catalog,
         queue=Queue(catalog),
         settings=Settings.model_validate({"max_running_backups_per_account": 0, "rate_factor": 0, **settings}),
-        region="DFW",
+        region=name,
         deployment_id=deployment_id,
         store_gate=OpenGate(),
     )

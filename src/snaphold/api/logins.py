@@ -19,7 +19,6 @@ from snaphold.api.reading import BodyOf
 from snaphold.errors import BadRequest, NotFound, Unauthorized
 from snaphold.identity.base import Caller, Login
 from snaphold.model import rfc3339, rfc3339_exact
-from snaphold.service import limits
 
 router = APIRouter(tags=["identity"], responses=documented(400, 401, 404, 405, 413, 415, 500, 503))
 on_logins_threads = on_threads_of(ThreadPoolExecutor(8, thread_name_prefix="logins"))
@@ -119,10 +118,8 @@ async def show_token(
 def _log_in_v2(desk: Desk, asked: AuthFieldsV2) -> Login:
     account = _account(asked.tenant_id, asked.tenant_name)
     if asked.password is not None:
-        limits.count_login(desk.deployment, asked.password.username)
         return desk.identity.authenticate_password(asked.password.username, asked.password.password, account)
     if asked.api_key is not None:
-        limits.count_login(desk.deployment, asked.api_key.username)
         return desk.identity.authenticate_api_key(asked.api_key.username, asked.api_key.api_key, account)
     return _same_token(desk, asked.token.id if asked.token is not None else "", account)
 
@@ -133,7 +130,6 @@ def _log_in_v3(desk: Desk, asked: AuthFieldsV3) -> Login:
     password, token = asked.identity.password, asked.identity.token
     if "password" in asked.identity.methods and password is not None:
         name = password.user.name or password.user.id or ""
-        limits.count_login(desk.deployment, name)
         return desk.identity.authenticate_password(name, password.user.password, account)
     return _same_token(desk, token.id if token is not None else "", account)
 

@@ -34,6 +34,8 @@ _LIMITED: Final[Mapping[Rate, tuple[str, str]]] = {
     Rate.INSTANCE_CREATES: ("POST", "/instances"),
     Rate.INSTANCE_DELETES: ("DELETE", "/instances/*"),
     Rate.INSTANCE_ACTIONS: ("POST", "/instances/*/action"),
+    Rate.INSTANCE_RENAMES: ("PATCH", "/instances/*"),
+    Rate.SCHEDULE_WRITES: ("POST, PUT, DELETE", "/schedules"),
     Rate.USER_WRITES: ("POST, PUT, DELETE", "/instances/*/{databases,users,root}"),
     Rate.READS: ("GET", "*"),
 }

@@ -1,4 +1,4 @@
-"""The identity database: accounts, users and tokens, shared by every region of a state directory.
+"""The identity database: accounts, users, tokens and recent logins, shared by every region of a state directory.
 
 Secrets lie here as hashes only. Several processes use it at the same time.
 """
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from snaphold.catalog.database import Catalog, open_database
+from snaphold.catalog.limits import count_in
 from snaphold.catalog.saved import Rows, put_missing, rows_of
 from snaphold.errors import SetupError
 
@@ -42,6 +43,14 @@ tokens = sa.Table(
     sa.Column("user", sa.String(128), sa.ForeignKey("users.name"), nullable=False),
     sa.Column("issued_us", sa.BigInteger, nullable=False),
     sa.Column("expires_us", sa.BigInteger, nullable=False, index=True),
+)
+
+logins = sa.Table(
+    "logins",
+    metadata,
+    sa.Column("user_sha256", sa.String(64), nullable=False),  # of the name that was given, whoever it is
+    sa.Column("at_us", sa.BigInteger, nullable=False, index=True),
+    sa.Index("ix_logins_user_sha256_at_us", "user_sha256", "at_us"),
 )
 
 
@@ -109,6 +118,11 @@ class IdentityDatabase:
             roles=row.roles,
         )
 
+    def count_login(self, user_sha256: str, limit: int) -> int:
+        """Note an attempt to log in, if it is not above so many a minute: 0, else the microseconds to wait."""
+        with self._catalog.writing() as tx:
+            return count_in(logins, tx, {"user_sha256": user_sha256}, limit)
+
     def add_token(self, sha256: str, user: str, lifetime_us: int) -> tuple[int, int]:
         """Keep a token from now on, and forget the expired ones. Returns when it was issued and when it expires."""
         with self._catalog.writing() as tx:
@@ -138,9 +152,9 @@ class IdentityDatabase:
         )
 
     def exported(self) -> Rows:
-        """Accounts and users, with the hashes of their secrets; no tokens."""
+        """Accounts and users, with the hashes of their secrets; nothing that passes."""
         with self._catalog.reading() as tx:
-            return rows_of(tx, metadata, {tokens.name})
+            return rows_of(tx, metadata, {tokens.name, logins.name})
 
     def imported(self, rows: Rows) -> None:
         """Put accounts and users that were exported; a user who is there already stays. May run twice.

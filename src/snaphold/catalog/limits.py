@@ -3,6 +3,8 @@
 So an account never gets more than its limit in any minute, whichever of several API processes it asks.
 """
 
+from collections.abc import Mapping
+
 import sqlalchemy as sa
 
 from snaphold.catalog.database import Transaction
@@ -11,15 +13,20 @@ from snaphold.model import MINUTE_US, Rate
 
 
 def count(tx: Transaction, caller: str, rate: Rate, limit: int) -> int:
-    """Note one more call, if it is not above the limit: 0, else the microseconds until one would not be.
+    """Note one more call, if it is not above the limit: 0, else the microseconds until one would not be."""
+    return count_in(calls, tx, {"caller": caller, "rate": rate}, limit)
 
-    Calls that are older than a minute are forgotten, whoever made them; those of the future too (a clock put back).
+
+def count_in(table: sa.Table, tx: Transaction, whose: Mapping[str, str], limit: int) -> int:
+    """As ``count``, in a table with the columns of ``whose`` and ``at_us``.
+
+    Rows that are older than a minute are forgotten, whosever they are; those of the future too (a clock put back).
     """
-    passing = calls.c.at_us.between(tx.now_us - MINUTE_US, tx.now_us)
-    tx.connection.execute(calls.delete().where(~passing))
-    wait_us = _wait_us(tx, caller, rate, limit)
+    passing = table.c.at_us.between(tx.now_us - MINUTE_US, tx.now_us)
+    tx.connection.execute(table.delete().where(~passing))
+    wait_us = _wait_us(table, tx, whose, limit)
     if wait_us == 0:
-        tx.connection.execute(calls.insert().values(caller=caller, rate=rate, at_us=tx.now_us))
+        tx.connection.execute(table.insert().values(at_us=tx.now_us, **whose))
     return wait_us
 
 
@@ -29,11 +36,11 @@ def standing(tx: Transaction, caller: str, rate: Rate, limit: int) -> tuple[int,
         calls.c.caller == caller, calls.c.rate == rate, calls.c.at_us > tx.now_us - MINUTE_US
     )
     used = tx.connection.execute(recent).scalar_one()
-    return max(0, limit - used), _wait_us(tx, caller, rate, limit)
+    return max(0, limit - used), _wait_us(calls, tx, {"caller": caller, "rate": rate}, limit)
 
 
-def _wait_us(tx: Transaction, caller: str, rate: Rate, limit: int) -> int:
-    """Until the last but ``limit`` of the calls is a minute old."""
-    newest = sa.select(calls.c.at_us).where(calls.c.caller == caller, calls.c.rate == rate)
-    blocking = tx.connection.execute(newest.order_by(calls.c.at_us.desc()).offset(limit - 1).limit(1)).scalar()
+def _wait_us(table: sa.Table, tx: Transaction, whose: Mapping[str, str], limit: int) -> int:
+    """Until the last but ``limit`` of the rows is a minute old."""
+    newest = sa.select(table.c.at_us).where(*(table.c[name] == value for name, value in whose.items()))
+    blocking = tx.connection.execute(newest.order_by(table.c.at_us.desc()).offset(limit - 1).limit(1)).scalar()
     return 0 if blocking is None else max(0, blocking + MINUTE_US - tx.now_us)

@@ -247,7 +247,7 @@ schedules = sa.Table(
 calls = sa.Table(
     "calls",
     metadata,
-    sa.Column("caller", sa.String(64), nullable=False),  # the account; of a login a hash of the user
+    sa.Column("caller", sa.String(64), nullable=False),  # the account
     sa.Column("rate", sa.String(20), nullable=False),  # model.Rate
     sa.Column("at_us", Time, nullable=False, index=True),
     sa.Index("ix_calls_caller_rate_at_us", "caller", "rate", "at_us"),

@@ -34,6 +34,8 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
     from snaphold.cli.control import Objects, make_local_token, opened_deployment, peer_token, peers_of  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.identity.embedded import open_embedded  # noqa: PLC0415
+    from snaphold.model import Rate  # noqa: PLC0415
+    from snaphold.service import limits  # noqa: PLC0415
 
     region, state = _one_region(given, name)
     regions = parse_regions(given.settings.region)
@@ -48,7 +50,13 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
     with (
         state.answering(region.name),
         opened_deployment(given.settings, state, region.name, peers_of(state, regions, region.name)) as deployment,
-        contextlib.closing(open_embedded(state.path, given.settings.token_lifetime_s)) as identity,
+        contextlib.closing(
+            open_embedded(
+                state.path,
+                given.settings.token_lifetime_s,
+                logins_per_minute=limits.allowed(given.settings, Rate.LOGINS),
+            )
+        ) as identity,
     ):
         if with_local_agent:
             make_local_token(deployment, state)

@@ -59,7 +59,7 @@ class Identity(Protocol):
     def authenticate_password(self, user: str, password: str, account: str | None) -> Login:
         """Log in by password. ``account`` None: the user's own.
 
-        Raises ``Unauthorized``, the same way whatever of the three was wrong.
+        Raises ``Unauthorized``, the same way whatever of the three was wrong; ``OverLimit`` after too many attempts.
         """
 
     def authenticate_api_key(self, user: str, api_key: str, account: str | None) -> Login:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from snaphold.catalog.identity_db import IdentityDatabase, UserRow, open_identity_database
-from snaphold.errors import SetupError, Unauthorized, Unavailable
+from snaphold.errors import OverLimit, SetupError, Unauthorized, Unavailable
 from snaphold.identity.base import ROLES, Caller, Login
 from snaphold.model import SERVICE_ACCOUNT
 
@@ -28,12 +28,17 @@ _NOT_VALID: Final = "The token is unknown or has expired."
 
 
 class EmbeddedIdentity:
-    """An ``Identity`` of its own. Every region and every administrative command may have one open at the same time."""
+    """An ``Identity`` of its own. Every region and every administrative command may have one open at the same time.
 
-    def __init__(self, database: IdentityDatabase, token_lifetime_s: int) -> None:
+    ``logins_per_minute``: attempts to log in as one user, good or bad, wherever they are made; 0: no limit.
+    """
+
+    def __init__(self, database: IdentityDatabase, token_lifetime_s: int, logins_per_minute: int = 0) -> None:
         self._database = database
+        self._logins_per_minute = logins_per_minute
         self._lifetime_us = token_lifetime_s * 1_000_000
-        self._nobody = hash_password(secrets.token_hex(16))  # an unknown user costs as much time as a known one
+        # No password has this hash; to find that out costs as much time as with a known user's.
+        self._nobody = _kept(secrets.token_bytes(16), secrets.token_bytes(32))
 
     def add_account(self, account: str, user: str, password: str | None, roles: Collection[str]) -> dict[str, str]:
         """Add a user, and its account if that is new. The answer's API key is shown this once.
@@ -65,14 +70,16 @@ class EmbeddedIdentity:
         return {"account": account, "user": user, "api_key": api_key}
 
     def authenticate_password(self, user: str, password: str, account: str | None) -> Login:
-        """Log in by password. Raises ``Unauthorized``."""
+        """Log in by password. Raises ``Unauthorized``, ``OverLimit``."""
+        self._count_login(user)
         known = self._database.find_user(user)
         kept = None if known is None else known.password_hash
         fits = password_fits(password, kept or self._nobody)
         return self._login(known if fits and kept is not None else None, account)
 
     def authenticate_api_key(self, user: str, api_key: str, account: str | None) -> Login:
-        """Log in by API key. Raises ``Unauthorized``."""
+        """Log in by API key. Raises ``Unauthorized``, ``OverLimit``."""
+        self._count_login(user)
         known = self._database.find_user(user)
         kept = _sha256("") if known is None else known.api_key_sha256
         fits = hmac.compare_digest(_sha256(api_key), kept)
@@ -95,6 +102,12 @@ class EmbeddedIdentity:
         """Close the database."""
         self._database.close()
 
+    def _count_login(self, user: str) -> None:
+        if self._logins_per_minute:
+            wait_us = self._database.count_login(_sha256(user), self._logins_per_minute)
+            if wait_us:
+                raise OverLimit.within_a_minute(self._logins_per_minute, wait_us)
+
     def _login(self, user: UserRow | None, account: str | None) -> Login:
         if user is None or (account is not None and account != user.account):
             raise Unauthorized(_WRONG)
@@ -110,7 +123,9 @@ class EmbeddedIdentity:
         return Login(token=token, caller=caller)
 
 
-def open_embedded(state_dir: Path, token_lifetime_s: int, clock: Callable[[], int] | None = None) -> EmbeddedIdentity:
+def open_embedded(
+    state_dir: Path, token_lifetime_s: int, clock: Callable[[], int] | None = None, *, logins_per_minute: int = 0
+) -> EmbeddedIdentity:
     """The identity of a state directory; its database is made when there is none.
 
     ``clock`` replaces the database's clock (microseconds since the epoch) in tests of time.
@@ -118,19 +133,23 @@ def open_embedded(state_dir: Path, token_lifetime_s: int, clock: Callable[[], in
     Raises:
         SetupError: the database cannot be opened, or was written by a newer release.
     """
-    return EmbeddedIdentity(open_identity_database(state_dir / DATABASE, clock), token_lifetime_s)
+    return EmbeddedIdentity(open_identity_database(state_dir / DATABASE, clock), token_lifetime_s, logins_per_minute)
 
 
 def hash_password(password: str) -> str:
     """``scrypt$n$r$p$salt$hash``, the last two in hexadecimal."""
     salt = secrets.token_bytes(16)
-    return "$".join(["scrypt", *map(str, _SCRYPT), salt.hex(), _scrypt(password, salt, *_SCRYPT).hex()])
+    return _kept(salt, _scrypt(password, salt, *_SCRYPT))
 
 
 def password_fits(password: str, kept: str) -> bool:
     """Whether ``kept`` is the hash of this password, in a time that does not tell how nearly."""
     _, n, r, p, salt, digest = kept.split("$")
     return hmac.compare_digest(_scrypt(password, bytes.fromhex(salt), int(n), int(r), int(p)), bytes.fromhex(digest))
+
+
+def _kept(salt: bytes, digest: bytes) -> str:
+    return "$".join(["scrypt", *map(str, _SCRYPT), salt.hex(), digest.hex()])
 
 
 def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:

@@ -106,6 +106,7 @@ def rename_instance(deployment: Deployment, account: str, instance_id: str, name
     """Give it another name, whatever it is doing. Raises ``NotFound``."""
     with deployment.catalog.writing() as tx:
         instances.rename(tx, find_instance(tx, account, instance_id).id, name)
+        limits.count(tx, deployment, account, Rate.INSTANCE_RENAMES)
 
 
 def restart_instance(deployment: Deployment, account: str, instance_id: str) -> None:

@@ -1,9 +1,9 @@
 """How often an account may ask for what (contract, section 8). Kept in the catalog, with what was asked for.
 
 A request counts in its own transaction, last of all: one that is refused, for whatever reason, has not been made.
+Logins, which are no account's, identity counts by itself.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -38,18 +38,14 @@ def count(tx: Transaction, deployment: Deployment, account: str, rate: Rate) -> 
         return
     wait_us = limits.count(tx, account, rate, limit)
     if wait_us:
-        seconds = -(-wait_us // 1_000_000)
-        raise OverLimit(f"Only {limit} of these requests are allowed in a minute. Retry in {seconds} s.", seconds)
-
-
-def count_login(deployment: Deployment, user: str) -> None:
-    """Note an attempt to log in, by whom it says it is: whether it succeeds or not. Raises ``OverLimit``."""
-    _count_alone(deployment, hashlib.sha256(user.encode()).hexdigest(), Rate.LOGINS)
+        raise OverLimit.within_a_minute(limit, wait_us)
 
 
 def count_read(deployment: Deployment, account: str) -> None:
     """Note a read. Raises ``OverLimit``."""
-    _count_alone(deployment, account, Rate.READS)
+    if allowed(deployment.settings, Rate.READS):
+        with deployment.catalog.writing() as tx:
+            count(tx, deployment, account, Rate.READS)
 
 
 def standings(deployment: Deployment, account: str) -> Mapping[Rate, Standing]:
@@ -62,9 +58,3 @@ def standings(deployment: Deployment, account: str) -> Mapping[Rate, Standing]:
                 remaining, wait_us = limits.standing(tx, account, rate, limit)
                 found[rate] = Standing(limit=limit, remaining=remaining, next_us=tx.now_us + wait_us)
     return found
-
-
-def _count_alone(deployment: Deployment, caller: str, rate: Rate) -> None:
-    if allowed(deployment.settings, rate):
-        with deployment.catalog.writing() as tx:
-            count(tx, deployment, caller, rate)

@@ -7,7 +7,8 @@ import structlog
 from snaphold.catalog import backups, schedules
 from snaphold.catalog.database import Transaction
 from snaphold.errors import BadRequest, NotFound
-from snaphold.model import Backup, Schedule, expired_fulls, next_run_us, rfc3339, runs_full
+from snaphold.model import Backup, Rate, Schedule, expired_fulls, next_run_us, rfc3339, runs_full
+from snaphold.service import limits
 from snaphold.service.backups import begin_backup, begin_deletion, check_copies, unavailable_for_action
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import find_instance, require_host
@@ -57,6 +58,7 @@ def create_schedule(deployment: Deployment, account: str, request: ScheduleReque
         )
         if not schedules.insert(tx, schedule):
             raise BadRequest(f"Instance {instance.id} has a schedule already.")
+        limits.count(tx, deployment, account, Rate.SCHEDULE_WRITES)
     log.info("schedule.created", schedule=schedule.id, instance=instance.id, account=account)
     return schedule
 
@@ -111,6 +113,7 @@ def change_schedule(deployment: Deployment, account: str, schedule_id: str, requ
         copies = {} if request.copy_to is None else {"copy_to": list(request.copy_to) or None}
         schedules.change(tx, schedule_id, **changes, **copies)
         changed = _find(tx, account, schedule_id)
+        limits.count(tx, deployment, account, Rate.SCHEDULE_WRITES)
     log.info("schedule.changed", schedule=schedule_id, account=account, run_now=request.run_now)
     return changed
 
@@ -119,6 +122,7 @@ def delete_schedule(deployment: Deployment, account: str, schedule_id: str) -> N
     """No longer; its backups stay, and nothing expires them any more. Raises ``NotFound``."""
     with deployment.catalog.writing() as tx:
         schedules.mark_deleted(tx, _find(tx, account, schedule_id).id)
+        limits.count(tx, deployment, account, Rate.SCHEDULE_WRITES)
     log.info("schedule.deleted", schedule=schedule_id, account=account)
 
 

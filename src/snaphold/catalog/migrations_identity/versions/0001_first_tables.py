@@ -1,4 +1,4 @@
-"""Accounts, users, tokens."""
+"""Accounts, users, tokens, logins."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,9 +31,16 @@ def upgrade() -> None:
         sa.Column("expires_us", sa.BigInteger, nullable=False),
     )
     op.create_index("ix_tokens_expires_us", "tokens", ["expires_us"])
+    op.create_table(
+        "logins",
+        sa.Column("user_sha256", sa.String(64), nullable=False),
+        sa.Column("at_us", sa.BigInteger, nullable=False),
+    )
+    op.create_index("ix_logins_at_us", "logins", ["at_us"])
+    op.create_index("ix_logins_user_sha256_at_us", "logins", ["user_sha256", "at_us"])
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    for table in ("tokens", "users", "accounts"):
+    for table in ("logins", "tokens", "users", "accounts"):
         op.drop_table(table)
