@@ -9,6 +9,8 @@ BIN := .venv/bin
 # Where Python code of the project is; parts that are not built yet are left out.
 CODE := src tests $(wildcard demo bench docs)
 JOBS ?= 2
+# A file's tests share a process, and files begin in our order (tests/conftest.py), not by how many tests they have.
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,13 +28,13 @@ demo: setup data ## back up and restore a real data set, from start to finish
 	@$(BIN)/python demo/main.py
 
 test: setup data clients ## all tests but the long ones, on real MariaDB servers
-	@$(BIN)/pytest -n $(JOBS) --dist loadfile
+	@$(PYTEST)
 
 torture: setup data clients ## the long fault tests: every victim at every step
-	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m torture
+	@$(PYTEST) -m torture
 
 check: lint ## all of lint, and the tests that start no database
-	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not engine and not torture"
+	@$(PYTEST) -m "not engine and not torture"
 
 lint: setup ## format, style, types, imports and spelling
 	@$(BIN)/ruff format --check .

@@ -1,4 +1,8 @@
-"""What tests that start real database servers share. Each test gets a state directory and addresses of its own."""
+"""What tests that start real database servers share. Each test gets a state directory and addresses of its own.
+
+The empty data directory that instances start from is made once a test process, and lies in every state directory but
+an ``empty_state_dir``.
+"""
 
 import os
 import random
@@ -13,6 +17,13 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.engines.installation import Installation, find_installation
+from snaphold.host.template import template_directory
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start servers come first: a long one that is begun last is waited for by everybody else."""
+    long = {item.path for item in items if item.get_closest_marker("engine")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +40,15 @@ def instance_network() -> str:
 
 
 @contextmanager
-def opened_state_dir() -> Iterator[Path]:
-    """A state directory that other system users can reach (pytest's own are closed); its servers are ended after."""
+def opened_state_dir(template: Path | None = None) -> Iterator[Path]:
+    """A state directory that other system users can reach (pytest's own are closed); its servers are ended after.
+
+    ``template``: what is to lie in it as its own. Its files are only read, so that they are linked.
+    """
     path = Path(tempfile.mkdtemp(prefix="snaphold-test-"))
     path.chmod(0o755)
+    if template is not None:
+        shutil.copytree(template, path / template.name, copy_function=os.link)
     yield path
     for process in processes_naming(path):
         with suppress(ProcessLookupError):
@@ -40,23 +56,33 @@ def opened_state_dir() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture
-def state_dir() -> Iterator[Path]:
-    """A state directory of the test's own."""
+@pytest.fixture(scope="session")
+def template(engine: Installation) -> Iterator[Path]:
+    """The empty data directory that instances start from (``snaphold.host.template``)."""
     with opened_state_dir() as path:
+        template_directory(path, engine)
+        yield path / "template"
+
+
+@pytest.fixture
+def state_dir(template: Path) -> Iterator[Path]:
+    """A state directory of the test's own."""
+    with opened_state_dir(template) as path:
         yield path
 
 
 @pytest.fixture(scope="module")
-def lasting_state_dir() -> Iterator[Path]:
+def lasting_state_dir(template: Path) -> Iterator[Path]:
     """As ``state_dir``, for all tests of a module."""
-    path = Path(tempfile.mkdtemp(prefix="snaphold-test-"))
-    path.chmod(0o755)
-    yield path
-    for process in processes_naming(path):
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-    shutil.rmtree(path, ignore_errors=True)
+    with opened_state_dir(template) as path:
+        yield path
+
+
+@pytest.fixture
+def empty_state_dir() -> Iterator[Path]:
+    """As ``state_dir``, and nothing has been made in it."""
+    with opened_state_dir() as path:
+        yield path
 
 
 @pytest.fixture

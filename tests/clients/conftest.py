@@ -50,6 +50,16 @@ class Place:
         """Every backup's id, as the API itself lists them."""
         return [backup["id"] for backup in self.service.ok("GET", "/backups?limit=100")["backups"]]
 
+    def copies(self, backup: Any) -> list[Any]:
+        """The copies of a backup in IAD, once there are any."""
+
+        def made() -> list[Any]:
+            copies = self.service.ok("GET", f"/backups/{backup['id']}")["backup"]["copies"]
+            return [copy for copy in copies if copy["status"] == "COMPLETED"]
+
+        found = eventually(made, "the copy")
+        return [self.service.ok("GET", f"/backups/{copy['id']}", region="IAD")["backup"] for copy in found]
+
     def gone(self, path: str) -> None:
         """Wait until there is nothing at ``path``."""
         eventually(lambda: self.service.call("GET", path).status_code == 404, f"{path} to be gone")
@@ -63,9 +73,10 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def place(instance_network: str) -> Iterator[Place]:
-    """A service with one instance, and a second page of backups."""
-    with opened_state_dir() as state_dir, served(state_dir, instance_network) as service:
+def place(template: Path, instance_network: str) -> Iterator[Place]:
+    """A service of two regions, with one instance and a second page of backups in the first."""
+    regions = ("DFW", "IAD")
+    with opened_state_dir(template) as state_dir, served(state_dir, instance_network, regions=regions) as service:
         words = snaphold("account", "add", "--state-dir", state_dir, ACCOUNT, "--user", "keys")
         added = subprocess.run(words, input="unused\n", check=True, stdout=subprocess.PIPE, text=True).stdout
         instance = service.instance()

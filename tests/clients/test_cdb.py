@@ -54,6 +54,24 @@ def test_cdb_makes_increments(place: Place, cdb: Person) -> None:
         place.gone(f"/backups/{backup['id']}")
 
 
+def test_cdb_copies_to_another_region(place: Place, cdb: Person) -> None:
+    """`cdb-cli backup-copy`, named or not: what is in the other region is restored there, and is not made twice."""
+    full = place.completed(cdb.read("backup-create", "cdb-near", "--instance", place.instance["id"])["id"])
+    cdb.does("backup-copy", full["id"], "IAD", "--name", "cdb-far", "--description", "by cdb-cli")
+    (copy,) = place.copies(full)
+    assert (copy["name"], copy["description"], copy["status"]) == ("cdb-far", "by cdb-cli", "COMPLETED")
+    said = cdb.refused("backup-copy", full["id"], "IAD")
+    assert f"A copy of backup {full['id']} is in region IAD already. (HTTP 422)" in said
+    second = place.completed(cdb.read("backup-create", "cdb-second", "--instance", place.instance["id"])["id"])
+    cdb.does("backup-copy", second["id"], "IAD")
+    (copy,) = place.copies(second)
+    assert copy["name"] == "cdb-second-copy"
+    assert "(HTTP 400)" in cdb.refused("backup-copy", second["id"], "LON")
+    for backup in (full, second):
+        cdb.does("backup-delete", backup["id"])
+        place.gone(f"/backups/{backup['id']}")
+
+
 def test_cdb_lists(place: Place, cdb: Person) -> None:
     """Every backup once over all pages; one page as asked for; those of an instance."""
     everything = place.backups()

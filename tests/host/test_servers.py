@@ -15,6 +15,7 @@ import pymysql
 import pytest
 
 from snaphold.config import Settings
+from snaphold.engines.installation import Installation
 from snaphold.errors import NotFound, Overtaken, Permanent, SetupError
 from snaphold.host.directory import InstanceDirectory
 from snaphold.host.disk import Owner, copy_data
@@ -136,25 +137,25 @@ def test_servers_outlive_the_host_process_and_are_found_again(
 
 @pytest.mark.parametrize("sign_of_progress", ["instances/*/instance.json", "instances/*/data/ibdata1", "process"])
 def test_a_create_that_was_killed_leaves_nothing(
-    host_settings: Settings, state_dir: Path, instance_network: str, sign_of_progress: str
+    empty_state_dir: Path, instance_network: str, sign_of_progress: str
 ) -> None:
     """Kill -9 of the host's process while it builds: the next one removes directory and server, and can build anew."""
     spec = instance_spec()
-    argv = [sys.executable, "-c", CREATE, str(state_dir), instance_network, spec.model_dump_json()]
+    argv = [sys.executable, "-c", CREATE, str(empty_state_dir), instance_network, spec.model_dump_json()]
     with subprocess.Popen(argv) as creator:
         if sign_of_progress == "process":
-            data = state_dir / "instances" / spec.id / "data"
+            data = empty_state_dir / "instances" / spec.id / "data"
             wait_for(lambda: processes_naming(data), "the server's process")
         else:
-            wait_for(lambda: list(state_dir.glob(sign_of_progress)), sign_of_progress)
+            wait_for(lambda: list(empty_state_dir.glob(sign_of_progress)), sign_of_progress)
         creator.kill()
 
-    servers = Servers(host_settings)
+    servers = Servers(Settings(state_dir=empty_state_dir, instance_networks=[instance_network]))
     servers.clear_leftovers()
 
-    assert list((state_dir / "instances").iterdir()) == []
+    assert list((empty_state_dir / "instances").iterdir()) == []
     # The program that makes the template dies with its parent, but a moment after it.
-    wait_for(lambda: not processes_naming(state_dir), "every process to end")
+    wait_for(lambda: not processes_naming(empty_state_dir), "every process to end")
     assert query(servers.create(spec, 2), "SELECT 1") == [(1,)]
 
 
@@ -169,31 +170,37 @@ def test_no_second_server_on_one_data_directory(servers: Servers, host_settings:
     assert len(processes_naming(state_dir)) == 1
 
 
-def test_instances_created_at_once_share_one_template_and_nothing_else(servers: Servers, state_dir: Path) -> None:
+def test_instances_created_at_once_share_one_template_and_nothing_else(
+    empty_state_dir: Path, instance_network: str
+) -> None:
     """The template is made once; addresses, system users and incarnations differ."""
+    servers = Servers(Settings(state_dir=empty_state_dir, instance_networks=[instance_network]))
     specs = [instance_spec() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda spec: servers.create(spec, 1), specs))
-    assert sorted(path.name for path in (state_dir / "template").iterdir()) == [servers.installation.version, "lock"]
+    assert sorted(path.name for path in (empty_state_dir / "template").iterdir()) == [
+        servers.installation.version,
+        "lock",
+    ]
     assert len({result.address for result in results}) == 4
     assert len({servers.incarnation(spec.id) for spec in specs}) == 4
     if servers.own_system_users:
         assert len({servers.access(spec.id).uid for spec in specs}) == 4
 
 
-def test_the_template_is_made_once(servers: Servers, state_dir: Path) -> None:
+def test_the_template_is_made_once(engine: Installation, empty_state_dir: Path) -> None:
     """All who ask at the same time get the very same directory, and a crashed attempt's leftover is removed."""
-    (state_dir / "template").mkdir()
-    (state_dir / "template" / "tmp.crashed").mkdir()
+    (empty_state_dir / "template").mkdir()
+    (empty_state_dir / "template" / "tmp.crashed").mkdir()
     barrier = threading.Barrier(4)
 
     def ask(_: int) -> int:
         barrier.wait()
-        return template_directory(state_dir, servers.installation).stat().st_ino
+        return template_directory(empty_state_dir, engine).stat().st_ino
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(ask, range(4)))) == 1
-    assert not (state_dir / "template" / "tmp.crashed").exists()
+    assert not (empty_state_dir / "template" / "tmp.crashed").exists()
 
 
 def test_only_the_current_attempt_may_build(servers: Servers) -> None:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
 import pymysql
+
+from snaphold.identity.embedded import open_embedded
 
 ACCOUNT: Final = "1234"
 PASSWORD: Final = "pw1"
@@ -64,7 +66,10 @@ class Served:
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{self.ports[regions[0]]}", timeout=60, trust_env=False)
 
     def start(self) -> None:
-        """Start the service and wait until every region answers; the first time, add the account too."""
+        """Start the service and wait until every region answers; the first time, add the account too.
+
+        And the first time until every region has a host, for then tests ask for an instance at once.
+        """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.words,
@@ -77,11 +82,13 @@ class Served:
         for port in self.ports.values():
             eventually(lambda port=port: self._answers(port), f"an answer on port {port}")  # type: ignore[misc]
         if self.token is None:
-            words = snaphold("account", "add", "--state-dir", self.state_dir, ACCOUNT, "--user", "demo")
-            subprocess.run(words, input=b"secret\n", check=True, stdout=subprocess.DEVNULL)
+            with closing(open_embedded(self.state_dir, token_lifetime_s=3600)) as identity:
+                identity.add_account(ACCOUNT, "demo", "secret", [])
             auth = {"passwordCredentials": {"username": "demo", "password": "secret"}, "tenantName": ACCOUNT}
             answer = self._http.post("/v2.0/tokens", json={"auth": auth})
             self.token = answer.json()["access"]["token"]["id"]
+            for region in self.ports:
+                eventually(lambda region=region: self._has_host(region), f"a host in region {region}")  # type: ignore[misc]
 
     def end(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 20) -> int:
         """Send the supervisor a signal and wait for its end; the exit status."""
@@ -89,14 +96,15 @@ class Served:
         self.process.send_signal(number)
         return self.process.wait(timeout_s)
 
-    def call(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """One request of the account."""
+    def call(self, method: str, path: str, body: object = None, *, region: str | None = None) -> httpx.Response:
+        """One request of the account, to this region (None: the first one)."""
         headers = {"X-Auth-Token": self.token or ""}
-        return self._http.request(method, f"/v1.0/{ACCOUNT}{path}", json=body, headers=headers)
+        base = "" if region is None else f"http://127.0.0.1:{self.ports[region]}"
+        return self._http.request(method, f"{base}/v1.0/{ACCOUNT}{path}", json=body, headers=headers)
 
-    def ok(self, method: str, path: str, body: object = None) -> Any:
+    def ok(self, method: str, path: str, body: object = None, *, region: str | None = None) -> Any:
         """The answer to a request that must be accepted."""
-        answer = self.call(method, path, body)
+        answer = self.call(method, path, body, region=region)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}\n{self.tail()}"
         return answer.json() if answer.content else None
 
@@ -159,6 +167,9 @@ class Served:
     def objects_of(self, backup: Any) -> list[Path]:
         """Whatever in a store carries a backup's id: objects, segments, temporary files."""
         return [path for path in (self.state_dir / "regions").rglob("*") if backup["id"] in str(path)]
+
+    def _has_host(self, region: str) -> bool:
+        return bool(self.ok("GET", "/datastores", region=region)["datastores"])
 
     @staticmethod
     def _answers(port: int) -> bool:

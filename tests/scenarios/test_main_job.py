@@ -7,12 +7,12 @@ from tests.scenarios.served import eventually, query, served
 pytestmark = pytest.mark.engine
 
 
-def test_a_live_database_is_backed_up_and_comes_back(state_dir: Path, instance_network: str) -> None:
+def test_a_live_database_is_backed_up_and_comes_back(empty_state_dir: Path, instance_network: str) -> None:
     """What was in a database when it was backed up is in the restored one, users and passwords too.
 
     A deleted backup leaves no object.
     """
-    with served(state_dir, instance_network) as service:
+    with served(empty_state_dir, instance_network) as service:
         source = service.instance()
         query(source, "CREATE TABLE t (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(200)) ENGINE=InnoDB")
         query(source, "INSERT INTO t (v) VALUES (%s)", [("x" * (n % 150),) for n in range(20_000)])
@@ -34,7 +34,7 @@ def test_a_live_database_is_backed_up_and_comes_back(state_dir: Path, instance_n
         service.ok("DELETE", f"/backups/{backup['id']}")
         path = f"/backups/{backup['id']}"
         eventually(lambda: service.call("GET", path).status_code == 404, "the deleted backup to be unknown")
-        assert [path for path in state_dir.rglob("*") if backup["id"] in path.name] == []
+        assert [path for path in empty_state_dir.rglob("*") if backup["id"] in path.name] == []
 
 
 def test_a_backup_while_rows_are_written(state_dir: Path, instance_network: str) -> None:
