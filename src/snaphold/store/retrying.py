@@ -118,7 +118,7 @@ class Retrying:
 
     def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
         """Writing the same bytes again is no failure."""
-        self._call(lambda: self._store.overwrite(name, start, data, size_bytes=size_bytes))
+        self._patience.call(lambda: self._store.overwrite(name, start, data, size_bytes=size_bytes))
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Goes on at the byte where it broke."""
