@@ -5,6 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +49,29 @@ def test_objects_are_files_of_the_container(store: LocalStore, container: Path) 
     assert (container / "1.gz").read_bytes() == b"x" * SEGMENT
     assert {(container / name).stat().st_mode & 0o777 for name in ("1.gz", "1.json")} == {0o600}
     assert container.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_sweep_beside_a_new_backup(store: LocalStore, container: Path) -> None:
+    """Another process that removes the last object under a directory takes none away that is just being made."""
+    sweeping = LocalStore(container, segment_size=SEGMENT)  # as another process has it
+    ended = threading.Event()
+
+    def sweep() -> None:
+        while not ended.is_set():
+            for directory in ("snaphold/d/a", "snaphold/d", "snaphold"):
+                with suppress(OSError):
+                    (container / directory).rmdir()
+
+    with ThreadPoolExecutor(1) as pool:
+        sweeper = pool.submit(sweep)
+        try:
+            for _ in range(30):
+                store.put_segment(PREFIX, 0, [b"x"])
+                for name in ("segments", "sizes"):
+                    sweeping.delete(f"{PREFIX}{name}")
+        finally:
+            ended.set()
+        sweeper.result()
 
 
 def test_what_belongs_to_others_stays(store: LocalStore, container: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo
 from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_account, is_name
 
 _PIECE = 4 << 20  # bytes that get() hands on at once
+_RACES = 100  # lost at most, for a directory that others remove
 _IOV_MAX = 1024  # buffers of one pwritev; <limits.h>
 _SIZE = struct.Struct("<Q")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -293,15 +294,20 @@ class LocalStore:
                 yield ObjectInfo(name=name, size_bytes=status.st_size, modified_s=status.st_mtime)
 
     def _make_directories(self, directory: Path) -> None:
-        """Make a directory and those above it, each entry durable before it is used."""
-        missing = []
-        while not directory.is_dir():
-            missing.append(directory)
-            directory = directory.parent
-        for path in reversed(missing):
-            with suppress(FileExistsError):
-                path.mkdir(mode=0o700)
-            _fsync_directory(path.parent)
+        """Make a directory and those above it, each entry durable before it is used.
+
+        Another process may remove one meanwhile, for it was empty: it is made again.
+        """
+        for _ in range(_RACES):
+            missing = [path for path in (directory, *directory.parents) if not path.is_dir()]
+            if not missing:
+                return
+            with suppress(FileNotFoundError):
+                for path in reversed(missing):
+                    with suppress(FileExistsError):
+                        path.mkdir(mode=0o700)
+                for path in reversed(missing):
+                    _fsync_directory(path.parent)
 
     def _remove_empty_directories(self, directory: Path) -> None:
         """Remove the directories of a name, bottom up, as far as they are empty; never the container itself."""
