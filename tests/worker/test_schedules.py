@@ -1,5 +1,6 @@
 """Schedules over time: the clock is the test's, and so is the host."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from structlog.testing import capture_logs
 
 from snaphold.catalog import schedules as rows
 from snaphold.errors import NotFound, Unavailable, Unprocessable
-from snaphold.model import Backup, BackupStatus, Instance, InstanceStatus, Schedule, rfc3339
+from snaphold.model import Backup, BackupStatus, CopyStatus, Instance, InstanceStatus, Schedule, rfc3339
 from snaphold.service.backups import delete_backup, list_backups, request_backup, show_backup
 from snaphold.service.instances import create_instance, delete_instance, restart_instance, show_instance
 from snaphold.service.requests import PageRequest, ScheduleChangeRequest, ScheduleRequest
@@ -22,6 +23,7 @@ from snaphold.service.schedules import (
     run_schedule,
     show_schedule,
 )
+from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
 from snaphold.worker.schedules import Scheduler
 from tests.fakes.memory_store import MemoryStores
@@ -409,6 +411,33 @@ def test_a_clock_that_jumps(region: Region) -> None:
     assert rfc3339(put_right.next_run_us) == "2026-03-01T02:00:00Z"
     round_at(region, scheduler, "2026-03-01T02:00:00")
     assert len(taken(region)) == 2
+
+
+class Nowhere:
+    """Another region that is never asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+def test_a_region_that_is_set_up_no_more(region: Region) -> None:
+    """A schedule outlives the region that it copies to: its backups are taken, and their copies fail."""
+    joined = replace(region.deployment, peers={"IAD": Nowhere()})
+    alone, region.deployment = region.deployment, joined
+    instance = region.active_instance()
+    a_schedule(region, instance, copy_to=["IAD"])
+    region.deployment = alone
+    round_at(region, Scheduler(alone), "2026-03-01T02:00:00")
+    take(region)
+    assert taken(region) == ["2026-03-01T02:00 COMPLETED"]
+    assert "copy_backup" in {name for name, _ in region.enqueued()}
+    (copy,) = list_backups(alone, ACCOUNT, ALL).backups[0].copies
+    Copier(alone, MemoryStores(), {}, threading.Event()).copy(copy.id)
+    (copy,) = list_backups(alone, ACCOUNT, ALL).backups[0].copies
+    assert (copy.status, copy.reason) == (
+        CopyStatus.FAILED,
+        "Region IAD is not set up as a place for copies any more.",
+    )
 
 
 def test_a_refused_run_leaves_nothing(region: Region) -> None:

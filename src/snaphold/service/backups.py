@@ -81,7 +81,8 @@ def begin_backup(
         parent = named_parent(tx, instance, request.parent_id)
     elif request.incremental:
         parent = newest_parent(tx, instance, automated_only=is_automated)
-    check_copies(deployment, request.copy_to)
+    if not is_automated:  # a schedule outlives the regions that it copies to: the copy fails then, and says why
+        check_copies(deployment, request.copy_to)
     copies.check_parents(request, parents)
     check_quota(tx, deployment, instance.account)
     backup = _new_backup(tx, instance, request, parent, is_automated=is_automated)
