@@ -188,6 +188,13 @@ tasks = sa.Table(
     sa.Column("ended_us", Time),
     sa.Column("reported", sa.Boolean, nullable=False),  # ended by its attempt's own report, not given up
     sa.Index("ix_tasks_host_id_state_created_us", "host_id", "state", "created_us"),
+    # What is open is looked through every few seconds, however many have ended.
+    sa.Index(
+        "ix_tasks_open",
+        "lease_until_us",
+        sqlite_where=sa.text("state <> 'ended'"),
+        postgresql_where=sa.text("state <> 'ended'"),
+    ),
     # A host works on one task of an instance at a time.
     sa.Index(
         "uq_tasks_open_instance",

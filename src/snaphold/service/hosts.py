@@ -15,6 +15,7 @@ from snaphold.catalog import copies as copy_rows
 from snaphold.catalog.database import Transaction
 from snaphold.errors import Overtaken, Unauthorized
 from snaphold.model import (
+    DAY_US,
     Attempt,
     BackupStatus,
     Instance,
@@ -52,6 +53,7 @@ log = structlog.get_logger()
 _MAY_WAIT = frozenset({TaskKind.RESTART, TaskKind.STOP, TaskKind.START, TaskKind.RESIZE, TaskKind.DELETE})
 _MAKES_BACKUP = frozenset({TaskKind.BACKUP, TaskKind.CONSOLIDATE})
 _TOKEN_BYTES = 32
+_TASKS_KEPT_US = 7 * DAY_US
 
 
 def add_host(deployment: Deployment, name: str) -> str:
@@ -207,6 +209,12 @@ def reap(deployment: Deployment) -> int:
             give_up(tx, deployment, attempt, "Its host has not been heard from for too long.")
         questions.forget_overdue(tx, tx.now_us - deployment.lease_us)
     return len(attempts)
+
+
+def forget_ended_tasks(deployment: Deployment) -> None:
+    """Drop tasks that ended a week ago: long after their hosts have stopped to report on them."""
+    with deployment.catalog.writing() as tx:
+        tasks.forget_ended(tx, tx.now_us - _TASKS_KEPT_US)
 
 
 def give_up(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str) -> None:

@@ -15,7 +15,7 @@ import structlog
 from snaphold.errors import SnapholdError
 from snaphold.queue import QueueRunner
 from snaphold.service.deployment import Deployment
-from snaphold.service.hosts import reap
+from snaphold.service.hosts import forget_ended_tasks, reap
 from snaphold.store.base import Stores
 from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
@@ -92,6 +92,7 @@ def run_worker(
         "state": saver.save_when_due,
         "sweep": lambda: remover.sweep_recent(grace_us),
         "proofs": prover.take_up,
+        "ended tasks": lambda: forget_ended_tasks(deployment),
         "strangers": lookout.tell_changes,
     }
     keeping_up = threading.Thread(

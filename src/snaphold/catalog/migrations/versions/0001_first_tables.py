@@ -177,6 +177,14 @@ def upgrade() -> None:
     op.create_index(op.f("ix_tasks_backup_id"), "tasks", ["backup_id"], unique=False)
     op.create_index("ix_tasks_host_id_state_created_us", "tasks", ["host_id", "state", "created_us"], unique=False)
     op.create_index(
+        "ix_tasks_open",
+        "tasks",
+        ["lease_until_us"],
+        unique=False,
+        sqlite_where=sa.text("state <> 'ended'"),
+        postgresql_where=sa.text("state <> 'ended'"),
+    )
+    op.create_index(
         "uq_tasks_open_instance",
         "tasks",
         ["instance_id"],

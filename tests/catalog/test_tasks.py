@@ -1,0 +1,67 @@
+"""What is looked through every few seconds stays small, however much has been done."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from snaphold.catalog import schema, tasks
+from snaphold.model import DAY_US
+from snaphold.service.hosts import forget_ended_tasks, reap
+from tests.support.region import Region, open_region
+
+
+@pytest.fixture
+def region(tmp_path: Path) -> Iterator[Region]:
+    """A region with one host that is there."""
+    region = open_region(tmp_path)
+    yield region
+    region.deployment.catalog.close()
+
+
+def test_what_ended_is_not_looked_through(region: Region) -> None:
+    """The search for silent hosts reads the tasks that are open, by their index."""
+    asked: list[tuple[str, tuple[object, ...]]] = []
+    engine = region.deployment.catalog.engine
+    event.listen(engine, "before_cursor_execute", lambda *facts: asked.append((facts[2], facts[3])))
+    reap(region.deployment)
+    statement, values = next(each for each in asked if "FROM tasks" in each[0])
+    with engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    (tasks_read,) = [row[-1] for row in plan if " tasks" in row[-1]]
+    assert tasks_read.endswith("USING INDEX ix_tasks_open")
+
+
+def test_what_ended_is_forgotten_after_a_week(region: Region) -> None:
+    """Until then a report may come again; what is open stays, however old."""
+    region.active_instance()
+    region.completed_backup(region.active_instance())
+    with region.deployment.catalog.writing() as tx:
+        (ended, *_) = tx.connection.execute(sa.select(schema.tasks.c.id)).scalars()
+    forget_ended_tasks(region.deployment)
+    assert is_known(region, ended)
+    region.clock.advance(8 * DAY_US / 1_000_000)
+    region.hello()
+    waiting = region.completed_backup(region.active_instance()).id
+    forget_ended_tasks(region.deployment)
+    assert not is_known(region, ended)
+    with region.deployment.catalog.reading() as tx:
+        kept = tx.connection.execute(sa.select(schema.tasks.c.backup_id)).scalars().all()
+    assert waiting in kept
+
+
+def test_an_error_hides_the_values(region: Region) -> None:
+    """What the database refuses is logged with its statement, and never with values, which may be hashes of secrets."""
+    row = {"id": "h", "name": "host", "token_sha256": "canary", "datastores": [], "created_us": 0}
+    row |= {"shared_system_user": False, "accepts_shared": False}
+    with pytest.raises(exc.IntegrityError) as refused, region.deployment.catalog.writing() as tx:
+        tx.connection.execute(schema.hosts.insert().values(row))
+    assert "canary" not in str(refused.value)
+
+
+def is_known(region: Region, task_id: str) -> bool:
+    """Whether there is such a task on record."""
+    with region.deployment.catalog.reading() as tx:
+        return tasks.is_known(tx, task_id)
