@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import structlog
@@ -11,7 +12,7 @@ from snaphold.agent.proof import prove_new
 from snaphold.agent.room import Room
 from snaphold.errors import ObjectExists, SnapholdError
 from snaphold.model import rfc3339, segment_prefix
-from snaphold.protocol import BackupResult, BackupSpec, ChainLink, Task
+from snaphold.protocol import BackupResult, BackupSpec, ChainLink, ProofResult, Task
 from snaphold.steps import Step, reached
 from snaphold.store.base import SEGMENT_SIZE
 from snaphold.stream.compress import CODECS
@@ -57,20 +58,13 @@ class Publishing:
             Overtaken: the attempt was given up meanwhile.
         """
         self._lease.tell(step="publishing")
+        steps = _STEPS[made]
+        data = self._put_data(written)
+        reached(steps.published)
+        index = self._put_index(written.index)
+        if steps.index_written is not None:
+            reached(steps.index_written)
         spec, settings = self._spec, self._room.settings
-        parent_id = chain[-1].backup_id if chain else None
-        published, manifest_written, proven = _STEPS[made]
-        data = ObjectFacts(
-            name=f"{spec.id}.xbstream.{CODECS[settings.codec].suffix}",
-            size_bytes=written.size_bytes,
-            sha256=written.sha256,
-        )
-        self._put(data.name, lambda: self._put_data(data, written))
-        reached(published)
-        index = ObjectFacts(name=f"{spec.id}.index", size_bytes=len(written.index), sha256=sha256_of(written.index))
-        self._put(index.name, lambda: self.store.put(index.name, written.index))
-        if made == "taken":
-            reached(Step.BACKUP_INDEX_WRITTEN)
         manifest = Manifest(
             id=spec.id,
             account=spec.account,
@@ -80,7 +74,7 @@ class Publishing:
             description=spec.description,
             source=Source(type=spec.source_type, id=spec.source_id),
             instance_id=spec.instance_id,
-            parent_id=parent_id,
+            parent_id=chain[-1].backup_id if chain else None,
             created=spec.created,
             updated=rfc3339(time.time_ns() // 1000),
             is_automated=spec.is_automated,
@@ -99,38 +93,10 @@ class Publishing:
             segment_size_bytes=SEGMENT_SIZE,
             segments=written.segments,
         )
-        document, name = manifest.dump(), f"{spec.id}.json"
-        self._lease.confirm()
-        self._put(name, lambda: self.store.put(name, document))
-        reached(manifest_written)
-        _log.info(
-            "backup published",
-            made=made,
-            parent=parent_id,
-            size_bytes=size_bytes,
-            object_bytes=data.size_bytes,
-            segments=len(written.segments),
-        )
-        manifest_sha256 = sha256_of(document)
-        proof = None
-        if spec.verify is not None:
-            self._published.insert(0, receipt_name(spec.id))  # undone last: the manifest goes first
-            link = ChainLink(backup_id=spec.id, account=spec.account, manifest_sha256=manifest_sha256)
-            proof = prove_new(self._room, [*chain, link], spec.verify, self._lease)
-            reached(proven)
-        return BackupResult(
-            manifest_sha256=manifest_sha256,
-            parent_id=parent_id,
-            size_bytes=size_bytes,
-            object_bytes=data.size_bytes,
-            object_name=data.name,
-            incarnation=lineage.incarnation,
-            from_lsn=lineage.from_lsn,
-            checkpoint_lsn=lineage.checkpoint_lsn,
-            to_lsn=lineage.to_lsn,
-            updated=manifest.updated,
-            proof=proof,
-        )
+        link = self._put_manifest(manifest)
+        reached(steps.manifest_written)
+        proof = self._proof([*chain, link], steps.proven)
+        return _result_of(manifest, link.manifest_sha256, proof)
 
     def undo(self) -> None:
         """Remove what was put, the manifest first. What cannot be removed now is swept by the control plane."""
@@ -141,8 +107,41 @@ class Publishing:
         except SnapholdError as error:
             _log.warning("backup not removed", reason=str(error))
 
-    def _put_data(self, data: ObjectFacts, written: Written) -> None:
-        self.store.publish(data.name, self.prefix, len(written.segments), size_bytes=data.size_bytes)
+    def _put_data(self, written: Written) -> ObjectFacts:
+        """Make the segments the data object."""
+        suffix = CODECS[self._room.settings.codec].suffix
+        name, count = f"{self._spec.id}.xbstream.{suffix}", len(written.segments)
+        self._put(name, lambda: self.store.publish(name, self.prefix, count, size_bytes=written.size_bytes))
+        return ObjectFacts(name=name, size_bytes=written.size_bytes, sha256=written.sha256)
+
+    def _put_index(self, content: bytes) -> ObjectFacts:
+        name = f"{self._spec.id}.index"
+        self._put(name, lambda: self.store.put(name, content))
+        return ObjectFacts(name=name, size_bytes=len(content), sha256=sha256_of(content))
+
+    def _put_manifest(self, manifest: Manifest) -> ChainLink:
+        """From now on it is a backup, unless the attempt was given up meanwhile (``Overtaken``)."""
+        name, document = f"{manifest.id}.json", manifest.dump()
+        self._lease.confirm()
+        self._put(name, lambda: self.store.put(name, document))
+        _log.info(
+            "backup published",
+            made=manifest.made,
+            parent=manifest.parent_id,
+            size_bytes=manifest.size_bytes,
+            object_bytes=manifest.data.size_bytes,
+            segments=len(manifest.segments),
+        )
+        return ChainLink(backup_id=manifest.id, account=manifest.account, manifest_sha256=sha256_of(document))
+
+    def _proof(self, links: list[ChainLink], proven: Step) -> ProofResult | None:
+        """The proof that it must pass, where one is asked for."""
+        if self._spec.verify is None:
+            return None
+        self._published.insert(0, receipt_name(self._spec.id))  # undone last: the manifest goes first
+        proof = prove_new(self._room, links, self._spec.verify, self._lease)
+        reached(proven)
+        return proof
 
     def _put(self, name: str, put: Callable[[], None]) -> None:
         """Put an object under a name that must be free; it is ours from the first try on, unless it is not."""
@@ -154,7 +153,44 @@ class Publishing:
             raise
 
 
-_STEPS: Final[dict[str, tuple[Step, Step, Step]]] = {
-    "taken": (Step.BACKUP_PUBLISHED, Step.BACKUP_MANIFEST_WRITTEN, Step.BACKUP_PROVEN),
-    "consolidated": (Step.CONSOLIDATE_PUBLISHED, Step.CONSOLIDATE_MANIFEST_WRITTEN, Step.CONSOLIDATE_PROVEN),
+@dataclass(frozen=True, kw_only=True)
+class _Steps:
+    """The steps of publishing, which have names of their own for each way to make a backup."""
+
+    published: Step
+    index_written: Step | None
+    manifest_written: Step
+    proven: Step
+
+
+_STEPS: Final = {
+    "taken": _Steps(
+        published=Step.BACKUP_PUBLISHED,
+        index_written=Step.BACKUP_INDEX_WRITTEN,
+        manifest_written=Step.BACKUP_MANIFEST_WRITTEN,
+        proven=Step.BACKUP_PROVEN,
+    ),
+    "consolidated": _Steps(
+        published=Step.CONSOLIDATE_PUBLISHED,
+        index_written=None,
+        manifest_written=Step.CONSOLIDATE_MANIFEST_WRITTEN,
+        proven=Step.CONSOLIDATE_PROVEN,
+    ),
 }
+
+
+def _result_of(manifest: Manifest, sha256: str, proof: ProofResult | None) -> BackupResult:
+    """What the record is to keep of a backup."""
+    return BackupResult(
+        manifest_sha256=sha256,
+        parent_id=manifest.parent_id,
+        size_bytes=manifest.size_bytes,
+        object_bytes=manifest.data.size_bytes,
+        object_name=manifest.data.name,
+        incarnation=manifest.lineage.incarnation,
+        from_lsn=manifest.lineage.from_lsn,
+        checkpoint_lsn=manifest.lineage.checkpoint_lsn,
+        to_lsn=manifest.lineage.to_lsn,
+        updated=manifest.updated,
+        proof=proof,
+    )

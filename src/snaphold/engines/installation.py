@@ -11,7 +11,7 @@ import stat
 import subprocess
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -120,7 +120,7 @@ def _examine(root: Path, search: Iterable[str] = ()) -> Installation:
         )
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
         raise SetupError(f"MariaDB {version} ({server}) is too old: {MINIMUM[0]}.{MINIMUM[1]} or later is needed")
-    return Installation(**{**found.__dict__, "version": version})
+    return replace(found, version=version)
 
 
 def _program(directories: list[Path], name: str, root: Path, other_name: str | None = None) -> Path:

@@ -168,6 +168,7 @@ class Servers:
                 return done
             directory, record = self._begin(spec, attempt, "create")
             disk.copy_data(template_directory(self._state_dir, self.installation), directory.data, record.owner)
+            disk.sync_filesystem(directory.data)  # the server syncs what it writes, but not what it only reads
             return self._finish(directory, record, spec)
 
     def staging(self, spec: InstanceSpec, attempt: int, *, kind: Literal["restore", "proof"] = "restore") -> Staging:
