@@ -243,14 +243,14 @@ class Copy:
 
 @dataclass(frozen=True, kw_only=True)
 class Backup:
-    """A backup: what was asked for, and what has become of it."""
+    """A backup: what was asked for, and what has become of it. What has a default is not known of a new one."""
 
     id: str
     account: str
     name: str
     description: str | None
     status: BackupStatus
-    deleting: bool
+    deleting: bool = False
     instance_id: str | None
     source_type: str
     source_id: str
@@ -261,23 +261,23 @@ class Backup:
     volume_gb: int
     is_automated: bool
     made: Made
-    made_from: str | None
-    made_from_region: str | None
-    size_bytes: int | None
-    object_bytes: int | None
-    object_name: str | None
-    manifest_sha256: str | None
-    incarnation: str | None
-    checkpoint_lsn: int | None
-    to_lsn: int | None
-    done_bytes: int | None
-    expected_bytes: int | None
+    made_from: str | None = None
+    made_from_region: str | None = None
+    size_bytes: int | None = None
+    object_bytes: int | None = None
+    object_name: str | None = None
+    manifest_sha256: str | None = None
+    incarnation: str | None = None
+    checkpoint_lsn: int | None = None
+    to_lsn: int | None = None
+    done_bytes: int | None = None
+    expected_bytes: int | None = None
     bytes_per_s: int | None = None
-    step: str | None
-    reason: str | None
+    step: str | None = None
+    reason: str | None = None
     created_us: int
     updated_us: int
-    deleted_us: int | None
+    deleted_us: int | None = None
     proving: ProofLevel | None = None  # a proof is under way
     mending: bool = False  # the proof that was asked for mends what it finds damaged
     proof_asked_us: int | None = None  # when the proof was asked for that has not been given yet

@@ -1,7 +1,6 @@
 """Consolidating: a chain becomes a full backup of its own (contract, section 2, "Consolidate")."""
 
 import uuid
-from dataclasses import replace
 
 import structlog
 
@@ -45,33 +44,25 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
         host = choose_host_of(
             tx, hosts.seen_since(tx, tx.now_us - deployment.lease_us), old.datastore, old.version, account
         )
-        new = replace(
-            old,
+        new = Backup(
             id=str(uuid.uuid4()),
+            account=account,
             name=f"{old.name[: _MAX_NAME - 5]}-full" if name is None else name,
+            description=old.description,
             status=BackupStatus.NEW,
+            instance_id=old.instance_id,
+            source_type=old.source_type,
+            source_id=old.source_id,
             parent_id=None,
+            datastore=old.datastore,
+            version=old.version,
+            flavor_ram_mb=old.flavor_ram_mb,
+            volume_gb=old.volume_gb,
             is_automated=False,
             made=Made.CONSOLIDATED,
             made_from=old.id,
-            made_from_region=None,
-            size_bytes=None,
-            object_bytes=None,
-            object_name=None,
-            manifest_sha256=None,
-            reason=None,
             created_us=tx.now_us,
             updated_us=tx.now_us,
-            proving=None,
-            mending=False,
-            proof_asked_us=None,
-            proof_tried_us=None,
-            proof_status=None,
-            proof_level=None,
-            proof_at_us=None,
-            proof_seconds=None,
-            proof_reason=None,
-            proof_mend_from=None,
         )
         backups.insert(tx, new)
         tasks.insert(
