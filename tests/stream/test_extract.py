@@ -64,7 +64,7 @@ def put_back(store: ObjectStore, stream: bytes, target: Path) -> None:
     owner = 312_345 if AS_ROOT else None
     if AS_ROOT:
         os.chown(target, 312_345, 312_345, follow_symlinks=False)
-    extract_backup(taken(store, stream), store, target, uid=owner, gid=owner, threads=2)
+    extract_backup([taken(store, stream)], store, target, uid=owner, gid=owner, threads=2)
 
 
 def extracted_here(stream: bytes, target: Path, level: int = 1) -> None:
@@ -83,7 +83,7 @@ def extracted_here(stream: bytes, target: Path, level: int = 1) -> None:
 def test_files_come_back(memory: MemoryStore, target: Path, codec: CodecName) -> None:
     """Every file with its bytes, readable by its owner only, and the progress counts to the stream's length."""
     told: list[int] = []
-    extract_backup(taken(memory, BIG, codec), memory, target, threads=2, on_progress=told.append)
+    extract_backup([taken(memory, BIG, codec)], memory, target, threads=2, on_progress=told.append)
     assert files_in(target) == {
         "a": NOISE,
         "db/b": bytes(3 << 20),
@@ -183,7 +183,7 @@ def test_a_stream_that_lost_the_last_chunk_of_a_file(memory: MemoryStore, target
     whole_stream = payload("a", NOISE[:100]) + payload("a", NOISE[100:200], 100) + end("a") + INFO
     manifest = taken(memory, lost).model_copy(update={"stream_bytes": len(whole_stream)})
     with pytest.raises(Damaged, match=f"{NAME} holds a stream of {len(lost)} bytes instead of {len(whole_stream)}"):
-        extract_backup(manifest, memory, target)
+        extract_backup([manifest], memory, target)
 
 
 @pytest.mark.parametrize("segment", [0, 2, 5])
@@ -194,7 +194,7 @@ def test_a_flipped_bit_in_the_store(memory: MemoryStore, target: Path, segment: 
     content[segment * SEGMENT + 77] ^= 1
     memory.objects[NAME] = bytes(content)
     with pytest.raises(Damaged, match=f"segment {segment} of {NAME} differs"):
-        extract_backup(manifest, memory, target)
+        extract_backup([manifest], memory, target)
 
 
 def test_a_missing_object(memory: MemoryStore, target: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_missing_object(memory: MemoryStore, target: Path) -> None:
     manifest = taken(memory, BIG)
     memory.delete(NAME)
     with pytest.raises(ObjectMissing, match=NAME):
-        extract_backup(manifest, memory, target)
+        extract_backup([manifest], memory, target)
     assert files_in(target) == {}
 
 
@@ -216,7 +216,7 @@ def test_a_foreign_gzip_stream(memory: MemoryStore, target: Path) -> None:
     broken = MemoryStore(segment_size=SEGMENT)
     broken.objects[NAME] = bytes(foreign)
     with pytest.raises(Damaged, match="no gzip member where one should be"):
-        extract_backup(_rehashed(manifest, broken), broken, target)
+        extract_backup([_rehashed(manifest, broken)], broken, target)
 
 
 def test_a_directory_that_is_not_empty(memory: MemoryStore, target: Path) -> None:
@@ -245,7 +245,7 @@ def test_an_extraction_that_is_stopped(memory: MemoryStore, target: Path, when: 
     else:
         memory.on_call = lambda method: stop.set() if method == "get" else None
     with pytest.raises(Overtaken):
-        extract_backup(manifest, memory, target, stop=stop)
+        extract_backup([manifest], memory, target, stop=stop)
     assert processes_naming(target) == []
     assert {thread for thread in set(threading.enumerate()) - threads if thread.name != "spawner"} == set()
 
@@ -261,7 +261,7 @@ def test_an_extracting_process_that_is_killed(memory: MemoryStore, target: Path)
 
     memory.on_call = kill
     with pytest.raises(Permanent, match="SIGKILL"):
-        extract_backup(manifest, memory, target)
+        extract_backup([manifest], memory, target)
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ from tests.stream.backups import SEGMENT, taken
 from tests.stream.xb import INFO, whole
 store = MemoryStore(segment_size=SEGMENT)
 try:
-    extract_backup(taken(store, whole("a", bytes(3 << 20)) + INFO), store, Path({str(tmp_path)!r}))
+    extract_backup([taken(store, whole("a", bytes(3 << 20)) + INFO)], store, Path({str(tmp_path)!r}))
 except Permanent as error:
     print(error)
 """
@@ -316,7 +316,7 @@ def test_the_files_belong_to_the_instance(memory: MemoryStore, target: Path) -> 
     """With root the files are the given user's, though the way to the directory is closed to that user."""
     os.chown(target, 312_345, 312_345)
     target.parent.chmod(0o700)
-    extract_backup(taken(memory, BIG), memory, target, uid=312_345, gid=312_345)
+    extract_backup([taken(memory, BIG)], memory, target, uid=312_345, gid=312_345)
     owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in target.rglob("*")}
     assert owners == {(312_345, 312_345)}
 
@@ -325,7 +325,7 @@ def test_the_files_belong_to_the_instance(memory: MemoryStore, target: Path) -> 
 def test_a_directory_of_somebody_else(memory: MemoryStore, target: Path) -> None:
     """The extracting process may write where its user may, and nowhere else."""
     with pytest.raises(Permanent, match="Permission denied"):
-        extract_backup(taken(memory, BIG), memory, target, uid=312_345, gid=312_345)
+        extract_backup([taken(memory, BIG)], memory, target, uid=312_345, gid=312_345)
     assert files_in(target) == {}
 
 
@@ -363,7 +363,7 @@ def test_the_same_files_as_the_standard_tools(host_settings: Settings, state_dir
     owner = 312_345 if AS_ROOT else None
     if AS_ROOT:
         os.chown(ours, 312_345, 312_345)
-    extract_backup(manifest_of(written), store, ours, uid=owner, gid=owner)
+    extract_backup([manifest_of(written)], store, ours, uid=owner, gid=owner)
 
     environment = {**servers.installation.environment, "PATH": os.environ["PATH"]}
     data = tmp_path / "store" / "1234" / "z_CLOUDDB_BACKUPS" / NAME

@@ -3,7 +3,6 @@
 import itertools
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,7 +14,7 @@ from snaphold.host.disk import Owner, make_directory
 from snaphold.host.servers import Staging
 from snaphold.protocol import ChainLink
 from snaphold.store.base import ObjectStore, Stores
-from snaphold.stream.extract import extract_backup, overlay_chain
+from snaphold.stream.extract import extract_backup
 from snaphold.stream.manifest import Manifest, load
 from snaphold.stream.segments import check_length
 
@@ -98,25 +97,12 @@ class Chain:
 
         Raises as ``extract_backup`` does.
         """
-        if len(self.manifests) == 1:
-            self._extract(room, self.newest, staging.directory, staging, lease, done_bytes=0)
-        elif self.overlays:
-            self.overlay(room, staging, lease)
-        else:
-            self.apply_in_turn(room, staging, lease)
+        way = self.overlay if self.overlays else self.apply_in_turn
+        way(room, staging, lease)
 
     def overlay(self, room: Room, staging: Staging, lease: Lease) -> None:
         """Lay the pages of all backups over each other: what is there then is one full backup, unprepared."""
-        overlay_chain(
-            self.manifests,
-            self.store,
-            staging.directory,
-            uid=staging.uid,
-            gid=staging.gid,
-            threads=room.settings.compression_threads,
-            on_progress=lambda count: lease.tell(done_bytes=count),
-            stop=lease.stop,
-        )
+        self._extract(self.manifests, staging.directory, room, staging, lease)
 
     def apply_in_turn(self, room: Room, staging: Staging, lease: Lease) -> None:
         """Have the tool apply one increment after the other, each from a directory beside."""
@@ -124,36 +110,40 @@ class Chain:
         owner = None if staging.uid is None or staging.gid is None else Owner(uid=staging.uid, gid=staging.gid)
         rights = {"uid": staging.uid, "gid": staging.gid}
         full, *increments = self.manifests
-        self._extract(room, full, staging.directory, staging, lease, done_bytes=0)
+        self._extract([full], staging.directory, room, staging, lease)
         engine.prepare(staging.directory, **rights, memory_bytes=staging.memory_bytes, stop=lease.stop)
         done_bytes = full.stream_bytes
         for manifest in increments:
             beside = staging.directory.with_name(f"{staging.directory.name}.increment")
             make_directory(beside, owner=owner)
             try:
-                self._extract(room, manifest, beside, staging, lease, done_bytes=done_bytes)
+                self._extract([manifest], beside, room, staging, lease, done_bytes=done_bytes)
                 engine.apply(staging.directory, beside, **rights, memory_bytes=staging.memory_bytes, stop=lease.stop)
             finally:
                 shutil.rmtree(beside)
             done_bytes += manifest.stream_bytes
 
     def _extract(
-        self, room: Room, manifest: Manifest, directory: Path, staging: Staging, lease: Lease, *, done_bytes: int
+        self,
+        manifests: list[Manifest],
+        directory: Path,
+        room: Room,
+        staging: Staging,
+        lease: Lease,
+        *,
+        done_bytes: int = 0,
     ) -> None:
+        """``done_bytes``: what was extracted before, and counts as progress too."""
         extract_backup(
-            manifest,
+            manifests,
             self.store,
             directory,
             uid=staging.uid,
             gid=staging.gid,
             threads=room.settings.compression_threads,
-            on_progress=_counting_from(done_bytes, lease),
+            on_progress=lambda count: lease.tell(done_bytes=done_bytes + count),
             stop=lease.stop,
         )
-
-
-def _counting_from(done_bytes: int, lease: Lease) -> Callable[[int], None]:
-    return lambda count: lease.tell(done_bytes=done_bytes + count)
 
 
 def _checked(store: ObjectStore, link: ChainLink) -> Manifest:

@@ -26,7 +26,7 @@ _STOP_POLL_MS: Final = 100
 
 
 def extract_backup(
-    manifest: Manifest,
+    manifests: Sequence[Manifest],
     store: ObjectStore,
     directory: Path,
     *,
@@ -38,84 +38,38 @@ def extract_backup(
 ) -> None:
     """Write the files of a backup into an empty directory that belongs to the user ``uid``; sync them afterwards.
 
+    ``manifests``: of one backup, whose files are written as they are in its stream; or of a chain, the full backup
+    first, each increment behind its parent, from whose start checkpoint it was taken: then what is there are the
+    unprepared files of one full backup (:mod:`snaphold.stream.overlay`).
+
     No byte leaves here before its segment's SHA-256 was verified. The files are written by a process that has given
     up every other right (:mod:`snaphold.stream.extractor`). ``threads``: 0 means one a core. ``on_progress`` gets the
-    decompressed bytes so far, in the calling thread. A failure leaves files in the directory.
+    decompressed bytes of all streams so far, in the calling thread. A failure leaves files in the directory.
 
     Raises:
-        ObjectMissing: the data object is not there.
+        ObjectMissing: a data object is not there.
         Damaged: its bytes, or the stream in them, are not what a backup has; the message names what.
         Permanent: the files cannot be written.
         Overtaken: ``stop`` was set.
     """
-    _extract(
-        [manifest],
-        store,
-        directory,
-        uid=uid,
-        gid=gid,
-        threads=threads,
-        on_progress=on_progress,
-        stop=stop,
-        layers=False,
-    )
-
-
-def overlay_chain(
-    manifests: Sequence[Manifest],
-    store: ObjectStore,
-    directory: Path,
-    *,
-    uid: int | None = None,
-    gid: int | None = None,
-    threads: int = 0,
-    on_progress: Callable[[int], None] = lambda _: None,
-    stop: threading.Event | None = None,
-) -> None:
-    """Lay a chain down as the unprepared files of one full backup (:mod:`snaphold.stream.overlay`).
-
-    ``manifests``: the full backup first, each increment behind its parent, from whose start checkpoint it was taken.
-    The rest is as in ``extract_backup``; the bytes are those of all streams.
-    """
     newest_first = list(reversed(manifests))
-    _extract(
-        newest_first,
-        store,
+    layers = _layers(newest_first, store) if len(newest_first) > 1 else []
+    with _Extractor(
         directory,
         uid=uid,
         gid=gid,
-        threads=threads,
+        threads=threads or os.cpu_count() or 1,
+        layers=layers,
         on_progress=on_progress,
         stop=stop,
-        layers=True,
-    )
-
-
-def _extract(
-    manifests: Sequence[Manifest],
-    store: ObjectStore,
-    directory: Path,
-    *,
-    uid: int | None,
-    gid: int | None,
-    threads: int,
-    on_progress: Callable[[int], None],
-    stop: threading.Event | None,
-    layers: bool,
-) -> None:
-    """Hand the streams of these backups, in this order, to one extracting process."""
-    extracting = threads or os.cpu_count() or 1
-    wanted = _layers(manifests, store) if layers else []
-    with _Extractor(
-        directory, uid=uid, gid=gid, threads=extracting, layers=wanted, on_progress=on_progress, stop=stop
     ) as extractor:
-        for manifest in manifests:
+        for manifest in newest_first:
             with closing(read_backup(manifest, store, threads=threads, stop=stop)) as segments:
                 for pieces in segments:
                     for piece in pieces:
                         extractor.send(piece)
-        names = ", ".join(manifest.data.name for manifest in manifests)
-        extractor.finish(names, sum(manifest.stream_bytes for manifest in manifests))
+        names = ", ".join(manifest.data.name for manifest in newest_first)
+        extractor.finish(names, sum(manifest.stream_bytes for manifest in newest_first))
 
 
 def _layers(newest_first: Sequence[Manifest], store: ObjectStore) -> list[Layer]:
