@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from snaphold.service import hosts as host_service
 from snaphold.service.backups import delete_backup, request_backup, show_backup
 from snaphold.service.instances import create_instance, show_instance
 from snaphold.service.requests import BackupRequest
+from tests.scenarios.served import eventually
 from tests.support.region import ACCOUNT, Region, a_backup, an_instance
 
 UNKNOWN = "00000000-0000-4000-8000-000000000007"
@@ -138,6 +140,21 @@ def test_a_lower_lsn_makes_no_backup_a_parent_until_another_life_begins(region: 
     tell(region, instance, "j", 502)
     known = show_instance(region.deployment, ACCOUNT, instance.id)
     assert (known.incarnation, known.max_lsn, known.ended_incarnation) == ("j", 502, "i")
+
+
+def test_a_heartbeat_that_had_to_wait_is_no_rollback(region: Region) -> None:
+    """While it waited for the record its host may have spoken again, and been heard: a lower LSN is an old one then."""
+    instance = region.active_instance()
+    tell(region, instance, "i", 500)
+    with ThreadPoolExecutor(1) as pool:
+        with region.deployment.catalog.writing():
+            before_us = region.clock.now_us
+            late = pool.submit(tell, region, instance, "i", 400)
+            eventually(lambda: region.clock.now_us > before_us, "the heartbeat to come")
+            region.clock.advance(20)
+        late.result()
+    known = show_instance(region.deployment, ACCOUNT, instance.id)
+    assert (known.incarnation, known.max_lsn, known.ended_incarnation) == ("i", 500, None)
 
 
 def tell(region: Region, instance: Instance, incarnation: str, max_lsn: int) -> None:

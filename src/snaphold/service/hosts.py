@@ -54,6 +54,7 @@ _MAY_WAIT = frozenset({TaskKind.RESTART, TaskKind.STOP, TaskKind.START, TaskKind
 _MAKES_BACKUP = frozenset({TaskKind.BACKUP, TaskKind.CONSOLIDATE})
 _TOKEN_BYTES = 32
 _TASKS_KEPT_US = 7 * DAY_US
+_LATE_US = 5_000_000  # half of what an agent waits for an answer before it speaks again
 
 
 def add_host(deployment: Deployment, name: str) -> str:
@@ -98,11 +99,17 @@ def hello(deployment: Deployment, host_id: str, message: Hello) -> Welcome:
 
 
 def heartbeat(deployment: Deployment, host_id: str, message: Heartbeat) -> Desired:
-    """The host is there. Raises ``Overtaken`` when another process speaks for it: it must say hello again."""
+    """The host is there. Raises ``Overtaken`` when another process speaks for it: it must say hello again.
+
+    One that had to wait for the record may have been followed by another one, which was faster: what it says of
+    positions in logs is no news then, and must not look like a roll-back.
+    """
+    with deployment.catalog.reading() as tx:
+        came_us = tx.now_us
     with deployment.catalog.writing() as tx:
         if not hosts.seen(tx, host_id, message.session):
             raise Overtaken("Another agent process speaks for this host.")
-        return _note_instances(tx, host_id, message.instances)
+        return _note_instances(tx, host_id, message.instances, late=tx.now_us - came_us > _LATE_US)
 
 
 def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
@@ -388,14 +395,15 @@ def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str
             instances.move(tx, instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason, deleting=False)
 
 
-def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState]) -> Desired:
+def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState], *, late: bool = False) -> Desired:
+    """``late``: somebody may have told what came after this."""
     desired = {}
     for state in states:
         instance = instances.get(tx, state.id)
         if instance is None or instance.host_id != host_id:
             continue
         instances.note_state(tx, host_id, state.id, running=state.running, used_bytes=state.used_bytes)
-        if state.incarnation is not None and state.max_lsn is not None:
+        if state.incarnation is not None and state.max_lsn is not None and not late:
             sound = instances.note_incarnation(tx, instance, state.incarnation, state.max_lsn)
             if not sound and instance.incarnation is not None:
                 log.warning("instance.rolled_back", instance=state.id, max_lsn=state.max_lsn, was=instance.max_lsn)
