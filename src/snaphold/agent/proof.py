@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -76,10 +76,15 @@ def prove_new(room: Room, links: list[ChainLink], level: ProofLevel, lease: Leas
         Overtaken: the attempt was given up meanwhile.
     """
     silent_since: float | None = None
+
+    def heard(_done_bytes: int) -> None:
+        nonlocal silent_since
+        silent_since = None
+
     lease.tell(step="verifying")
     while True:
         try:
-            return prove(room, links, level, lease)
+            return prove(room, links, level, lease, on_progress=heard)
         except Transient as error:
             now = time.monotonic()
             silent_since = now if silent_since is None else silent_since
@@ -91,8 +96,15 @@ def prove_new(room: Room, links: list[ChainLink], level: ProofLevel, lease: Leas
             lease.check()
 
 
-def prove(room: Room, links: list[ChainLink], level: ProofLevel, lease: Lease) -> ProofResult:
-    """Prove the last backup of a chain once, and keep the receipt.
+def prove(
+    room: Room,
+    links: list[ChainLink],
+    level: ProofLevel,
+    lease: Lease,
+    *,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> ProofResult:
+    """Prove the last backup of a chain once, and keep the receipt. ``on_progress``: as ``prove_objects`` has it.
 
     Raises:
         ObjectMissing, Damaged: bytes are gone, or differ from what was recorded; the message names the object.
@@ -109,6 +121,7 @@ def prove(room: Room, links: list[ChainLink], level: ProofLevel, lease: Lease) -
             link.backup_id,
             link.manifest_sha256,
             threads=room.settings.compression_threads,
+            on_progress=on_progress,
             stop=lease.stop,
         )
     else:
