@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from snaphold.catalog import copies
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.paging import page_of, position_of
-from snaphold.catalog.schema import AUTOMATED_FULLS, backups, tasks
+from snaphold.catalog.schema import AUTOMATED_FULLS, BEING_DELETED, HAVING_FAILED, RUNNING_TAKEN, backups, tasks
 from snaphold.model import (
     BACKUP_MOVES,
     RUNNING,
@@ -99,9 +99,7 @@ def family(tx: Transaction, backup_id: str) -> list[Backup]:
 
 def running_of_account(tx: Transaction, account: str) -> int:
     """How many backups of this account are being taken from a database."""
-    statement = sa.select(sa.func.count()).where(
-        backups.c.account == account, backups.c.status.in_(RUNNING), backups.c.made == Made.TAKEN
-    )
+    statement = sa.select(sa.func.count()).where(backups.c.account == account, sa.text(RUNNING_TAKEN))
     return int(tx.connection.execute(statement).scalar_one())
 
 
@@ -242,10 +240,7 @@ def page(
 
 def failed_since(tx: Transaction, since_us: int, until_us: int) -> list[Backup]:
     """Failed backups, deleted ones too, whose end lies in this time: what they wrote may be swept."""
-    statement = backups.select().where(
-        backups.c.status == BackupStatus.FAILED,
-        backups.c.updated_us.between(since_us, until_us),
-    )
+    statement = backups.select().where(sa.text(HAVING_FAILED), backups.c.updated_us.between(since_us, until_us))
     return [_backup(row) for row in tx.connection.execute(statement).mappings()]
 
 
@@ -260,7 +255,7 @@ def endings(tx: Transaction, account: str) -> dict[str, int | None]:
 
 def to_delete(tx: Transaction) -> list[str]:
     """Ids of all that are being deleted."""
-    statement = sa.select(backups.c.id).where(backups.c.deleting, backups.c.deleted_us.is_(None))
+    statement = sa.select(backups.c.id).where(sa.text(BEING_DELETED))
     return list(tx.connection.execute(statement).scalars())
 
 

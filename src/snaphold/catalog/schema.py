@@ -17,6 +17,10 @@ AUTOMATED_FULLS = (
     "is_automated AND made = 'taken' AND coalesce(parent_id, '') = ''"
     " AND status = 'COMPLETED' AND NOT deleting AND deleted_us IS NULL"
 )
+# The few backups that something is done to, among any number: each in the words of the statement that looks for them.
+RUNNING_TAKEN = "status IN ('NEW', 'BUILDING') AND made = 'taken'"
+BEING_DELETED = "deleting AND deleted_us IS NULL"
+HAVING_FAILED = "status = 'FAILED'"
 
 deployment = sa.Table(
     "deployment",
@@ -120,6 +124,8 @@ backups = sa.Table(
     sa.Column("proof_reason", sa.Text),
     sa.Column("proof_mend_from", sa.String(64)),  # the region that has what is damaged here
     sa.Index("ix_backups_account_created_us_id", "account", "created_us", "id"),
+    sa.Index("ix_backups_account_instance_id_created_us_id", "account", "instance_id", "created_us", "id"),
+    sa.Index("ix_backups_account_datastore_created_us_id", "account", "datastore", "created_us", "id"),
     sa.Index("ix_backups_source_id_created_us_id", "source_id", "created_us", "id"),
     sa.Index(
         "ix_backups_automated_fulls",
@@ -133,8 +139,27 @@ backups = sa.Table(
         "uq_backups_running_source",
         "source_id",
         unique=True,
-        sqlite_where=sa.text("status IN ('NEW', 'BUILDING') AND made = 'taken'"),
-        postgresql_where=sa.text("status IN ('NEW', 'BUILDING') AND made = 'taken'"),
+        sqlite_where=sa.text(RUNNING_TAKEN),
+        postgresql_where=sa.text(RUNNING_TAKEN),
+    ),
+    sa.Index(
+        "ix_backups_running", "account", sqlite_where=sa.text(RUNNING_TAKEN), postgresql_where=sa.text(RUNNING_TAKEN)
+    ),
+    sa.Index("ix_backups_deleting", "id", sqlite_where=sa.text(BEING_DELETED), postgresql_where=sa.text(BEING_DELETED)),
+    sa.Index(
+        "ix_backups_failed", "updated_us", sqlite_where=sa.text(HAVING_FAILED), postgresql_where=sa.text(HAVING_FAILED)
+    ),
+    sa.Index(
+        "ix_backups_proving",
+        "proving",
+        sqlite_where=sa.text("proving IS NOT NULL"),
+        postgresql_where=sa.text("proving IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_backups_to_prove",
+        "proof_asked_us",
+        sqlite_where=sa.text("proof_asked_us IS NOT NULL"),
+        postgresql_where=sa.text("proof_asked_us IS NOT NULL"),
     ),
     sa.CheckConstraint("status <> 'COMPLETED' OR manifest_sha256 IS NOT NULL", name="completed_has_manifest"),
     sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name="failed_has_reason"),

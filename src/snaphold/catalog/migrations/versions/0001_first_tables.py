@@ -63,6 +63,28 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_backups")),
     )
     op.create_index("ix_backups_account_created_us_id", "backups", ["account", "created_us", "id"], unique=False)
+    op.create_index(
+        "ix_backups_account_instance_id_created_us_id",
+        "backups",
+        ["account", "instance_id", "created_us", "id"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_backups_account_datastore_created_us_id",
+        "backups",
+        ["account", "datastore", "created_us", "id"],
+        unique=False,
+    )
+    for name, column, where in (
+        ("ix_backups_running", "account", "status IN ('NEW', 'BUILDING') AND made = 'taken'"),
+        ("ix_backups_deleting", "id", "deleting AND deleted_us IS NULL"),
+        ("ix_backups_failed", "updated_us", "status = 'FAILED'"),
+        ("ix_backups_proving", "proving", "proving IS NOT NULL"),
+        ("ix_backups_to_prove", "proof_asked_us", "proof_asked_us IS NOT NULL"),
+    ):
+        op.create_index(
+            name, "backups", [column], unique=False, sqlite_where=sa.text(where), postgresql_where=sa.text(where)
+        )
     op.create_index(op.f("ix_backups_parent_id"), "backups", ["parent_id"], unique=False)
     op.create_index("ix_backups_source_id_created_us_id", "backups", ["source_id", "created_us", "id"], unique=False)
     automated_fulls = (
