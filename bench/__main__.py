@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bench import data, limits
 from bench.api import fill_catalog, requests_per_s
@@ -28,6 +28,7 @@ from bench.service import ACCOUNT, Service
 from bench.writers import Writer
 from snaphold.engines.installation import find_installation
 
+Made = TypeVar("Made")
 DEPTH: Final = 10  # increments of the chain
 RESULTS: Final = Path(__file__).parent / "results.md"
 MEGABYTE: Final = 1 << 20
@@ -74,7 +75,7 @@ def main() -> None:
     rows: list[Row] = []
     with ExitStack() as stack:
         plain_service = stack.enter_context(Service(options.directory, "--verify-after-backup=none"))
-        verifying = stack.enter_context(Service(options.directory))
+        verifying = stack.enter_context(Service(options.directory, far=True))
         parts = itertools.chain(
             api(verifying, options.rows),
             empty_instance(verifying, options.rounds),
@@ -137,6 +138,7 @@ def large_instance(service: Service, verifying: Service, gigabytes: float, round
     stored = Row("stored, MB", "mariabackup \\| igzip -1", "≤ 1.02")
     against_limit = Row("full backup, s", "compressing alone", "≤ 1.25")
     verified = Row("full backup with objects verified, s", "without", "≤ 1.35")
+    copied = Row("copy to another region, s", "cp and fsync of the data object", "≤ 1.3")
     cpu = Row("full backup, processor seconds", "compressing alone, wall times cores", "-")
     restored = Row("restore, s", "gzip -dc \\| mbstream -x, prepare, start", "≥ 2 times faster", ratio=times_faster)
     restore_limit = Row("restore, s", "the longer of decompressing and dd", "≤ 1.35")
@@ -165,8 +167,13 @@ def large_instance(service: Service, verifying: Service, gigabytes: float, round
         restore_limit.ours.append(seconds)
         service.delete(f"/instances/{again['id']}")
         service.delete(f"/backups/{made['id']}")
+        (data_object,) = verifying.objects([other["id"]])
+        copied.theirs.append(limits.copying(data_object, verifying.state_dir / "copied"))
+        seconds, copy = timed(partial(verifying.copy, other))
+        copied.ours.append(seconds)
+        verifying.forget_copy(copy)
         verifying.delete(f"/backups/{other['id']}")
-    yield from (against_gzip, against_igzip, stored, against_limit, verified, cpu, restored, restore_limit)
+    yield from (against_gzip, against_igzip, stored, against_limit, verified, copied, cpu, restored, restore_limit)
     plain.stream.unlink()
     yield from writers(service, instance, plain, rounds)
     yield from memory(service, instance, volume_gb)
@@ -236,7 +243,7 @@ def chain(service: Service, gigabytes: float, rounds: int) -> Iterator[Row]:
     yield from (taken, deep, in_turn)
 
 
-def timed(action: Callable[[], dict[str, Any]]) -> tuple[float, dict[str, Any]]:
+def timed(action: Callable[[], Made]) -> tuple[float, Made]:
     """The seconds that something took, and what came of it."""
     began = time.monotonic()
     result = action()

@@ -36,6 +36,17 @@ def writing(target: Path, size_bytes: int) -> float:
     return seconds
 
 
+def copying(source: Path, target: Path) -> float:
+    """Seconds to copy a file with ``cp`` and sync it."""
+    began = time.monotonic()
+    subprocess.run(["cp", source, target], check=True)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    seconds = time.monotonic() - began
+    target.unlink()
+    return seconds
+
+
 def _run(source: Path, *words: str) -> float:
     """The program's own time, without the interpreter's start."""
     with source.open("rb") as file:

@@ -24,15 +24,20 @@ TIMEOUT_S: Final = 1800
 
 
 class Service:
-    """``snaphold serve`` in a directory of its own. A context manager: everything is gone afterwards."""
+    """``snaphold serve`` in a directory of its own. A context manager: everything is gone afterwards.
 
-    def __init__(self, parent: Path | None, *flags: str) -> None:
+    ``far``: with a second region, to which backups can be copied.
+    """
+
+    def __init__(self, parent: Path | None, *flags: str, far: bool = False) -> None:
         self.state_dir = Path(tempfile.mkdtemp(prefix="snaphold-bench-", dir=parent))
         self.state_dir.chmod(0o755)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._flags = flags
+        with socket.socket() as near, socket.socket() as away:
+            for probe in (near, away):
+                probe.bind(("127.0.0.1", 0))
+            self.port, far_port = near.getsockname()[1], away.getsockname()[1]
+        self._flags = [*flags, *(["--region", f"IAD=127.0.0.1:{far_port}"] if far else [])]
+        self._far = f"http://127.0.0.1:{far_port}/v1.0/{ACCOUNT}"
         self._log = (self.state_dir / "serve.log").open("wb")
         self._api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
@@ -85,9 +90,29 @@ class Service:
         made = self._call("POST", "/backups", {"backup": wanted})["backup"]
         return self._until(f"/backups/{made['id']}", "backup", "COMPLETED")
 
+    def copy(self, backup: dict[str, Any]) -> str:
+        """Copy a backup to the other region; what it is there, once it is COMPLETED, for ``forget_copy``."""
+        path = f"/backups/{backup['id']}"
+        self._call("POST", f"{path}/action", {"copy-backup": {"target_backup_region": "IAD"}})
+        found: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            found[:] = self._call("GET", path)["backup"]["copies"]
+            if found[0]["status"] == "FAILED":
+                raise RuntimeError(f"{path}: {found}")
+            return bool(found[0]["status"] == "COMPLETED")
+
+        self._wait_for(there)
+        return f"{self._far}/backups/{found[0]['id']}"
+
+    def forget_copy(self, copy: str) -> None:
+        """Delete a copy, and wait until it is gone."""
+        self._api.delete(copy).raise_for_status()
+        self._wait_for(lambda: self._api.get(copy).status_code == httpx.codes.NOT_FOUND)
+
     def objects(self, ids: list[str]) -> list[Path]:
         """The data objects of these backups, in the store."""
-        return [next((self.state_dir / "regions").rglob(f"{backup_id}.xbstream.gz")) for backup_id in ids]
+        return [next((self.state_dir / "regions" / "DFW").rglob(f"{backup_id}.xbstream.gz")) for backup_id in ids]
 
     def delete(self, path: str) -> None:
         """Delete something, and wait until it is gone."""

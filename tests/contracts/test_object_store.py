@@ -90,6 +90,23 @@ def test_an_object_is_replaced(store: ObjectStore) -> None:
     assert names(store) == ["a/receipt", "a/receipt.other", "b/receipt"]
 
 
+def test_a_segment_whose_bytes_turn_out_wrong(store: ObjectStore) -> None:
+    """What is raised by the bytes as they come is raised, and there is no such segment: nothing can be published."""
+
+    class Wrong:
+        def __iter__(self) -> Iterator[bytes]:
+            yield from segment(0)
+            raise Damaged("they differ")
+
+    with pytest.raises(Damaged, match="they differ"):
+        store.put_segment(PREFIX, 0, Wrong())
+    with pytest.raises(Damaged):
+        store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT)
+    store.put_segment(PREFIX, 0, segment(1))
+    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT)
+    assert content(store, "1.gz") == b"".join(segment(1))
+
+
 @pytest.mark.parametrize("length", [100, 2 * SEGMENT, 3 * SEGMENT])
 def test_a_range_is_written_into_an_object(store: ObjectStore, length: int) -> None:
     """The bytes stand at their place, no other byte has changed, and the object is as long as was said."""

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -61,7 +61,7 @@ class MemoryStore:
         self._piece = piece
         self._lock = threading.Lock()
 
-    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
         """Keep a segment as an object of its own."""
         check_prefix(prefix)
         content = b"".join(data)

@@ -240,7 +240,7 @@ def test_a_silent_peer_is_503_when_asked_and_waited_for_later(pair: Pair) -> Non
 
 
 def test_a_copy_fails_alone(pair: Pair) -> None:
-    """Damage is found before a byte of it is put; the copy says why, nothing is left there, the backup is as it was."""
+    """Damage is found before the segment counts; the copy says why, nothing is left there, the backup is as it was."""
     backup = pair.keep(1)
     pair.ask(backup)
     pair.source.objects[str(backup.object_name)] = DATA[:-1] + b"?"

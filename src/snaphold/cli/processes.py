@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LAST_ANSWERS_S: Final = 2  # what requests get to end by themselves when the process is told to
 _KEEP_ALIVE_S: Final = 30
+_WORK_PIECE: Final = 256 << 10  # bytes that a worker reads at once: they are still in the cache when they are hashed
 
 _log = structlog.get_logger(__name__)
 
@@ -138,7 +139,7 @@ def _work(deployment: "Deployment", state: StateDirectory, region: Endpoint, sto
     lock = state.worker_lock(region.name)
     with opened_saver(deployment.settings, state, deployment) as saver:
         targets = {peer: stores_of(state, peer) for peer in deployment.peers}
-        work(deployment, stores_of(state, region.name), saver, lock, stopping, peers=targets)
+        work(deployment, stores_of(state, region.name, piece_size=_WORK_PIECE), saver, lock, stopping, peers=targets)
 
 
 def _one_region(given: Given, name: str | None) -> tuple[Endpoint, StateDirectory]:

@@ -1,6 +1,6 @@
 """The object store as the rest of the project sees it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,10 +25,12 @@ class ObjectStore(Protocol):
     and ``Permanent`` (refused); nothing is half done when it does.
     """
 
-    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
         """Keep segment ``number`` (from 0) under ``prefix``; durable when this returns. Putting it again replaces it.
 
         All segments but the last have SEGMENT_SIZE bytes. Called from several threads, for different numbers.
+        ``data`` can be iterated again, where the store has to try again. What it raises is raised, and the segment, or
+        one that was put before, is nobody's to use then.
         """
 
     def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:

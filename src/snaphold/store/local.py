@@ -17,7 +17,7 @@ import secrets
 import stat
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,9 +25,8 @@ from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Tra
 from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo
 from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_account, is_name
 
-_PIECE = 4 << 20  # bytes that get() hands on at once
+PIECE = 4 << 20  # bytes that get() hands on at once, where nobody says
 _RACES = 100  # lost at most, for a directory that others remove
-_IOV_MAX = 1024  # buffers of one pwritev; <limits.h>
 _SIZE = struct.Struct("<Q")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
@@ -36,17 +35,19 @@ _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 class LocalStores:
-    """The containers of all accounts under one directory."""
+    """The containers of all accounts under one directory. ``piece_size``: bytes that ``get`` hands on at once."""
 
-    def __init__(self, root: Path, *, segment_size: int = SEGMENT_SIZE) -> None:
+    def __init__(self, root: Path, *, segment_size: int = SEGMENT_SIZE, piece_size: int = PIECE) -> None:
         self._root = root
         self._segment_size = segment_size
+        self._piece_size = piece_size
         self._stores: dict[str, LocalStore] = {}
 
     def of(self, account: str) -> "LocalStore":
         """The container of this account; the same object each time. Raises ``Permanent`` for a name that is none."""
         path = self._root / check_account(account) / CONTAINER
-        return self._stores.setdefault(account, LocalStore(path, segment_size=self._segment_size))
+        store = LocalStore(path, segment_size=self._segment_size, piece_size=self._piece_size)
+        return self._stores.setdefault(account, store)
 
     def accounts(self) -> Iterator[str]:
         """The directories that hold a container; whatever else lies beside them is nobody's account."""
@@ -62,24 +63,24 @@ class LocalStores:
 class LocalStore:
     """One container as a directory. Implements :class:`snaphold.store.base.ObjectStore`."""
 
-    def __init__(self, container: Path, *, segment_size: int = SEGMENT_SIZE) -> None:
+    def __init__(self, container: Path, *, segment_size: int = SEGMENT_SIZE, piece_size: int = PIECE) -> None:
         self._container = container
         self._segment_size = segment_size
+        self._piece_size = piece_size
         self._lock = threading.Lock()  # guards the two below, and the making and removing of segment files
         self._known: set[str] = set()  # prefixes whose segment files and directories are durable
         self._writing: dict[str, int] = {}  # put_segment calls under way, by prefix
 
-    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
         """Write the segment to its place in the prefix's one file; its size is noted once its bytes are durable."""
         segments, sizes = self._segment_paths(prefix)
-        length = sum(len(piece) for piece in data)
-        if not 0 < length <= self._segment_size or number < 0:
-            raise Permanent(f"segment {number} of {length} bytes cannot be kept")
+        if number < 0:
+            raise Permanent(f"there is no segment {number}")
         with _mapped():
             self._begin_writing(prefix, segments, sizes)
             try:
-                _write_durably(segments, number * self._segment_size, data)
-                _write_durably(sizes, number * _SIZE.size, [_SIZE.pack(length)])
+                length = _write_durably(segments, number * self._segment_size, data, at_most=self._segment_size)
+                _write_durably(sizes, number * _SIZE.size, [_SIZE.pack(length)], at_most=_SIZE.size)
             except BaseException:
                 self._end_writing(prefix, failed=True)
                 raise
@@ -157,7 +158,7 @@ class LocalStore:
             with file, _mapped(name):
                 os.posix_fadvise(file.fileno(), position, max(end - position, 1), os.POSIX_FADV_SEQUENTIAL)
                 while position < end:
-                    piece = os.pread(file.fileno(), min(_PIECE, end - position), position)
+                    piece = os.pread(file.fileno(), min(self._piece_size, end - position), position)
                     if not piece:
                         raise Transient(f"{name} ended at {position} of {end} bytes")
                     position += len(piece)
@@ -346,23 +347,36 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def _write_durably(path: Path, position: int, data: Sequence[bytes | memoryview]) -> None:
+def _write_durably(path: Path, position: int, data: Iterable[bytes | memoryview], *, at_most: int) -> int:
+    """Write the pieces one behind the other, as they come; how many bytes they have. What they raise ends it.
+
+    Raises ``Permanent`` when there are none, or more than ``at_most``, of which none has been written.
+    """
+    length = 0
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb", buffering=0) as file:
-        _write_all(file.fileno(), position, data)
+        for piece in data:
+            if length + len(piece) > at_most:
+                raise Permanent(f"more than {at_most} bytes cannot be kept as one segment")
+            _write_all(file.fileno(), position + length, [piece])
+            if (
+                len(piece) < at_most
+            ):  # the disk begins with it while the next one comes: this starts writing dirty pages
+                os.posix_fadvise(file.fileno(), position + length, len(piece), os.POSIX_FADV_DONTNEED)
+            length += len(piece)
+        if not length:
+            raise Permanent("a segment without bytes cannot be kept")
         os.fdatasync(file.fileno())
+    return length
 
 
-def _write_all(descriptor: int, position: int, data: Sequence[bytes | memoryview]) -> None:
-    """pwritev(2) of any number of buffers, however short the writes come out."""
-    for first in range(0, len(data), _IOV_MAX):
-        batch = [memoryview(piece) for piece in data[first : first + _IOV_MAX]]
-        while batch:
-            written = os.pwritev(descriptor, batch, position)
+def _write_all(descriptor: int, position: int, data: Iterable[bytes | memoryview]) -> None:
+    """pwrite(2) of pieces, however short the writes come out."""
+    for piece in data:
+        left = memoryview(piece)
+        while left:
+            written = os.pwrite(descriptor, left, position)
             position += written
-            while batch and written >= len(batch[0]):
-                written -= len(batch.pop(0))
-            if batch:
-                batch[0] = batch[0][written:]
+            left = left[written:]
 
 
 def _fsync_directory(directory: Path) -> None:

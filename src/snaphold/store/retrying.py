@@ -1,7 +1,7 @@
 """Any store, with its passing faults ridden out."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -97,7 +97,7 @@ class Retrying:
         self._store = store
         self._patience = patience
 
-    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
         """Putting a segment again replaces it."""
         self._patience.call(lambda: self._store.put_segment(prefix, number, data))
 

@@ -1,21 +1,24 @@
-"""Bringing a data object from store to store, each segment's hash checked before it is put.
+"""Bringing a data object from store to store: each segment counts only when its hash was found right on the way.
 
-May run any number of times: what an earlier try has put is used again once its hash was checked.
+The bytes pass once, a piece at a time, and the disk writes meanwhile. May run any number of times: what an earlier try
+has put is used again once its hash was checked.
 """
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from snaphold.errors import Damaged, ObjectMissing, Overtaken
 from snaphold.store.base import ObjectStore
+from snaphold.stream.compress import keep_block_memory
 from snaphold.stream.manifest import Manifest
 from snaphold.stream.segments import check_length, discard, segment_pieces
 
-_AT_ONCE: Final = 2  # segments in memory
+_AT_ONCE: Final = 2  # segments
 
 
 def bring_data(
@@ -31,6 +34,7 @@ def bring_data(
         Overtaken: ``stop`` was set.
         Transient, Permanent: a store does not answer, or refuses. Segments are left under the prefix.
     """
+    keep_block_memory()
     ended = threading.Event()
 
     def check() -> None:
@@ -40,7 +44,7 @@ def bring_data(
     def put(number: int) -> None:
         check()
         if not _is_there(target, prefix, number, manifest):
-            target.put_segment(prefix, number, list(segment_pieces(manifest, source, number, check)))
+            target.put_segment(prefix, number, _Pieces(manifest, source, number, check))
 
     if _is_published(target, name, manifest, check):
         discard(target, prefix)
@@ -54,6 +58,19 @@ def bring_data(
         pool.shutdown(cancel_futures=True)
     on_segments()
     target.publish(name, prefix, len(manifest.segments), size_bytes=manifest.data.size_bytes)
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The pieces of one segment, read anew each time they are iterated; ``Damaged`` at the end where they differ."""
+
+    manifest: Manifest
+    source: ObjectStore
+    number: int
+    check: Callable[[], None]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return segment_pieces(self.manifest, self.source, self.number, self.check)
 
 
 def _is_there(target: ObjectStore, prefix: str, number: int, manifest: Manifest) -> bool:
