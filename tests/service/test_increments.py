@@ -9,6 +9,7 @@ from snaphold.model import Backup, BackupStatus, Instance
 from snaphold.protocol import Heartbeat, InstanceState, Task
 from snaphold.service import hosts as host_service
 from snaphold.service.backups import delete_backup, request_backup, show_backup
+from snaphold.service.consolidation import request_consolidation
 from snaphold.service.instances import create_instance, show_instance
 from snaphold.service.requests import BackupRequest
 from tests.scenarios.served import eventually
@@ -182,3 +183,27 @@ def test_a_chain_is_deleted_as_one_when_nothing_uses_it(region: Region) -> None:
     for backup_id in (full.id, task.backup.id):
         shown = show_backup(region.deployment, ACCOUNT, backup_id)
         assert (shown.status, shown.deleting) == (BackupStatus.COMPLETED, True)
+
+
+@pytest.mark.parametrize("gone", ["deleting", "delete failed", "deleted"])
+def test_what_stands_on_a_backup_that_goes_is_of_no_use(region: Region, gone: str) -> None:
+    """However it came to that: neither restored, merged nor a parent while an ancestor is being deleted, or is gone."""
+    instance = region.active_instance()
+    full = taken(region, on(instance))
+    first = taken(region, on(instance, full.id))
+    second = taken(region, on(instance, first.id))
+    with region.deployment.catalog.writing() as tx:
+        if gone == "deleting":
+            rows.mark_deleting(tx, [full.id], deleting=True)
+        elif gone == "delete failed":
+            rows.mark_delete_failed(tx, [full.id], "The store refuses.")
+        else:
+            rows.mark_deleted(tx, full.id)
+    refusal = f"Backup {full.id}, which {second.id} stands on, is not COMPLETED."
+    with pytest.raises(Unprocessable, match=refusal):
+        create_instance(region.deployment, ACCOUNT, an_instance(backup_ref=second.id))
+    with pytest.raises(Unprocessable, match=refusal):
+        request_backup(region.deployment, ACCOUNT, on(instance, second.id))
+    with pytest.raises(Unprocessable, match=refusal):
+        request_consolidation(region.deployment, ACCOUNT, second.id, None)
+    assert taken(region, on(instance)).parent_id is None

@@ -9,13 +9,17 @@ from snaphold.protocol import ChainLink
 
 def chain_of(tx: Transaction, backup: Backup) -> list[ChainLink]:
     """The backup and all that it stands on, the full one first. Raises ``Unprocessable`` when it is no backup yet."""
-    chain = [backup]
-    while (parent_id := chain[-1].parent_id) is not None:
-        parent = backups.get(tx, parent_id)
-        if parent is None:
-            break
-        chain.append(parent)
-    return [_link_of(member) for member in reversed(chain)]
+    return [_link_of(member) for member in reversed(_members(tx, backup))]
+
+
+def refuse_lost_ground(tx: Transaction, backup: Backup) -> None:
+    """Raise ``Unprocessable`` when a backup that this one stands on is gone, or is being deleted."""
+    members = _members(tx, backup)
+    for member in members[1:]:
+        if member.status is not BackupStatus.COMPLETED or member.deleting or member.deleted_us is not None:
+            raise Unprocessable(f"Backup {member.id}, which {backup.id} stands on, is not COMPLETED.")
+    if members[-1].parent_id is not None:
+        raise Unprocessable(f"Backup {members[-1].parent_id}, which {backup.id} stands on, is not on record.")
 
 
 def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
@@ -24,7 +28,8 @@ def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
     Raises:
         NotFound: the account has no such backup.
         BadRequest: it is of another source.
-        Unprocessable: it is not COMPLETED, is being deleted, or is of a data directory that is no more.
+        Unprocessable: it is not COMPLETED, is being deleted, stands on what is, or is of a data directory that is no
+            more.
     """
     parent = backups.find(tx, instance.account, parent_id)
     if parent is None:
@@ -33,6 +38,7 @@ def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
         raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
     if parent.status is not BackupStatus.COMPLETED or parent.deleting:
         raise Unprocessable(f"Backup {parent_id} is not COMPLETED and cannot be a parent.")
+    refuse_lost_ground(tx, parent)
     if not _same_life(tx, instance, parent):
         raise Unprocessable(f"Backup {parent_id} was taken before the data of its instance was replaced.")
     return parent
@@ -42,7 +48,13 @@ def newest_parent(tx: Transaction, instance: Instance, *, automated_only: bool) 
     """The newest backup that an increment may stand on, or None: then a full one is to be taken."""
     if instance.incarnation is None and instance.ended_incarnation is not None:
         return None
-    return backups.newest_completed(tx, instance.id, automated_only=automated_only, incarnation=instance.incarnation)
+    newest = backups.newest_completed(tx, instance.id, automated_only=automated_only, incarnation=instance.incarnation)
+    if newest is not None:
+        try:
+            refuse_lost_ground(tx, newest)
+        except Unprocessable:
+            return None
+    return newest
 
 
 def _same_life(tx: Transaction, instance: Instance, parent: Backup) -> bool:
@@ -57,6 +69,14 @@ def _same_life(tx: Transaction, instance: Instance, parent: Backup) -> bool:
         return False
     newest = backups.newest_completed(tx, instance.id)
     return newest is None or newest.incarnation == parent.incarnation
+
+
+def _members(tx: Transaction, backup: Backup) -> list[Backup]:
+    """The backup and all that it stands on, as far as there are records; the full one last."""
+    members = [backup]
+    while (parent_id := members[-1].parent_id) is not None and (parent := backups.get(tx, parent_id)) is not None:
+        members.append(parent)
+    return members
 
 
 def _link_of(backup: Backup) -> ChainLink:

@@ -10,7 +10,7 @@ from snaphold.model import Backup, BackupStatus, Made, Rate
 from snaphold.protocol import TaskKind
 from snaphold.service import limits
 from snaphold.service.backups import check_quota, spec_of
-from snaphold.service.chains import chain_of
+from snaphold.service.chains import chain_of, refuse_lost_ground
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import choose_host_of
 from snaphold.steps import Step, reached
@@ -27,7 +27,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
 
     Raises:
         NotFound: no such backup.
-        Unprocessable: it is not COMPLETED, is being deleted, or is no increment.
+        Unprocessable: it is not COMPLETED, is being deleted, stands on what is, or is no increment.
         OverLimit: the account has as many backups as it may.
         Unavailable: no host that could make it is there.
     """
@@ -40,6 +40,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
             raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
         if old.parent_id is None:
             raise Unprocessable(f"Backup {backup_id} is a full backup already.")
+        refuse_lost_ground(tx, old)
         check_quota(tx, deployment, account)
         host = choose_host_of(
             tx, hosts.seen_since(tx, tx.now_us - deployment.lease_us), old.datastore, old.version, account

@@ -26,7 +26,7 @@ from snaphold.model import (
 from snaphold.protocol import Datastore, InstanceSpec, Memory, TaskKind
 from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
-from snaphold.service.chains import chain_of
+from snaphold.service.chains import chain_of, refuse_lost_ground
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import abandon
 from snaphold.service.requests import InstancePage, InstanceRequest, PageRequest
@@ -266,6 +266,7 @@ def _restorable(tx: Transaction, account: str, backup_id: str) -> Backup:
         raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
     if backup.deleting:
         raise Unprocessable(f"Backup {backup_id} is being deleted.")
+    refuse_lost_ground(tx, backup)
     return backup
 
 
