@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snaphold.host.processes import find_server
+from snaphold.host.processes import Spawned, end_process, find_server, spawn_detached
 
 
 @contextmanager
@@ -38,3 +38,18 @@ def test_the_backup_tool_is_no_server(tmp_path: Path, name: str) -> None:
     """The backup tool has the same argument and owner: a server that died during a backup is not taken as running."""
     with running(tmp_path / name, tmp_path / "data"):
         assert find_server(tmp_path / "data", None) is None
+
+
+def test_a_started_program_is_known_by_its_number(tmp_path: Path) -> None:
+    """Whatever it calls itself; and how it ended is kept, when somebody else has reaped it too."""
+
+    def started(*argv: str) -> Spawned:
+        return spawn_detached(argv, environment={}, directory=tmp_path, owner=None, output=tmp_path / "said")
+
+    waiting = started("/bin/sleep", "60")
+    assert waiting.process.alive()
+    assert waiting.verdict(0) == "it has not ended"
+    end_process(waiting.process, patience_s=0)
+    assert not waiting.process.alive()
+    assert waiting.verdict() == "it was ended by SIGKILL"
+    assert started("/bin/sh", "-c", "exit 3").verdict() == "it ended with status 3"

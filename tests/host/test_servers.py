@@ -448,7 +448,7 @@ def test_a_server_that_cannot_start_says_why(servers: Servers) -> None:
     servers.create(spec, 1)
     servers.stop(spec.id)
     (servers._instances / spec.id / "data" / "ibdata1").write_bytes(b"")
-    with pytest.raises(Permanent, match=r"does not start: .*InnoDB"):
+    with pytest.raises(Permanent, match=r"does not start: .*InnoDB.* \(it ended with status 1\)"):
         servers.start(spec.id)
     state = servers.state(spec.id)
     assert state.running is False

@@ -16,6 +16,7 @@ from snaphold.errors import Permanent
 from snaphold.host.disk import Owner
 
 _SERVER_PROGRAMS: Final = {b"mariadbd", b"mysqld"}
+_STARTED: Final = 19  # of the fields of /proc/PID/stat behind the name
 _children: Final[list[subprocess.Popen[bytes]]] = []  # servers that this process started and must reap
 _children_lock: Final = threading.Lock()
 
@@ -33,9 +34,25 @@ class Process:
         return _start_of(self.pid) == self.started
 
 
+class Spawned:
+    """A program that this process has started: known by its number, not looked for, and asked how it ended."""
+
+    def __init__(self, child: "subprocess.Popen[bytes]") -> None:
+        self._child = child
+        self.process: Final = Process(pid=child.pid, started=_ticks_of(child.pid))
+
+    def verdict(self, patience_s: float = 5) -> str:
+        """How it has ended, in words. Its last threads may take a moment: they are waited for so long at most."""
+        try:
+            status = self._child.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            return "it has not ended"
+        return f"it ended with status {status}" if status >= 0 else f"it was ended by {signal.Signals(-status).name}"
+
+
 def spawn_detached(
     argv: Sequence[str | Path], *, environment: Mapping[str, str], directory: Path, owner: Owner | None, output: Path
-) -> None:
+) -> Spawned:
     """Start a program in a session of its own, as ``owner``, which goes on when this process ends.
 
     What it says before it opens a log of its own goes to ``output`` (0600, ours, emptied first).
@@ -59,8 +76,10 @@ def spawn_detached(
         raise Permanent(f"{argv[0]} cannot be started: {error.strerror}") from error
     finally:
         os.close(descriptor)
+    spawned = Spawned(child)  # before anybody may reap it: until then its number is nobody else's
     with _children_lock:
         _children.append(child)
+    return spawned
 
 
 def find_server(data: Path, owner: Owner | None) -> Process | None:
@@ -152,12 +171,22 @@ def _serves(pid: int, data: Path, uid: int) -> bool:
 
 
 def _start_of(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat; None for a process that is gone or a zombie."""
+    """When a process was started; None for one that is gone or a zombie."""
     try:
-        facts = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
+        facts = _facts_of(pid)
     except (OSError, IndexError):
         return None
-    return None if facts[0] in {b"Z", b"X"} else int(facts[19])
+    return None if facts[0] in {b"Z", b"X"} else int(facts[_STARTED])
+
+
+def _ticks_of(child: int) -> int:
+    """When a child that is not reaped was started; it may be a zombie."""
+    return int(_facts_of(child)[_STARTED])
+
+
+def _facts_of(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat behind the program's name, the state first."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
 
 
 def _command_line(pid: int) -> list[bytes]:

@@ -29,7 +29,15 @@ from snaphold.errors import NotFound, Overtaken, Permanent, SetupError, Snaphold
 from snaphold.host import accounts, contents, disk
 from snaphold.host.directory import IDENTIFIER, InstanceDirectory, Record
 from snaphold.host.placement import free_addresses, free_system_user
-from snaphold.host.processes import Process, end_process, ends_within, find_server, processes_of, spawn_detached
+from snaphold.host.processes import (
+    Process,
+    Spawned,
+    end_process,
+    ends_within,
+    find_server,
+    processes_of,
+    spawn_detached,
+)
 from snaphold.host.template import template_directory
 from snaphold.protocol import Datastore, InstanceResult, InstanceSpec, InstanceState, QuestionKind
 
@@ -425,24 +433,27 @@ class Servers:
 
     def _start(self, directory: InstanceDirectory, record: Record) -> None:
         process = self._process(directory, record)
-        since = 0
+        since, spawned = 0, None
         if process is None:
             with disk.disk_faults("starting the server"):
                 since = self._error_log_size(directory)
                 directory.make(record)  # a reboot or a hand may have taken something away
                 statements = accounts.init_sql(directory.admin_file, directory.backup_file)
                 disk.write_atomically(directory.init_sql, statements, owner=record.owner, sync=False)
-                spawn_detached(
+                spawned = spawn_detached(
                     self._command_line(directory, record),
                     environment=self.installation.environment,
                     directory=directory.data,
                     owner=record.owner,
                     output=directory.start_log,
                 )
-        self._wait_until_it_answers(directory, record, since)
+                self._known[record.id] = spawned.process
+        self._wait_until_it_answers(directory, record, since, spawned)
         directory.init_sql.unlink(missing_ok=True)
 
-    def _wait_until_it_answers(self, directory: InstanceDirectory, record: Record, log_since: int) -> None:
+    def _wait_until_it_answers(
+        self, directory: InstanceDirectory, record: Record, log_since: int, spawned: Spawned | None
+    ) -> None:
         deadline = time.monotonic() + self._settings.start_timeout_s
         while True:
             process = self._process(directory, record)
@@ -451,9 +462,10 @@ class Servers:
                 said = log[log_since:].decode(errors="replace")
                 if _ADDRESS_IN_USE in said:
                     raise AddressTaken(f"somebody else listens on {record.address} port {record.port}")
-                words = directory.last_words() or "it says nothing"
+                words = directory.last_words() or (said.strip().splitlines() or ["it says nothing"])[-1][:500]
                 full = "the disk of this host is full: " if _DISK_FULL.search(said) else ""
-                raise Permanent(f"the database server does not start: {full}{words}")
+                end = "" if spawned is None else f" ({spawned.verdict()})"
+                raise Permanent(f"the database server does not start: {full}{words}{end}")
             try:
                 with self._administer(directory, timeout_s=2) as cursor:
                     cursor.execute("SELECT 1")
