@@ -1,10 +1,30 @@
+import shlex
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from tests.scenarios.served import eventually, query, served
+from tests.scenarios.served import Served, eventually, query, served
 
 pytestmark = pytest.mark.engine
+
+# When a backup was asked for and taken, by which attempt, what it became and how it was proven.
+STORY: Final = [
+    "backup proven",
+    "backup published",
+    "backup.requested",
+    "task begun",
+    "task done",
+    "task.ended",
+]
+
+
+def story_of(service: Served, backup_id: str) -> list[dict[str, str]]:
+    """The lines of the log that name a backup, by event; empty until its story is whole."""
+    words = [shlex.split(line) for line in service.log.read_text().splitlines() if backup_id in line]
+    lines = [dict(word.split("=", 1) for word in line if "=" in word) for line in words]
+    told = sorted((line for line in lines if line["level"] == "info"), key=lambda line: line["event"])
+    return told if len(told) >= len(STORY) else []
 
 
 def test_a_live_database_is_backed_up_and_comes_back(empty_state_dir: Path, instance_network: str) -> None:
@@ -25,6 +45,12 @@ def test_a_live_database_is_backed_up_and_comes_back(empty_state_dir: Path, inst
         backup = service.reaches(f"/backups/{asked['id']}", "COMPLETED")
         assert service.ok("GET", f"/instances/{source['id']}")["instance"]["status"] == "ACTIVE"
         assert 0 < backup["size"] < 1
+
+        told = eventually(lambda: story_of(service, backup["id"]), "the backup's story")
+        assert [line["event"] for line in told] == STORY
+        assert all(line["timestamp"].endswith("Z") for line in told)
+        assert {line["attempt"] for line in told if "attempt" in line} == {"1"}
+        assert next(line["proof"] for line in told if line["event"] == "backup proven") == "objects"
 
         query(source, "DELETE FROM t")
         restored = service.instance(restorePoint={"backupRef": backup["id"]})
