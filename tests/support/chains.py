@@ -1,10 +1,14 @@
 """Chains taken by the agent's own code from a real server, without an API."""
 
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+import pymysql
 
 from snaphold.agent.backup import taken_backup
 from snaphold.agent.chain import Chain
@@ -13,7 +17,9 @@ from snaphold.agent.control import Control
 from snaphold.agent.lease import Lease
 from snaphold.agent.restore import restored_instance
 from snaphold.agent.room import Room
-from snaphold.host.servers import Staging
+from snaphold.config import Settings
+from snaphold.engines.mariadb import MariaDB
+from snaphold.host.servers import Servers, Staging
 from snaphold.model import rfc3339
 from snaphold.protocol import (
     BackupResult,
@@ -25,7 +31,8 @@ from snaphold.protocol import (
     Task,
     TaskKind,
 )
-from tests.support.instances import instance_spec
+from snaphold.store.local import LocalStores
+from tests.support.instances import PASSWORD, instance_spec, query, user_spec
 
 ACCOUNT = "1234"
 _PLAIN = {".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".par", ".opt"}  # whole in every increment
@@ -131,3 +138,115 @@ class ChainBench:
 def lease_of(task: Task) -> Lease:
     """A lease that nobody takes away."""
     return Lease(SilentControl(), "session", task, renew_s=60)
+
+
+def chain_bench(servers: Servers, settings: Settings) -> tuple[ChainBench, InstanceResult]:
+    """An instance with tables of every kind, of which chains are to be taken."""
+    assert settings.state_dir is not None
+    stores = LocalStores(settings.state_dir / "store")
+    room = Room(servers=servers, engines={"mariadb": MariaDB(servers.installation)}, stores=stores, settings=settings)
+    spec = instance_spec(databases=("shop", "a_b"), users=[user_spec("app", PASSWORD, ["shop", "a_b"])])
+    source = servers.create(spec, 1)
+    for statement in (
+        "CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(200), n INT, KEY (n))",
+        "INSERT INTO shop.t (v, n) SELECT MD5(seq), seq FROM shop.seq_1_to_3000",
+        "CREATE TABLE shop.packed (id INT PRIMARY KEY, v TEXT) PAGE_COMPRESSED=1",
+        "INSERT INTO shop.packed SELECT seq, REPEAT(MD5(seq), 20) FROM shop.seq_1_to_800",
+        "CREATE TABLE shop.zip (id INT PRIMARY KEY, v TEXT) ROW_FORMAT=COMPRESSED KEY_BLOCK_SIZE=8",
+        "INSERT INTO shop.zip SELECT * FROM shop.packed",
+        "CREATE TABLE shop.old (id INT, v TEXT) ENGINE=MyISAM",
+        "CREATE TABLE shop.side (id INT, v TEXT) ENGINE=Aria",
+        "CREATE TABLE shop.parts (id INT PRIMARY KEY, v INT) PARTITION BY HASH (id) PARTITIONS 3",
+        "INSERT INTO shop.parts SELECT seq, seq FROM shop.seq_1_to_500",
+        "CREATE TABLE shop.swap_a (id INT PRIMARY KEY)",
+        "CREATE TABLE shop.swap_b (id INT PRIMARY KEY, v INT)",
+        "INSERT INTO shop.swap_a VALUES (1)",
+        "CREATE TABLE shop.cut (id INT PRIMARY KEY) AS SELECT seq AS id FROM shop.seq_1_to_2000",
+        "CREATE TABLE a_b.gone (id INT PRIMARY KEY) AS SELECT seq AS id FROM shop.seq_1_to_2000",
+    ):
+        query(source, statement)
+    administer = servers.access(spec.id).administer
+    administer("SET GLOBAL innodb_file_per_table = OFF", 10)
+    query(source, "CREATE TABLE shop.`in the system's` (id INT PRIMARY KEY, v TEXT)")
+    administer("SET GLOBAL innodb_file_per_table = ON", 10)
+    return ChainBench(room=room, spec=spec), source
+
+
+def tables_of(result: InstanceResult) -> dict[str, object]:
+    """CHECKSUM TABLE of every table of the databases that are not the server's own."""
+    names = query(
+        result,
+        "SELECT CONCAT('`', TABLE_SCHEMA, '`.`', TABLE_NAME, '`') FROM information_schema.TABLES "
+        "WHERE TABLE_SCHEMA IN ('shop', 'a_b') ORDER BY 1",
+    )
+    return {row[0]: row[1] for row in query(result, "CHECKSUM TABLE " + ", ".join(name for (name,) in names))}
+
+
+ROUNDS: Final = (
+    (
+        "UPDATE shop.t SET v = REVERSE(v) WHERE id % 7 = 0",
+        "RENAME TABLE shop.swap_a TO shop.c, shop.swap_b TO shop.swap_a, shop.c TO shop.swap_b",
+        "INSERT INTO shop.old VALUES (1, 'x')",
+        "INSERT INTO shop.`in the system's` SELECT * FROM shop.packed",
+    ),
+    (
+        "TRUNCATE TABLE shop.cut",
+        "INSERT INTO shop.cut VALUES (7)",
+        "DROP TABLE a_b.gone",
+        "ALTER TABLE shop.t ADD COLUMN extra INT DEFAULT 5",
+        "UPDATE shop.zip SET v = 'small' WHERE id % 3 = 0",
+    ),
+    (
+        "OPTIMIZE TABLE shop.t",
+        "ALTER TABLE shop.parts ADD PARTITION PARTITIONS 2",
+        "CREATE TABLE a_b.fresh AS SELECT * FROM shop.t",
+        "INSERT INTO shop.side VALUES (2, 'y')",
+    ),
+    (
+        "RENAME TABLE a_b.fresh TO shop.moved",
+        "UPDATE shop.packed SET v = REPEAT('abc', 300) WHERE id % 5 = 0",
+        "DELETE FROM shop.t WHERE id > 2500",
+        "ALTER TABLE shop.t DROP COLUMN extra, ALGORITHM=INSTANT",
+    ),
+)
+
+
+@contextmanager
+def writers(source: InstanceResult, *, definitions: bool = True) -> Iterator[None]:
+    """Clients that change rows, and definitions too, all the time."""
+    over = threading.Event()
+
+    def write(statements: tuple[str, ...]) -> None:
+        number = 0
+        while not over.is_set():
+            with suppress(pymysql.err.Error):  # the other one was faster
+                query(source, statements[number % len(statements)])
+            number += 1
+
+    rows = (
+        "UPDATE shop.t SET v = MD5(RAND()) WHERE id % 97 = 5",
+        "INSERT INTO shop.t (v, n) SELECT MD5(seq), seq FROM shop.seq_1_to_50",
+        "UPDATE shop.packed SET v = REPEAT(MD5(RAND()), 20) WHERE id % 50 = 1",
+        "DELETE FROM shop.t WHERE id % 61 = 3",
+        "INSERT INTO shop.old VALUES (3, 'z')",
+    )
+    changes = (
+        "CREATE OR REPLACE TABLE a_b.brief AS SELECT * FROM shop.parts",
+        "RENAME TABLE a_b.brief TO a_b.named",
+        "TRUNCATE TABLE shop.cut",
+        "INSERT INTO shop.cut SELECT seq FROM shop.seq_1_to_900",
+        "ALTER TABLE shop.zip FORCE",
+        "DROP TABLE a_b.named",
+    )
+    threads = [
+        threading.Thread(target=write, args=(statements,))
+        for statements in ((rows, changes) if definitions else (rows,))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()

@@ -69,6 +69,9 @@ class _Attempt:
         """
         spec = self._spec
         reached(Step.BACKUP_CLAIMED)
+        parent = self._parent()
+        if parent is not None:  # its data reached so far: a lower position of the server's log is another life of it
+            self._room.servers.saw_lsn(spec.instance_id, parent.lineage.incarnation, parent.lineage.last_lsn)
         incarnation = self._room.servers.incarnation(
             spec.instance_id, max_lsn=spec.max_lsn, ended=spec.ended_incarnation
         )
@@ -76,9 +79,9 @@ class _Attempt:
         self._lease.tell(step="taking", size_bytes=size_bytes, done_bytes=0, expected_bytes=size_bytes)
         reached(Step.BACKUP_MEASURED)
         imported = self._imported()
-        parent = None
         try:
-            parent = self._parent(incarnation, imported)
+            if parent is not None:
+                self._insist_on_fit(parent, incarnation, imported)
             written, taken = self._room.nicely(self._stream, parent, imported)
         except _NoIncrement as error:
             if spec.parent_id is None or spec.parent_named:
@@ -100,6 +103,7 @@ class _Attempt:
                 gtid=taken.gtid,
                 parent_manifest_sha256=None if parent is None else self._task.chain[-1].manifest_sha256,
                 imported=sorted(imported),
+                unfinished=sorted(taken.unfinished),
             ),
             Datastore(
                 type=spec.datastore,
@@ -112,12 +116,11 @@ class _Attempt:
             size_bytes=size_bytes,
         )
 
-    def _parent(self, incarnation: str, imported: set[str]) -> Manifest | None:
+    def _parent(self) -> Manifest | None:
         """The backup that this one is an increment on; None for a full one.
 
         Raises:
             ObjectMissing, Damaged: the parent, or what it stands on, is not what was recorded.
-            _NoIncrement: it is a backup of other data than the instance has now, or does not have all of it.
         """
         spec = self._spec
         if spec.parent_id is None:
@@ -125,6 +128,11 @@ class _Attempt:
         parent = Chain.opened(self._room.stores, self._task.chain).newest
         if parent.id != spec.parent_id or parent.instance_id != spec.instance_id:
             raise Permanent(f"the parent {spec.parent_id} is not a backup of this instance")
+        return parent
+
+    def _insist_on_fit(self, parent: Manifest, incarnation: str, imported: set[str]) -> None:
+        """Raise ``_NoIncrement`` when the parent is of other data than the instance has now, or has not all of it."""
+        spec = self._spec
         if (parent.datastore.type, parent.datastore.version) != (spec.datastore, spec.version):
             raise _NoIncrement(
                 f"the parent {parent.id} is of {parent.datastore.type} {parent.datastore.version}, "
@@ -142,7 +150,6 @@ class _Attempt:
                 f"a tablespace was imported since the parent {parent.id} was taken, which an increment would not "
                 "hold: take a full backup first"
             )
-        return parent
 
     def _stream(self, parent: Manifest | None, imported: set[str]) -> tuple[Written, Taken]:
         """Run the backup tool and put what it says as segments. A stream read to its end is a good one."""
@@ -171,8 +178,13 @@ class _Attempt:
             raise _NoIncrement("a tablespace was imported while the backup was taken, which it does not hold")
         if parent is not None:
             paths = [file.path for file in watch.files if file.present]
-            if lost := self._engine.lost_tables(paths, watch.captured):
+            if lost := self._engine.lost_tables(server, paths, watch.captured):
                 raise _NoIncrement(f"the increment has no data of the table {lost[0]}: take a full backup first")
+            if cut := self._engine.cut_tables(watch.captured, parent.lineage.unfinished):
+                raise _NoIncrement(
+                    f"the table {cut[0]} was being rebuilt while the parent {parent.id} was taken, which has nothing "
+                    "of it: take a full backup first"
+                )
         return written, taken
 
     def _imported(self) -> set[str]:

@@ -204,7 +204,7 @@ def _tried_out(room: Room, links: list[ChainLink], lease: Lease) -> Checksums:
         administer = room.servers.try_out(spec, 1)
         reached(Step.VERIFY_STARTED)
         with ThreadPoolExecutor(1, "check") as pool:
-            checking = pool.submit(_checked_tables, administer, lease)
+            checking = pool.submit(checked_tables, administer, lease)
             while not wait([checking], _STOP_POLL_S).done:
                 if lease.stop.is_set():  # a statement on a large table ends with its server only
                     room.servers.discard_attempt(spec.id, 1)
@@ -216,7 +216,7 @@ def _tried_out(room: Room, links: list[ChainLink], lease: Lease) -> Checksums:
     return found if earlier is None else _agreed(link.backup_id, earlier.checksums, found)
 
 
-def _checked_tables(administer: Administer, lease: Lease) -> Checksums:
+def checked_tables(administer: Administer, lease: Lease) -> Checksums:
     """Have the server check every table.
 
     Raises:

@@ -8,7 +8,9 @@ import structlog
 from snaphold.agent.chain import Chain
 from snaphold.agent.instances import removed_when_overtaken
 from snaphold.agent.lease import Lease
+from snaphold.agent.proof import checked_tables
 from snaphold.agent.room import Room
+from snaphold.errors import Damaged, Permanent
 from snaphold.protocol import InstanceResult, InstanceSpec, Task
 from snaphold.steps import Step, reached
 
@@ -50,7 +52,25 @@ def restored_instance(room: Room, task: Task, spec: InstanceSpec, lease: Lease) 
     except BaseException:
         room.servers.discard_attempt(spec.id, task.attempt)
         raise
+    if not chain.overlays:
+        _insist_on_sound_tables(room, spec, lease)
     _log.info("backup restored", backup=chain.newest.id, address=result.address, used_bytes=result.used_bytes)
     with removed_when_overtaken(room, spec.id):
         yield result
     reached(Step.RESTORE_REPORTED)
+
+
+def _insist_on_sound_tables(room: Room, spec: InstanceSpec, lease: Lease) -> None:
+    """Have the new server check every table; where one is not sound, nothing of the instance stays.
+
+    The tool calls it complete when it applies increments in turn, also where a table was being made or rebuilt when
+    one of them ended: it loses the pages from before. Raises ``Permanent``.
+    """
+    lease.tell(step="checking tables")
+    try:
+        checked_tables(room.servers.access(spec.id).administer, lease)
+    except BaseException as error:
+        room.servers.delete(spec.id)
+        if isinstance(error, Damaged):
+            raise Permanent(f"the tool did not bring the increments back in turn: {error}") from error
+        raise

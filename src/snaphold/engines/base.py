@@ -33,6 +33,8 @@ class Taken:
     checkpoint_lsn: int | None  # the checkpoint at the start: where an increment may be taken from
     to_lsn: int  # the checkpoint at the end
     last_lsn: int  # the last position whose changes are in the backup
+    unfinished: frozenset[int]  # tablespaces that there were at the start, of which the backup has nothing: tables
+    # that were being made or rebuilt all the while
     server_version: str  # "10.11.19"
     tool_version: str
     gtid: str | None  # the position in the binary log, when there is one
@@ -111,8 +113,15 @@ class Engine(Protocol):
         An increment does not hold such pages: who takes one must know whether its parent did.
         """
 
-    def lost_tables(self, paths: Collection[str], captured: Mapping[str, bytes]) -> list[str]:
+    def lost_tables(self, server: ServerAccess, paths: Collection[str], captured: Mapping[str, bytes]) -> list[str]:
         """The tables that an increment with these files defines, but has nothing of.
 
-        Their files were exchanged while it was taken, or have been given away (``DISCARD TABLESPACE``).
+        Their files were exchanged while it was taken. Those that have no file of their own are not lost: they lie in
+        the system's, or their file was given away (``DISCARD TABLESPACE``). Raises ``Unavailable``.
+        """
+
+    def cut_tables(self, captured: Mapping[str, bytes], unfinished: Collection[int]) -> list[str]:
+        """The tables of which an increment has only what was written since its parent began.
+
+        ``unfinished``: of the parent (``Taken``), which has nothing of them.
         """

@@ -13,12 +13,15 @@ import threading
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 from snaphold.engines.base import ServerAccess, Taken
+from snaphold.engines.holes import page_size_of, punch_holes
 from snaphold.engines.installation import Installation
 from snaphold.errors import Permanent, SnapholdError
+from snaphold.stream.delta import MAX_META, Meta
 from snaphold.stream.process import Tool, ToolStream, run_tool
 
 PREPARE_TIMEOUT_S: Final = 24 * 3600.0  # a large redo log on a slow disk takes its time
@@ -30,8 +33,10 @@ _VERDICT: Final = "completed OK!"
 _CHECKPOINTS: Final = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")  # 11.1 renamed them
 _INFO: Final = ("xtrabackup_info", "mariadb_backup_info")
 _REDO_LOG: Final = "ib_logfile0"
+_REDO_FORMATS: Final = (b"Phys", b"\xf0\x9f\x97\x9d")  # since 10.8; of the second the records are encrypted
 _CHECKPOINT_BLOCKS: Final = (0x1000, 0x2000)  # where a redo log of 10.8 and later keeps its two checkpoints
 _REDO_HEADER: Final = 0x3000  # bytes before the records
+_META: Final = ".meta"
 _DATA_ENDS: Final = (".ibd.meta", ".new.meta", ".new", ".ibd")  # of a table's files, in an increment
 _TABLE_DEFINITION: Final = b"\xfe\x01"  # what the .frm of a table starts with; a view's is text
 _OF_INNODB: Final = b"\x0c"  # the engine's number in it
@@ -39,9 +44,7 @@ _FIRST_PAGES: Final = 4  # of a file; the first three are there whatever is in t
 _FIRST_BYTES: Final = _FIRST_PAGES * 65536
 _PAGE_LSN: Final = slice(16, 24)  # in a page
 _SPACE_ID: Final = 34  # in the first page
-_SPACE_FLAGS: Final = 54  # in the first page
-_FULL_CRC32: Final = 0x10  # of these flags: the others have another meaning then
-_DEFAULT_PAGE_SIZE: Final = 16384  # bytes
+_FIRST_ID: Final = slice(_SPACE_ID, _SPACE_ID + 4)
 _SMALL_FILE: Final = 64 << 10  # bytes
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
 _BINLOG: Final = re.compile(r"filename '(?P<file>[^']*)', position '(?P<position>\d+)'")
@@ -52,6 +55,9 @@ _WAITING: Final = (
     "SELECT ID, USER, TIME_MS / 1000 FROM information_schema.PROCESSLIST"
     " WHERE INFO LIKE 'BACKUP STAGE %' AND STATE LIKE 'Waiting for %' AND ID <> CONNECTION_ID()"
 )
+_SPACES: Final = "SELECT NAME, SPACE FROM information_schema.INNODB_SYS_TABLES"
+_FILES: Final = "SELECT SPACE FROM information_schema.INNODB_SYS_TABLESPACES WHERE NAME LIKE '%/%'"
+_LSN: Final = "SHOW GLOBAL STATUS LIKE 'Innodb_lsn_current'"
 _LOCKED_TABLES: Final = "SHOW OPEN TABLES WHERE In_use > 0"
 _CLIENTS: Final = (
     "SELECT ID, USER, HOST, TIME FROM information_schema.PROCESSLIST"
@@ -68,6 +74,9 @@ class MariaDB:
         _REDO_LOG: _REDO_HEADER,
         "*.frm": 4,
         "*.ren": 512,
+        "*.meta": MAX_META,
+        "*.ibd": _FIRST_ID.stop,
+        "*.new": _FIRST_ID.stop,
     }
 
     def __init__(self, installation: Installation) -> None:
@@ -83,6 +92,7 @@ class MariaDB:
         # later has nothing to repeat. The tool's own option for that does not do it. A backup is as good without.
         with suppress(SnapholdError):
             server.administer("SET GLOBAL innodb_log_checkpoint_now = ON", CHECKPOINT_TIMEOUT_S)
+        begun = _Begun.of(server)
         server.messages.unlink(missing_ok=True)
         tool = self._tool(
             f"--defaults-file={server.defaults_file}",
@@ -99,7 +109,7 @@ class MariaDB:
             directory=server.data_directory,
         )
         with ToolStream(tool) as stream, _LockWatch(server, stream, lock_wait_timeout_s) as watch:
-            yield MariaDBBackup(stream, watch, tool, parent_lsn)
+            yield MariaDBBackup(stream, watch, tool, parent_lsn, begun)
 
     def prepare(
         self,
@@ -112,6 +122,10 @@ class MariaDB:
     ) -> None:
         """Apply the redo log that came with the files; see Engine.prepare."""
         self._prepare(directory, [], uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
+        try:
+            punch_holes(directory)
+        except OSError as error:
+            raise Permanent(f"the prepared files cannot be made sparse: {error.strerror}") from error
 
     def apply(
         self,
@@ -146,7 +160,7 @@ class MariaDB:
                         found[path] = int(struct.unpack_from(">I", head, _SPACE_ID)[0])
         return found
 
-    def lost_tables(self, paths: Collection[str], captured: Mapping[str, bytes]) -> list[str]:
+    def lost_tables(self, server: ServerAccess, paths: Collection[str], captured: Mapping[str, bytes]) -> list[str]:
         """Compare the definitions with the files; see Engine.lost_tables."""
         there = {path.removesuffix(end) for path in paths for end in _DATA_ENDS if path.endswith(end)}
         there |= {text.decode(errors="replace") for path, text in captured.items() if path.endswith(".ren")}
@@ -155,7 +169,16 @@ class MariaDB:
             for path, head in captured.items()
             if path.endswith(".frm") and head[:2] == _TABLE_DEFINITION and head[3:4] == _OF_INNODB
         }
-        return sorted(table for table in defined - there if not _is_temporary(table))
+        missing = sorted(table for table in defined - there if not _is_temporary(table))
+        if not missing:
+            return []
+        spaces: dict[str, int] = dict(server.administer(_SPACES, ANSWER_TIMEOUT_S))
+        return [table for table in missing if not _has_no_file(server.data_directory, table, spaces.get(table))]
+
+    def cut_tables(self, captured: Mapping[str, bytes], unfinished: Collection[int]) -> list[str]:
+        """Compare the tablespaces' ids; see Engine.cut_tables."""
+        partly = {path: space for path, space in _spaces_of(captured).items() if path.endswith(_META)}
+        return sorted(path.removesuffix(f".ibd{_META}") for path, space in partly.items() if space in unfinished)
 
     def _prepare(
         self,
@@ -209,11 +232,14 @@ class MariaDB:
 class MariaDBBackup:
     """A running mariabackup; see BackupStream."""
 
-    def __init__(self, stream: ToolStream, watch: "_LockWatch", tool: Tool, parent_lsn: int | None) -> None:
+    def __init__(
+        self, stream: ToolStream, watch: "_LockWatch", tool: Tool, parent_lsn: int | None, begun: "_Begun"
+    ) -> None:
         self._stream = stream
         self._watch = watch
         self._tool = tool
         self._parent_lsn = parent_lsn
+        self._begun = begun
         self._ended = False
 
     def readinto(self, buffer: memoryview) -> int:
@@ -237,7 +263,8 @@ class MariaDBBackup:
         """What the small files of the stream say; see BackupStream."""
         if not self._ended:
             raise Permanent("the backup was not read to its end")
-        return taken_from(captured, self._parent_lsn)
+        taken = taken_from(captured, self._parent_lsn)
+        return replace(taken, unfinished=self._begun.missed(taken.checkpoint_lsn or 0, captured))
 
 
 def taken_from(captured: Mapping[str, bytes], parent_lsn: int | None) -> Taken:
@@ -269,6 +296,7 @@ def taken_from(captured: Mapping[str, bytes], parent_lsn: int | None) -> Taken:
         checkpoint_lsn=checkpoint_lsn,
         to_lsn=to_lsn,
         last_lsn=last_lsn,
+        unfinished=frozenset(),
         server_version=server_version[0],
         tool_version=tool_version[0],
         gtid=gtid["gtid"] if gtid else None,
@@ -281,14 +309,50 @@ def start_checkpoint(redo_header: bytes) -> int:
     """The checkpoint at which the tool began to copy the redo log: the newer of the two in the log's header.
 
     Raises:
-        Permanent: this is no redo log of 10.8 or later (``Phys``), or it has no checkpoint.
+        Permanent: this is no redo log of 10.8 or later, or it has no checkpoint.
     """
-    if redo_header[:4] != b"Phys" or len(redo_header) < max(_CHECKPOINT_BLOCKS) + 8:
+    if redo_header[:4] not in _REDO_FORMATS or len(redo_header) < max(_CHECKPOINT_BLOCKS) + 8:
         raise Permanent("the stream's redo log is missing or of an unknown format")
     newest: int = max(struct.unpack_from(">Q", redo_header, offset)[0] for offset in _CHECKPOINT_BLOCKS)
     if not newest:
         raise Permanent("the stream's redo log has no checkpoint")
     return newest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """What there was just before the tool began: tablespaces with files, by id, and not later than this LSN."""
+
+    server: ServerAccess
+    lsn: int
+    spaces: frozenset[int]
+
+    @classmethod
+    def of(cls, server: ServerAccess) -> Self:
+        """Ask for both, the LSN first: a tablespace that is not in the list was made after it."""
+        try:
+            ((_, lsn),) = server.administer(_LSN, ANSWER_TIMEOUT_S)
+            return cls(server=server, lsn=int(lsn), spaces=cls._there(server))
+        except SnapholdError as error:
+            raise Permanent(f"the database server cannot be asked for its files: {error}") from error
+
+    def missed(self, checkpoint_lsn: int, captured: Mapping[str, bytes]) -> frozenset[int]:
+        """Those that may have pages from before the checkpoint, and of which the stream has no file.
+
+        A table that is being rebuilt has a file of another name, which the tool leaves out; an increment from the
+        checkpoint has only the pages that were written after it. Raises ``Permanent``.
+        """
+        spaces = self.spaces
+        try:
+            if checkpoint_lsn > self.lsn:  # the server made one meanwhile: what was made since may be older than that
+                spaces |= self._there(self.server)
+        except SnapholdError as error:
+            raise Permanent(f"the database server cannot be asked for its files: {error}") from error
+        return spaces - set(_spaces_of(captured).values())
+
+    @staticmethod
+    def _there(server: ServerAccess) -> frozenset[int]:
+        return frozenset(int(space) for (space,) in server.administer(_FILES, CHECKPOINT_TIMEOUT_S))
 
 
 class _LockWatch:
@@ -346,6 +410,17 @@ class _LockWatch:
         return self._server.administer(statement, ANSWER_TIMEOUT_S)
 
 
+def _spaces_of(captured: Mapping[str, bytes]) -> dict[str, int]:
+    """The tablespaces' ids of a stream's files, by path."""
+    found = {}
+    for path, head in captured.items():
+        if path.endswith(_META):
+            found[path] = Meta.parse(path, head).space_id
+        elif path.endswith((".ibd", ".new")) and len(head) == _FIRST_ID.stop:
+            found[path] = int.from_bytes(head[_FIRST_ID], "big")
+    return found
+
+
 def _insist_on_the_verdict(tail: str, doing: str) -> None:
     if _VERDICT not in tail:
         raise Permanent(f"mariabackup could not {doing}: it ended without saying '{_VERDICT}': {tail[-500:]}")
@@ -377,18 +452,14 @@ def _head_of(path: Path) -> bytes:
 
 def _is_imported(head: bytes) -> bool:
     """Whether one of the first pages has content, but no LSN: it was written by nobody whom the redo log knows."""
-    size = _page_size_of(head)
+    size = page_size_of(head)
     pages = (head[at : at + size] for at in range(0, min(_FIRST_PAGES * size, len(head)), size))
     return any(not any(page[_PAGE_LSN]) and any(page) for page in pages)
 
 
-def _page_size_of(head: bytes) -> int:
-    """The size of a file's pages, by the flags in its first one."""
-    if len(head) < _SPACE_FLAGS + 4:
-        return _DEFAULT_PAGE_SIZE
-    (flags,) = struct.unpack_from(">I", head, _SPACE_FLAGS)
-    shift = flags & 0xF if flags & _FULL_CRC32 else (flags >> 1 & 0xF) or (flags >> 6 & 0xF)
-    return 512 << shift if 0 < shift <= 7 else _DEFAULT_PAGE_SIZE
+def _has_no_file(data: Path, table: str, space_id: int | None) -> bool:
+    """Whether InnoDB knows a table, a path without its end, that has no file of its own: rightly nothing is of it."""
+    return space_id is not None and (space_id == 0 or not os.path.lexists(data / f"{table}.ibd"))
 
 
 def _is_temporary(table: str) -> bool:

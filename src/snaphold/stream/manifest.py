@@ -54,6 +54,8 @@ class Lineage(Frozen):
     ``parent_manifest_sha256``: of the manifest of the backup that ``parent_id`` names; so whoever trusts a manifest
     can trust the whole chain below it. ``imported``: tablespaces with pages of which no log tells, for they came from
     elsewhere (``ALTER TABLE … IMPORT TABLESPACE``); as they were when the backup began, so that new ones are known.
+    ``unfinished``: ids of tablespaces that were being made or rebuilt from before its checkpoint until after its end:
+    it has nothing of them, so no increment on it can have all.
     """
 
     incarnation: str
@@ -64,6 +66,7 @@ class Lineage(Frozen):
     gtid: str | None = None
     parent_manifest_sha256: str | None = None
     imported: list[str] = []
+    unfinished: list[int] = []
 
 
 class Source(Frozen):

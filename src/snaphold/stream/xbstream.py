@@ -258,6 +258,9 @@ class Watch(XbstreamReader):
         "ib_logfile0": 0x3000,  # the redo log's header and both of its checkpoint blocks
         "*.frm": 4,  # which engine a table is of
         "*.ren": 512,  # where a table was renamed to meanwhile
+        "*.meta": 4096,  # which tablespace a file is of; in its first page otherwise
+        "*.ibd": 38,
+        "*.new": 38,
     }
 
     def __init__(self, wanted: Mapping[str, int] = WANTED) -> None:
