@@ -98,12 +98,12 @@ class Service:
 
         def there() -> bool:
             found[:] = self._call("GET", path)["backup"]["copies"]
-            if found[0]["status"] == "FAILED":
+            if found[-1]["status"] == "FAILED":
                 raise RuntimeError(f"{path}: {found}")
-            return bool(found[0]["status"] == "COMPLETED")
+            return bool(found[-1]["status"] == "COMPLETED")
 
         self._wait_for(there)
-        return f"{self._far}/backups/{found[0]['id']}"
+        return f"{self._far}/backups/{found[-1]['id']}"
 
     def forget_copy(self, copy: str) -> None:
         """Delete a copy, and wait until it is gone."""

@@ -46,19 +46,25 @@ class Patience:
 
         ``begin`` is called for each beginning, and leaves out what has been handed on.
         """
-        source: Iterator[Result] | None = None
+        source: Iterator[Result] = iter(())
+        broke: Transient | None = None  # the first attempt to hand on what comes next, which has failed already
 
         def step() -> Result | None:
-            nonlocal source
-            try:
-                source = begin() if source is None else source
-                return next(source, None)
-            except Transient:
-                source = None
-                raise
+            nonlocal source, broke
+            if broke is not None:
+                error, broke = broke, None
+                raise error
+            source = begin()
+            return next(source, None)
 
         while (item := self.call(step)) is not None:
             yield item
+            try:
+                yield from source  # as long as nothing breaks it costs nothing
+            except Transient as error:
+                broke = error
+            else:
+                return
 
 
 _DEFAULT: Final = Patience()
