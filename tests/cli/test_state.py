@@ -1,3 +1,4 @@
+import fcntl
 import os
 import socket
 import subprocess
@@ -61,6 +62,26 @@ def test_a_file_in_place_of_the_state_directory(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="state"):
         StateDirectory(tmp_path / "state").make(["DFW"])
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_an_owner_is_known_as_long_as_its_lock_is_held(tmp_path: Path) -> None:
+    """To the very end: who waits for the lock by its owner must not think it free before it is."""
+    state = StateDirectory(tmp_path)
+    state.make()
+    code = (
+        "import sys; from pathlib import Path; from snaphold.cli.state import StateDirectory\n"
+        "with StateDirectory(Path(sys.argv[1])).lock('serve'): print('locked', flush=True); sys.stdin.read()\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        assert state.owner("serve") == other.pid
+        with (tmp_path / "serve.lock").open("r+") as file:
+            other.communicate()
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert file.read().strip() == str(other.pid)
+    assert state.owner("serve") is None
 
 
 def test_the_lock_of_another_process(tmp_path: Path) -> None:

@@ -184,10 +184,7 @@ def _locked(path: Path, taken: str, *, shared: bool = False) -> Iterator[None]:
         if not shared:
             file.write(f"{os.getpid()}\n")
             file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+        yield  # the name stays until the lock is free: who asks for the owner meanwhile must not find nobody
 
 
 def check_port(endpoint: Endpoint) -> None:
