@@ -20,6 +20,7 @@ SNAPHOLD: Final = Path(sys.executable).parent / "snaphold"
 ACCOUNT: Final = "1234"
 PASSWORD: Final = "bench"  # noqa: S105 - of a service that lives for one measurement
 POLL_S: Final = 0.01
+COPY_POLL_S: Final = 0.05  # the process that is asked is the one that copies
 TIMEOUT_S: Final = 1800
 
 
@@ -102,7 +103,7 @@ class Service:
                 raise RuntimeError(f"{path}: {found}")
             return bool(found[-1]["status"] == "COMPLETED")
 
-        self._wait_for(there)
+        self._wait_for(there, COPY_POLL_S)
         return f"{self._far}/backups/{found[-1]['id']}"
 
     def forget_copy(self, copy: str) -> None:
@@ -146,9 +147,9 @@ class Service:
             return False
 
     @staticmethod
-    def _wait_for(condition: Any) -> None:
+    def _wait_for(condition: Any, poll_s: float = POLL_S) -> None:
         end = time.monotonic() + TIMEOUT_S
         while not condition():
             if time.monotonic() > end:
                 raise TimeoutError
-            time.sleep(POLL_S)
+            time.sleep(poll_s)
