@@ -6,13 +6,18 @@ Run it after a change of snaphold.config or snaphold.api; tests/docs checks that
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from docs.api_page import ApiPage
 from snaphold.api import described_api
-from snaphold.config import PREFIX, Settings
+from snaphold.config import FILE_ONLY, PREFIX, PeerSettings, Settings
 
 HERE = Path(__file__).parent
+_PEER_EXAMPLE: Final = {
+    "url": '"https://backups.iad.example"',
+    "secret_file": '"/etc/snaphold/peers/IAD.secret"',
+    "store_dir": '"/mnt/iad/store"',
+}
 
 
 def settings_page() -> str:
@@ -20,6 +25,11 @@ def settings_page() -> str:
     rows = [
         f"| `{name}` | {_shown(field.get_default())} | `{PREFIX}{name.upper()}` | {field.description} |"
         for name, field in Settings.model_fields.items()
+        if name not in FILE_ONLY
+    ]
+    rows += [
+        f"| `peers.NAME.{name}` | {'required' if field.is_required() else 'none'} | file only | {field.description} |"
+        for name, field in PeerSettings.model_fields.items()
     ]
     return "\n".join([
         "# Settings",
@@ -32,6 +42,9 @@ def settings_page() -> str:
         "| --- | --- | --- | --- |",
         *rows,
         "",
+        "`peers` are regions of other deployments that copies may go to and come from, each a table `[peers.NAME]` of",
+        "the file: [peers.md](peers.md) tells how two deployments are joined.",
+        "",
     ])  # fmt: skip
 
 
@@ -39,11 +52,16 @@ def example_file() -> str:
     """docs/snaphold.example.toml: every setting with its default, commented out where it has none."""
     lines = ["# Settings of snaphold, with their defaults. Use: snaphold serve --config snaphold.toml", ""]
     for name, field in Settings.model_fields.items():
+        if name in FILE_ONLY:
+            continue
         default = field.get_default()
         lines.append(f"# {field.description}")
         lines.append(f"# {name} =" if default in (None, []) else f"{name} = {json.dumps(default)}")
         lines.append("")
-    return "\n".join(lines[:-1]) + "\n"
+    lines += [f"# {Settings.model_fields['peers'].description}: a table each", "# [peers.IAD]"]
+    for name, field in PeerSettings.model_fields.items():
+        lines += [f"# {field.description}", f"# {name} = {_PEER_EXAMPLE[name]}"]
+    return "\n".join(lines) + "\n"
 
 
 def pages() -> Mapping[Path, str]:

@@ -9,14 +9,29 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from snaphold.errors import SetupError
 
 PREFIX = "SNAPHOLD_"
+FILE_ONLY: Final = ("peers",)  # neither flags nor environment variables
 LEVELS = {"gzip": range(4), "zstd": range(1, 20)}  # of compression
+
+
+class PeerSettings(BaseModel):
+    """A region of another deployment that is joined with this one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(pattern=r"^https?://[^/\s]+/?$", description="the endpoint of its API, https where others listen")
+    secret_file: Path = Field(
+        description="a file with the secret that both deployments keep, at least 20 characters (openssl rand -hex 32)"
+    )
+    store_dir: Path | None = Field(
+        None, description="the directory of its store, where that is mounted here too; default: over its API"
+    )
 
 
 class Settings(BaseModel):
@@ -102,6 +117,9 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least level that is logged"
     )
+    peers: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], PeerSettings] = Field(
+        {}, description="regions of other deployments that copies may go to and come from, by name"
+    )
 
 
 def load_settings(flags: Mapping[str, Any], config: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -116,7 +134,10 @@ def load_settings(flags: Mapping[str, Any], config: Path | None, environ: Mappin
     merged: dict[str, Any] = {}
     for key, text in environ.items():
         if key.startswith(PREFIX):
-            merged[key.removeprefix(PREFIX).lower()] = _from_environment(key.removeprefix(PREFIX).lower(), text)
+            name = key.removeprefix(PREFIX).lower()
+            if name in FILE_ONLY:
+                raise SetupError(f"the setting {name} stands in the settings file only")
+            merged[name] = _from_environment(name, text)
     if config is not None:
         merged.update(_from_file(config))
     merged.update({key: value for key, value in flags.items() if value is not None})

@@ -17,6 +17,7 @@ DAY_US: Final = 24 * 3600 * 1_000_000
 GIB: Final = 1 << 30  # bytes; what the contract calls a GB
 _PROOF_PATIENCE_US: Final = 24 * 3600 * 1_000_000
 _COPY_TRIES: Final = 18
+ARRIVAL_WAIT_US: Final = 7 * DAY_US  # of silence, before a copy from another region is given up
 SERVICE_ACCOUNT: Final = "snaphold-service"  # whose container holds what the service saves of itself; nobody's login
 KNOWN_DATASTORES: Final = ("mariadb", "mysql", "percona")  # names that a filter always understands
 
@@ -232,6 +233,7 @@ class Copy:
     name: str
     description: str | None
     with_ancestors: bool  # what it stands on is copied first, where it is missing there
+    asked_by: str | None  # the user in whose name it is made
     status: CopyStatus
     reason: str | None
     tries: int
@@ -239,6 +241,20 @@ class Copy:
     begun_us: int | None  # the copy's time of creation, the same at every try
     created_us: int
     updated_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """A copy that comes from another region, as the region that it comes to sees it before it is a backup."""
+
+    id: str  # the backup's, once it is one
+    account: str
+    region: str  # where it comes from
+    made_from: str  # its id there
+    segments: int  # that its data object will have
+    created_us: int
+    seen_us: int  # when something of it came last
+    ended_us: int | None  # since when nothing of it may come any more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +325,7 @@ class Schedule:
     minute: int
     full_backup_retention: int
     copy_to: Sequence[str] | None
+    asked_by: str | None  # the user who has said so last, and in whose name copies are made
     next_run_us: int
     last_run_us: int | None
     created_us: int

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from snaphold.model import ProofLevel, ProofStatus
 
 VERSION = 1
+SEGMENT_BYTES = 64 << 20  # every segment of an object but the last; no body that a peer sends is larger
 Number = Annotated[int, Field(ge=0, lt=1 << 63)]  # as large as the record can keep
 
 
@@ -28,6 +29,10 @@ class Message(BaseModel):
     """A message: immutable, and deaf to keys that a newer peer may add."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Nothing(Message):
+    """The answer ``{}``."""
 
 
 class TaskKind(StrEnum):
@@ -317,12 +322,14 @@ class PeerQuestion(Message):
     """``POST /peer/v1/copies``: which backups of the asking region are there already.
 
     ``wanted``: ids in the asking region, each with the id in the asked region that it is itself a copy of, or null.
+    Where a copy is to be made ``user`` is who wants it; 403: may not there.
     """
 
     version: int = VERSION
     account: str
     region: str  # the asking one
     wanted: dict[str, str | None]
+    user: str | None = None
 
 
 class PeerCopy(Message):
@@ -333,16 +340,51 @@ class PeerCopy(Message):
 
 
 class PeerAnswer(Message):
-    """Who the asked region is, and what it has, by the ids of the asking one."""
+    """Who the asked region is, and what it has, by the ids of the asking one.
+
+    ``full``: why no more backups of the account may come, where they may not.
+    """
 
     deployment: str
     copies: dict[str, PeerCopy]
+    full: str | None = None
+
+
+class PeerAnnouncement(Message):
+    """``POST /peer/v1/announce`` → {}: the objects of this copy will come; until it is recorded they may be written.
+
+    It is said again at every try. 403: the user may not; 413: the account is at its limit; 422: it was given up there.
+    """
+
+    version: int = VERSION
+    id: str = Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")  # of the copy
+    account: str
+    region: str  # the one that it comes from
+    made_from: str
+    user: str | None  # who wants it
+    segments: Number  # that its data object has
+
+
+class PeerWithdrawal(Message):
+    """``POST /peer/v1/withdraw`` → PeerWithdrawn: no more objects of this copy will come; what came is removed."""
+
+    version: int = VERSION
+    id: str
+    account: str
+    region: str
+
+
+class PeerWithdrawn(Message):
+    """``recorded``: the copy is a backup of that region already, and stays."""
+
+    recorded: bool
 
 
 class PeerRecord(Message):
     """``POST /peer/v1/record`` → {}: all objects of this copy are there; from now on it is a backup of that region.
 
-    The same may come again, where its answer was lost. 422: its manifest is not there, or its parent is not any more.
+    The same may come again, where its answer was lost. 422: its manifest is not there, its parent is not any more, or
+    the copy was given up there.
     """
 
     version: int = VERSION
@@ -370,3 +412,34 @@ class PeerRecord(Message):
     to_lsn: int
     created: str
     updated: str
+
+
+class PeerPublication(Message):
+    """``POST /peer/v1/accounts/{account}/publications/{name}`` → {}: the segments under ``prefix`` become the object.
+
+    409: there is one of that name; 422: they do not add up to it.
+    """
+
+    prefix: str
+    count: Number
+    size_bytes: Number
+
+
+class PeerDigest(Message):
+    """The SHA-256 (hexadecimal) of bytes that lie in the asked region."""
+
+    sha256: str
+
+
+class PeerObject(Message):
+    """One object as its store lists it."""
+
+    name: str
+    size_bytes: Number
+    modified_s: float
+
+
+class PeerListing(Message):
+    """Objects, by name."""
+
+    objects: list[PeerObject]

@@ -91,6 +91,7 @@ class Step(StrEnum):
     MEND_MANIFEST_WRITTEN = "mend.manifest-written"  # a whole backup in use, which is still to be proven
 
     COPY_BEGUN = "copy.begun"  # nothing there yet
+    COPY_ANNOUNCED = "copy.announced"  # nothing but that its objects will come
     COPY_SEGMENTS_WRITTEN = "copy.segments-written"  # every segment there
     COPY_PUBLISHED = "copy.published"  # the data object there
     COPY_INDEX_WRITTEN = "copy.index-written"  # data object and index there

@@ -5,6 +5,7 @@ import ssl
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any, Self
 import httpx
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
-from snaphold.api import ObjectReader, create_app
+from snaphold.api import KnownPeers, ObjectReader, create_app
 from snaphold.api.document import DescribedAPI
 from snaphold.identity.base import ADMIN, CREATOR, OBSERVER
 from snaphold.identity.embedded import EmbeddedIdentity, open_embedded
@@ -23,6 +25,7 @@ from snaphold.model import Rate
 from snaphold.protocol import Task
 from snaphold.service import limits
 from snaphold.service.deployment import Peer, StoreGate
+from snaphold.store.base import SEGMENT_SIZE
 from snaphold.store.local import LocalStores
 from tests.support.region import Region, a_result, open_region
 
@@ -64,6 +67,17 @@ class StoredObjects:
     def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
         """The object's bytes."""
         return self._stores.of(account).get(name, start, length)
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The regions that may speak with each secret. Implements ``api.KnownPeers``."""
+
+    known: Mapping[str, AbstractSet[str]]
+
+    def regions_of(self, secret: str) -> AbstractSet[str]:
+        """By the secret."""
+        return self.known.get(secret, frozenset())
 
 
 @dataclass
@@ -283,7 +297,8 @@ def opened_site(
     objects: ObjectReader | None = None,
     name: str = "DFW",
     peers: Mapping[str, Peer] = MappingProxyType({}),
-    peer_token: str | None = None,
+    known_peers: KnownPeers | None = None,
+    segment_size: int = SEGMENT_SIZE,
     **settings: float | str,
 ) -> Iterator[Site]:
     """A site in this directory, with one host that has said hello, served on a free port."""
@@ -294,14 +309,15 @@ def opened_site(
         region.deployment = replace(region.deployment, store_gate=gate)
     logins = limits.allowed(region.deployment.settings, Rate.LOGINS)
     identity = open_embedded(directory, 3600, logins_per_minute=logins)
-    stores = LocalStores(directory / "store")
+    stores = LocalStores(directory / "store", segment_size=segment_size)
     regions = {"DFW": "http://127.0.0.1:8779", "IAD": "http://127.0.0.1:8780"}
     fresh = create_app(
         region.deployment,
         identity,
         regions=regions,
         object_reader=objects or StoredObjects(stores),
-        peer_token=peer_token,
+        containers=stores.of,
+        known_peers=known_peers,
     )
     app = _apps.pop() if _apps else fresh
     app.state.desk = fresh.state.desk
@@ -370,7 +386,7 @@ _apps: list[DescribedAPI] = []
 
 
 @contextmanager
-def served(app: DescribedAPI) -> Iterator[str]:
+def served(app: FastAPI) -> Iterator[str]:
     """Serve it on a free port of this machine; its address."""
     door = _doors.pop() if _doors else Door()
     door.stand_behind(app)

@@ -88,13 +88,13 @@ def test_backup_names(name: str) -> None:
     except BadRequest:
         assert not fits
     else:
-        assert (fits, request.request().name) == (True, name)
+        assert (fits, request.request("demo").name) == (True, name)
 
 
 def test_backup_request() -> None:
     """A body becomes the service's request; regions that are named twice count once."""
     fields = {"name": "n", "instance": "i", "incremental": 1, "parent_id": "p", "copy_to": ["IAD", "ORD", "IAD"]}
-    assert parse_body(bodies.BackupCreate, _json({"backup": fields})).request() == BackupRequest(
+    assert parse_body(bodies.BackupCreate, _json({"backup": fields})).request("demo") == BackupRequest(
         name="n",
         description=None,
         source_type="instance",
@@ -102,6 +102,7 @@ def test_backup_request() -> None:
         parent_id="p",
         incremental=True,
         copy_to=("IAD", "ORD"),
+        asked_by="demo",
     )
 
 

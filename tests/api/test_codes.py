@@ -13,8 +13,8 @@ from snaphold.api.desk import Remembered
 from snaphold.cli.control import LocalStoreGate
 from snaphold.errors import Unavailable
 from snaphold.identity.base import Caller
-from snaphold.peers import Peer
-from tests.api.site import Site, check_fault, opened_site
+from snaphold.peers.region import Peer
+from tests.api.site import Secrets, Site, check_fault, opened_site
 from tests.scenarios.served import free_port
 
 TABLE: Final = {400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503}  # each operation's, and 415 for bodies
@@ -197,7 +197,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     directory, beside = tmp_path_factory.mktemp("codes"), tmp_path_factory.mktemp("beside")
     (directory / "store").mkdir(mode=0o700)
     with (
-        opened_site(beside, name="IAD", peer_token=PEER_TOKEN) as there,
+        opened_site(beside, name="IAD", known_peers=Secrets({PEER_TOKEN: {"DFW"}})) as there,
         opened_site(
             directory,
             gate=LocalStoreGate(directory / "store"),
@@ -207,6 +207,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             },
         ) as site,
     ):
+        there.token("demo")
         idle, busy = site.instance()["id"], site.instance()["id"]
         ids = {"IDLE": idle, "BUSY": busy, "COMPLETED": site.backup(idle)["id"], "SPARE": site.backup(idle)["id"]}
         ids["RUNNING"] = site.ok("POST", "/backups", backup(instance=busy))["backup"]["id"]

@@ -170,6 +170,7 @@ def test_several_processes_count_together(strict: Site, tmp_path: Path) -> None:
         strict.identity,
         regions={"DFW": strict.url},
         object_reader=StoredObjects(strict.stores),
+        containers=strict.stores.of,
     )
     create(strict)
     instance, token = oldest(strict, "instances"), strict.token("demo")

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,32 +11,51 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent
-from snaphold.store.base import ObjectStore, Stores
+from snaphold.store.base import Containers, ObjectStore, OwnStore, Stores
 from snaphold.store.local import LocalStores
 from snaphold.store.retrying import RetryingStores
 from tests.fakes.memory_store import MemoryStores
+from tests.support.exchange import Exchange
 
 SEGMENT = 64 << 10  # bytes; the rules do not depend on it
 PREFIX = "snaphold/deployment/backup/1/"
-IMPLEMENTATIONS: dict[str, Callable[[Path], Stores]] = {
+EXCHANGE = Exchange()
+IMPLEMENTATIONS: dict[str, Callable[[Path], Containers]] = {
+    "peer": lambda root: EXCHANGE.containers(LocalStores(root, segment_size=SEGMENT)),
+}
+OF_REGIONS: dict[str, Callable[[Path], Stores]] = {
     "local": lambda root: LocalStores(root, segment_size=SEGMENT),
     "retrying": lambda root: RetryingStores(LocalStores(root, segment_size=SEGMENT)),
     "memory": lambda _: MemoryStores(segment_size=SEGMENT),
 }
+IMPLEMENTATIONS.update(OF_REGIONS)
 PARTS = st.text("abzAZ019._-", min_size=1, max_size=12).filter(lambda part: part not in {".", ".."})
 NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def exchange() -> Iterator[None]:
+    """The other end of the stores that are reached over HTTP."""
+    with EXCHANGE.serving():
+        yield
+
+
 @pytest.fixture(params=IMPLEMENTATIONS)
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Containers:
     """The containers of every account, empty."""
     return IMPLEMENTATIONS[request.param](tmp_path / "root")
 
 
 @pytest.fixture
-def store(stores: Stores) -> ObjectStore:
+def store(stores: Containers) -> ObjectStore:
     """One account's container, empty."""
     return stores.of("1234")
+
+
+@pytest.fixture(params=OF_REGIONS)
+def own_store(request: pytest.FixtureRequest, tmp_path: Path) -> OwnStore:
+    """One account's container of a region's own, empty."""
+    return OF_REGIONS[request.param](tmp_path / "root").of("1234")
 
 
 def content(store: ObjectStore, name: str, start: int = 0, length: int | None = None) -> bytes:
@@ -61,6 +81,28 @@ def test_an_object_is_read_as_it_was_put(store: ObjectStore) -> None:
     (info,) = store.list("1.")
     assert (info.name, info.size_bytes) == ("1.json", 7)
     assert info.modified_s > 1_600_000_000
+
+
+def test_hashes_are_those_of_the_bytes(store: ObjectStore) -> None:
+    """``sha256`` tells of a range as of the whole; of what is not there it tells nothing."""
+    store.put("1.gz", bytes(range(200)))
+    assert store.sha256("1.gz") == sha256(bytes(range(200))).hexdigest()
+    assert store.sha256("1.gz", 10, 20) == sha256(bytes(range(10, 30))).hexdigest()
+    with pytest.raises(ObjectMissing):
+        store.sha256("2.gz")
+
+
+def test_a_segment_is_known_by_its_hash_until_it_is_published(store: ObjectStore) -> None:
+    """``segment_sha256`` tells of a segment that was put, if it has exactly this size."""
+    store.put_segment(PREFIX, 0, segment(1))
+    store.put_segment(PREFIX, 1, segment(2, 200))
+    assert store.segment_sha256(PREFIX, 1, 200) == sha256(b"".join(segment(2, 200))).hexdigest()
+    for number, size_bytes in [(1, 201), (2, 200)]:
+        with pytest.raises(ObjectMissing):
+            store.segment_sha256(PREFIX, number, size_bytes)
+    store.publish("1.gz", PREFIX, 2, size_bytes=SEGMENT + 200)
+    with pytest.raises(ObjectMissing):
+        store.segment_sha256(PREFIX, 1, 200)
 
 
 def test_an_empty_object_is_one(store: ObjectStore) -> None:
@@ -108,25 +150,25 @@ def test_a_segment_whose_bytes_turn_out_wrong(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("length", [100, 2 * SEGMENT, 3 * SEGMENT])
-def test_a_range_is_written_into_an_object(store: ObjectStore, length: int) -> None:
+def test_a_range_is_written_into_an_object(own_store: OwnStore, length: int) -> None:
     """The bytes stand at their place, no other byte has changed, and the object is as long as was said."""
     whole = b"".join(b"".join(segment(number)) for number in (1, 2))
     before = whole[:SEGMENT] + bytes(length - SEGMENT) if length > SEGMENT else whole[:length]
-    store.put("1.gz", before)
-    store.overwrite("1.gz", SEGMENT, segment(2), size_bytes=2 * SEGMENT)
-    assert content(store, "1.gz") == before[:SEGMENT].ljust(SEGMENT, b"\0") + whole[SEGMENT:]
-    store.overwrite("1.gz", 0, [], size_bytes=50)
-    assert content(store, "1.gz") == before[:50]
+    own_store.put("1.gz", before)
+    own_store.overwrite("1.gz", SEGMENT, segment(2), size_bytes=2 * SEGMENT)
+    assert content(own_store, "1.gz") == before[:SEGMENT].ljust(SEGMENT, b"\0") + whole[SEGMENT:]
+    own_store.overwrite("1.gz", 0, [], size_bytes=50)
+    assert content(own_store, "1.gz") == before[:50]
 
 
-def test_no_range_is_written_where_none_can_be(store: ObjectStore) -> None:
+def test_no_range_is_written_where_none_can_be(own_store: OwnStore) -> None:
     """An object that is missing is not made, and none gets bytes beyond its length."""
-    store.put("there", b"content")
+    own_store.put("there", b"content")
     with pytest.raises(ObjectMissing):
-        store.overwrite("missing", 0, [b"x"], size_bytes=1)
+        own_store.overwrite("missing", 0, [b"x"], size_bytes=1)
     with pytest.raises(Permanent):
-        store.overwrite("there", 6, [b"xx"], size_bytes=7)
-    assert (names(store), content(store, "there")) == (["there"], b"content")
+        own_store.overwrite("there", 6, [b"xx"], size_bytes=7)
+    assert (names(own_store), content(own_store, "there")) == (["there"], b"content")
 
 
 def test_whoever_reads_while_an_object_is_replaced(store: ObjectStore) -> None:
@@ -286,7 +328,7 @@ def test_a_name_can_be_put_again_after_it_was_deleted(store: ObjectStore) -> Non
     assert content(store, "1.json") == b"second"
 
 
-def test_an_account_without_a_container(stores: Stores) -> None:
+def test_an_account_without_a_container(stores: Containers) -> None:
     """Listing and deleting where nothing was ever put is no failure; accounts do not see each other."""
     stores.of("1").put("mine", b"1")
     assert names(stores.of("2")) == []
@@ -317,7 +359,7 @@ def test_a_name_that_is_none(store: ObjectStore, name: str) -> None:
 
 
 @pytest.mark.parametrize("account", ["", ".", "..", "a/b", "/", "a\0"], ids=ascii)
-def test_an_account_that_is_none(stores: Stores, account: str) -> None:
+def test_an_account_that_is_none(stores: Containers, account: str) -> None:
     """An account's name leads to its own container only."""
     with pytest.raises(Permanent):
         stores.of(account)
@@ -385,8 +427,10 @@ def test_a_range_that_is_none(store: ObjectStore, start: int, length: int | None
         next(store.get("a", start, length), None)
 
 
-def test_accounts_are_those_with_a_container(stores: Stores) -> None:
+@pytest.mark.parametrize("which_region", OF_REGIONS)
+def test_accounts_are_those_with_a_container(tmp_path: Path, which_region: str) -> None:
     """Whoever has put something is listed, by name; asking for a container makes none."""
+    stores = OF_REGIONS[which_region](tmp_path / "root")
     assert list(stores.accounts()) == []
     stores.of("unused")
     for account in ("b", "a.1", "9"):

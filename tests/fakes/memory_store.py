@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.store.base import SEGMENT_SIZE, ObjectInfo
+from snaphold.store.base import SEGMENT_SIZE, ObjectInfo, sha256_of_pieces
 from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix
 
 PIECE = 4 << 20  # bytes
@@ -148,13 +148,17 @@ class MemoryStore:
         pieces = (content[at : at + self._piece] for at in range(0, len(content), self._piece))
         return _broken(pieces, fault)
 
-    def get_segment(self, prefix: str, number: int, size_bytes: int) -> Iterator[bytes]:
-        """The object that it is."""
+    def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
+        """Of the bytes."""
+        return sha256_of_pieces(self.get(name, start, length))
+
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+        """Of the object that it is."""
         name = f"{check_prefix(prefix)}{number:08d}"
         with self._lock:
             if len(self.objects.get(name, b"")) != size_bytes:
                 raise ObjectMissing(name)
-        return self.get(name)
+        return self.sha256(name)
 
     def size(self, name: str) -> int:
         """The length in bytes."""

@@ -62,6 +62,7 @@ def a_schedule(day_of_week: int, hour: int) -> Schedule:
         minute=0,
         full_backup_retention=2,
         copy_to=None,
+        asked_by=None,
         next_run_us=0,
         last_run_us=None,
         created_us=0,

@@ -1,4 +1,6 @@
 import shutil
+import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ import httpx
 import pytest
 
 from snaphold.steps import Step
-from tests.scenarios.served import ACCOUNT, Served, eventually, kill, query, served
+from tests.scenarios.served import ACCOUNT, Served, eventually, kill, query, served, snaphold
 from tests.support.pauses import Pauses
 
 pytestmark = pytest.mark.engine
@@ -68,6 +70,70 @@ def test_a_copy_is_restored_after_its_source_is_lost(state_dir: Path, instance_n
             return instance if instance["status"] == "ACTIVE" else None
 
         assert query(eventually(active, "the restored instance"), "CHECKSUM TABLE t") == expected
+
+
+def test_separate_deployments(state_dir: Path, instance_network: str) -> None:
+    """A chain is copied between two deployments that share nothing but a secret, and restored without the first.
+
+    The peer dies in the middle of a copy: while it is away a request for another is 503; when it is back it has
+    nothing to show until the copy has gone on to its end.
+    """
+    near, far = state_dir / "dfw", state_dir / "iad"
+    pauses = Pauses(state_dir / "pauses")
+    services = {
+        name: Served(path, instance_network, f"--config={path}.toml", regions=(name,))
+        for name, path in (("DFW", near), ("IAD", far))
+    }
+    secret = state_dir / "secret"
+    secret.write_text("s" * 32)
+    for path, other in ((near, "IAD"), (far, "DFW")):
+        path.mkdir()
+        url = f"http://127.0.0.1:{services[other].ports[other]}"
+        Path(f"{path}.toml").write_text(f'[peers.{other}]\nurl = "{url}"\nsecret_file = "{secret}"\n')
+    dfw, iad = services["DFW"], services["IAD"]
+    dfw.environment = pauses.environment
+    try:
+        dfw.start()
+        iad.start()
+        source = dfw.instance()
+        query(source, "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(200)) ENGINE=InnoDB")
+        full = dfw.backup(source)
+        query(source, "INSERT INTO t VALUES (%s, %s)", [(n, "x" * (n % 150)) for n in range(5000)])
+        expected = query(source, "CHECKSUM TABLE t")
+        wanted = {"backup": {"name": "i", "instance": source["id"], "parent_id": full["id"]}}
+        increment = dfw.ok("POST", "/backups", wanted)["backup"]
+        dfw.reaches(f"/backups/{increment['id']}", "COMPLETED")
+
+        action = {"copy-backup": {"target_backup_region": "IAD"}}
+        pauses.at(Step.COPY_SEGMENTS_WRITTEN)
+        dfw.ok("POST", f"/backups/{full['id']}/action", action)
+        pauses.reached()
+        iad.end(signal.SIGKILL)
+        eventually(lambda: not iad.processes("\0-m\0snaphold\0"), "the peer's processes to end")
+        assert dfw.call("POST", f"/backups/{increment['id']}/action", action).status_code == 503
+        pauses.over()
+        eventually(lambda: dfw.ok("GET", f"/backups/{full['id']}")["backup"]["copies"][0]["reason"], "the copy to wait")
+        iad.start()
+        assert iad.ok("GET", "/backups") == {"backups": []}
+
+        def copied_to_iad(count: int) -> list[Any] | None:
+            rows: list[Any] = iad.ok("GET", "/backups")["backups"]
+            return rows if len(rows) == count else None
+
+        eventually(lambda: copied_to_iad(1), "the copy of the full backup")
+        dfw.ok("POST", f"/backups/{increment['id']}/action", action)
+        copy, parent = eventually(lambda: copied_to_iad(2), "the copy of the increment") or []
+        assert (copy["parent_id"], parent["parent_id"]) == (parent["id"], None)
+        assert iad.ok("GET", f"/instances/{source['id']}/backups")["backups"] == [copy, parent]
+
+        subprocess.run(snaphold("stop", "--state-dir", near), check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(near)
+        restored = iad.instance(restorePoint={"backupRef": copy["id"]})
+        assert query(restored, "CHECKSUM TABLE t") == expected
+    finally:
+        for service in services.values():
+            if service.process is not None and service.process.poll() is None:
+                service.end()
 
 
 @pytest.mark.parametrize("step", [Step.COPY_SEGMENTS_WRITTEN, Step.COPY_MANIFEST_WRITTEN, Step.COPY_RECORDED])

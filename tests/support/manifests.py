@@ -9,6 +9,8 @@ from tests.support.region import ACCOUNT
 
 DATA = b"the data object"
 INDEX = b"the index"
+PARTS = bytes(range(40))  # a data object of three segments
+SEGMENT = 16  # bytes of each but the last
 CREATED_US = 1_700_000_000_123_456
 
 
@@ -107,3 +109,19 @@ def put_backup(store: ObjectStore, backup: Backup, deployment: str, parent: Back
     store.put(f"{backup.id}.index", INDEX)
     store.put(f"{backup.id}.json", document)
     return replace(backup, manifest_sha256=sha256_of(document))
+
+
+def put_in_segments(store: ObjectStore, record: Backup, deployment: str, parent: Backup | None) -> Backup:
+    """Put a backup whose data object has several segments."""
+    parts = [PARTS[start : start + SEGMENT] for start in range(0, len(PARTS), SEGMENT)]
+    manifest = manifest_of(record, deployment, parent).model_copy(
+        update={
+            "data": ObjectFacts(name=str(record.object_name), size_bytes=len(PARTS), sha256=sha256_of(PARTS)),
+            "segment_size_bytes": SEGMENT,
+            "segments": [Segment(size_bytes=len(part), sha256=sha256_of(part)) for part in parts],
+        }
+    )
+    store.put(str(record.object_name), PARTS)
+    store.put(f"{record.id}.index", INDEX)
+    store.put(f"{record.id}.json", manifest.dump())
+    return replace(record, manifest_sha256=sha256_of(manifest.dump()))

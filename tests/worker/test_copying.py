@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,25 +10,24 @@ from snaphold.catalog import backups as rows
 from snaphold.catalog import copies as copy_rows
 from snaphold.catalog import hosts
 from snaphold.catalog.database import Transaction, open_catalog
-from snaphold.errors import BadRequest, Permanent, Transient, Unavailable, Unprocessable
+from snaphold.errors import BadRequest, NotFound, OverLimit, Permanent, Transient, Unavailable, Unprocessable
 from snaphold.model import Backup, CopyStatus
-from snaphold.protocol import PeerAnswer, PeerQuestion, PeerRecord
+from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerQuestion, PeerRecord, PeerWithdrawal, PeerWithdrawn
 from snaphold.queue import Queue
-from snaphold.service.backups import delete_backup, list_backups, show_backup
-from snaphold.service.copies import answer_peer, plan_copies, record_copy, request_copy, take_up_copies
+from snaphold.service.arrivals import answer_peer, expect_copy, record_copy, withdraw_copy
+from snaphold.service.backups import delete_backup, list_backups, list_instance_backups, show_backup
+from snaphold.service.copies import plan_copies, request_copy, take_up_copies
 from snaphold.service.deployment import Deployment
 from snaphold.service.requests import CopyRequest, PageRequest
 from snaphold.steps import Step, observers
-from snaphold.store.base import ObjectStore
-from snaphold.stream.manifest import Manifest, ObjectFacts, Segment, load, sha256_of
+from snaphold.stream.manifest import load
 from snaphold.stream.proof import prove_objects
 from snaphold.worker.copying import Copier
+from snaphold.worker.deletion import Remover
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
-from tests.support.manifests import INDEX, a_backup_record, manifest_of
+from tests.support.manifests import PARTS, SEGMENT, a_backup_record, put_in_segments
 from tests.support.region import ACCOUNT, OpenGate, Region, open_region
 
-SEGMENT = 16  # bytes
-DATA = bytes(range(40))
 ALL = PageRequest(limit=100, marker=None)
 
 
@@ -42,19 +42,29 @@ class Neighbour:
     """
 
     def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
+        self.deployment = deployment
         self.silent = False
         self.loses = False
 
     def copies(self, question: PeerQuestion) -> PeerAnswer:
         """Which of these are there."""
         self._answers()
-        return answer_peer(self._deployment, question)
+        return answer_peer(self.deployment, question)
+
+    def announce(self, message: PeerAnnouncement) -> None:
+        """Expect a copy."""
+        self._answers()
+        expect_copy(self.deployment, message)
+
+    def withdraw(self, message: PeerWithdrawal) -> PeerWithdrawn:
+        """Give a copy up."""
+        self._answers()
+        return withdraw_copy(self.deployment, message)
 
     def record(self, message: PeerRecord) -> None:
         """Record a copy."""
         self._answers()
-        record_copy(self._deployment, message)
+        record_copy(self.deployment, message)
         if self.loses:
             raise Unavailable("Region IAD does not answer.")
 
@@ -73,11 +83,12 @@ class Pair:
     source: MemoryStore
     target: MemoryStore
     copier: Callable[[], Copier]
+    remover: Remover
 
     def keep(self, number: int, parent: Backup | None = None) -> Backup:
         """A COMPLETED backup in DFW, of three segments."""
         deployment = self.region.deployment
-        record = replace(a_backup_record(number, parent), object_bytes=len(DATA))
+        record = replace(a_backup_record(number, parent), object_bytes=len(PARTS))
         backup = put_in_segments(self.source, record, deployment.deployment_id, parent)
         with deployment.catalog.writing() as tx:
             assert rows.insert(tx, backup)
@@ -88,11 +99,18 @@ class Pair:
         request_copy(self.region.deployment, ACCOUNT, backup.id, CopyRequest(region="IAD", name=name))
 
     def work(self) -> None:
-        """The worker makes every copy that is asked for."""
+        """The worker makes every copy that is asked for, and the other region's removes what was given up."""
         with self.region.deployment.catalog.reading() as tx:
             asked = [copy for backup in rows_of(tx) for copy in copy_rows.open_of(tx, backup)]
         for copy_id in asked:
             self.copier().copy(copy_id)
+        self.remover.sweep_arrivals(0)
+
+    def limit(self, backups: int) -> None:
+        """IAD lets the account have so many backups."""
+        settings = self.there.settings.model_copy(update={"max_backups_per_account": backups})
+        self.there = replace(self.there, settings=settings)
+        self.neighbour.deployment = self.there
 
     def in_iad(self) -> Sequence[Backup]:
         """What IAD lists."""
@@ -111,27 +129,18 @@ def rows_of(tx: Transaction) -> list[str]:
     return [backup.id for backup in found[0]]
 
 
-def put_in_segments(store: ObjectStore, record: Backup, deployment: str, parent: Backup | None) -> Backup:
-    """Put a backup whose data object has several segments."""
-    parts = [DATA[start : start + SEGMENT] for start in range(0, len(DATA), SEGMENT)]
-    manifest: Manifest = manifest_of(record, deployment, parent).model_copy(
-        update={
-            "data": ObjectFacts(name=str(record.object_name), size_bytes=len(DATA), sha256=sha256_of(DATA)),
-            "segment_size_bytes": SEGMENT,
-            "segments": [Segment(size_bytes=len(part), sha256=sha256_of(part)) for part in parts],
-        }
-    )
-    store.put(str(record.object_name), DATA)
-    store.put(f"{record.id}.index", INDEX)
-    store.put(f"{record.id}.json", manifest.dump())
-    return replace(record, manifest_sha256=sha256_of(manifest.dump()))
-
-
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Two regions."""
+    with opened_pair(tmp_path) as pair:
+        yield pair
+
+
+@contextmanager
+def opened_pair(tmp_path: Path, *, rate_factor: float = 0, backup_actions_per_minute: int = 20) -> Iterator[Pair]:
     """Two regions, each with a catalog and a store of its own."""
     (tmp_path / "iad").mkdir()
-    region = open_region(tmp_path)
+    region = open_region(tmp_path, rate_factor=rate_factor, backup_actions_per_minute=backup_actions_per_minute)
     catalog = open_catalog(tmp_path / "iad" / "catalog.db", region.clock)
     with catalog.writing() as tx:
         deployment_id = hosts.deployment_id(tx, "IAD")
@@ -157,6 +166,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         source=here.of(ACCOUNT),
         target=away.of(ACCOUNT),
         copier=copier,
+        remover=Remover(catalog, away, deployment_id),
     )
     catalog.close()
     region.deployment.catalog.close()
@@ -243,7 +253,7 @@ def test_a_copy_fails_alone(pair: Pair) -> None:
     """Damage is found before the segment counts; the copy says why, nothing is left there, the backup is as it was."""
     backup = pair.keep(1)
     pair.ask(backup)
-    pair.source.objects[str(backup.object_name)] = DATA[:-1] + b"?"
+    pair.source.objects[str(backup.object_name)] = PARTS[:-1] + b"?"
     pair.work()
     ((status, reason),) = pair.copies(backup)
     assert status is CopyStatus.FAILED
@@ -318,7 +328,7 @@ def test_a_scheduled_copy_brings_what_it_stands_on(pair: Pair) -> None:
     middle = pair.keep(2, full)
     newest = pair.keep(3, middle)
     with pair.region.deployment.catalog.writing() as tx:
-        plan_copies(tx, newest, ["IAD"], with_ancestors=True)
+        plan_copies(tx, newest, ["IAD"], asked_by="demo", with_ancestors=True)
     pair.work()
     there = {copy.made_from: copy for copy in pair.in_iad()}
     assert set(there) == {full.id, middle.id, newest.id}
@@ -340,3 +350,78 @@ def test_the_last_try(pair: Pair, *, recorded: bool) -> None:
     failed = (CopyStatus.FAILED, "Region IAD does not answer.")
     assert pair.copies(backup) == [(CopyStatus.COMPLETED, None) if recorded else failed]
     assert len(pair.in_iad()) == recorded
+
+
+def test_what_came_of_a_copy_is_given_up_after_a_week(pair: Pair) -> None:
+    """A region whose peer never comes back gives the copy up by itself: nothing is left, and nothing more may come."""
+    backup = pair.keep(1)
+    pair.ask(backup)
+    pair.target.faults.append(Fault("publish"))
+    pair.work()
+    assert pair.target.objects != {}
+    pair.region.clock.advance(8 * 24 * 3600)
+    pair.remover.sweep_arrivals(60)
+    assert pair.target.objects != {}
+    pair.region.clock.advance(61)
+    pair.neighbour.silent = True
+    pair.remover.sweep_arrivals(60)
+    assert pair.target.objects == {}
+
+
+def test_a_copy_that_was_given_up_there_has_failed(pair: Pair) -> None:
+    """Its objects may not come any more; the copy says so, and may be asked for anew."""
+    backup = pair.keep(1)
+    pair.ask(backup)
+    pair.target.faults.append(Fault("publish"))
+    pair.work()
+    pair.region.clock.advance(8 * 24 * 3600)
+    pair.remover.sweep_arrivals(60)
+    pair.work()
+    ((status, reason),) = pair.copies(backup)
+    assert status is CopyStatus.FAILED
+    assert "was given up" in (reason or "")
+    pair.target.faults.clear()
+    pair.ask(backup)
+    pair.work()
+    assert len(pair.in_iad()) == 1
+
+
+def test_the_destinations_limit_holds(pair: Pair) -> None:
+    """An account that has as many backups as it may there: 413 when asked, and the end of one that was accepted."""
+    first, second = pair.keep(1), pair.keep(2)
+    pair.limit(1)
+    pair.ask(second)
+    pair.ask(first)
+    with pair.region.deployment.catalog.reading() as tx:
+        (earlier,), (later,) = copy_rows.open_of(tx, second.id), copy_rows.open_of(tx, first.id)
+    pair.copier().copy(earlier)
+    pair.copier().copy(later)
+    assert pair.copies(second) == [(CopyStatus.COMPLETED, None)]
+    assert pair.copies(first) == [(CopyStatus.FAILED, "The account has 1 backups already, which is its limit.")]
+    with pytest.raises(OverLimit, match="Region IAD refuses: The account has 1 backups"):
+        pair.ask(first)
+    with pytest.raises(Unprocessable, match="already"):
+        pair.ask(second)
+
+
+def test_requests_for_copies_are_limited_as_actions(tmp_path: Path) -> None:
+    """One too many within a minute is 413, and nothing of it is kept."""
+    with opened_pair(tmp_path, rate_factor=1, backup_actions_per_minute=1) as pair:
+        first, second = pair.keep(1), pair.keep(2)
+        pair.ask(first)
+        with pytest.raises(OverLimit):
+            pair.ask(second)
+        assert pair.copies(second) == []
+
+
+def test_the_backups_of_an_instance_that_never_was_here(pair: Pair) -> None:
+    """Where a copy has arrived its source is known; to other accounts it is not."""
+    backup = pair.keep(1)
+    with pytest.raises(NotFound):
+        list_instance_backups(pair.there, ACCOUNT, backup.source_id, ALL)
+    pair.ask(backup)
+    pair.work()
+    listed = list_instance_backups(pair.there, ACCOUNT, backup.source_id, ALL).backups
+    assert [copy.made_from for copy in listed] == [backup.id]
+    with pytest.raises(NotFound):
+        list_instance_backups(pair.there, "9999", backup.source_id, ALL)

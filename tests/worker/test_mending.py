@@ -16,8 +16,9 @@ from snaphold.steps import Step, observers
 from snaphold.stream.proof import kept_receipt
 from snaphold.worker.verification import Prover
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
+from tests.support.manifests import SEGMENT
 from tests.support.region import ACCOUNT
-from tests.worker.test_copying import SEGMENT, Killed, Neighbour, Pair, pair
+from tests.worker.test_copying import Killed, Neighbour, Pair, pair
 
 __all__ = ["pair"]  # the fixture
 

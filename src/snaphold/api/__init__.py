@@ -4,6 +4,6 @@
 """
 
 from snaphold.api.app import create_app, described_api
-from snaphold.api.desk import ObjectReader
+from snaphold.api.desk import KnownPeers, ObjectReader
 
-__all__ = ["ObjectReader", "create_app", "described_api"]
+__all__ = ["KnownPeers", "ObjectReader", "create_app", "described_api"]

@@ -1,7 +1,7 @@
 """One region's application, put together."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from snaphold import __version__
 from snaphold.api import (
@@ -17,7 +17,7 @@ from snaphold.api import (
     schedules,
     versions,
 )
-from snaphold.api.desk import Desk, ObjectReader
+from snaphold.api.desk import Container, Desk, KnownPeers, ObjectReader
 from snaphold.api.document import DescribedAPI, add_docs_page
 from snaphold.api.edge import Edge
 from snaphold.api.faults import answer_faults
@@ -50,13 +50,14 @@ def create_app(
     regions: Mapping[str, str],
     object_reader: ObjectReader,
     ending: threading.Event | None = None,
-    peer_token: str | None = None,
+    containers: Callable[[str], Container],
+    known_peers: KnownPeers | None = None,
 ) -> DescribedAPI:
     """Build the application of ``deployment``'s region.
 
     ``regions``: the name and the endpoint (``http://host:port``) of every region that identity is shared with, this
     one included; ``public_url`` in the settings replaces this one's. ``object_reader`` answers ``GET <locationRef>``.
-    ``peer_token``: what other regions prove themselves by; None: there are none.
+    ``containers``: each account's, for other regions, which are ``known_peers``; None: there are none.
     ``ending``: set it when the process is told to end, and agents' long polls end within half a second.
     """
     endpoint = (deployment.settings.public_url or regions[deployment.region]).rstrip("/")
@@ -68,7 +69,8 @@ def create_app(
         regions={**regions, deployment.region: endpoint},
         links=Links(endpoint=endpoint),
         ending=ending or threading.Event(),
-        peer_token=peer_token,
+        containers=containers,
+        known_peers=known_peers,
     )
     add_docs_page(app)
     answer_faults(app)

@@ -31,7 +31,7 @@ def create_backup(call: Calling, body: Annotated[BackupCreate, Depends(BodyOf(Ba
     """Ask for a backup of an instance or of an HA group."""
     if body.backup.restore_from is not None:
         raise NotOffered("Backups cannot be made of what lies elsewhere.")
-    backup = service.request_backup(call.deployment, call.account, body.request())
+    backup = service.request_backup(call.deployment, call.account, body.request(call.caller.user))
     return answers.created_backup(call.links, backup)
 
 
@@ -82,7 +82,7 @@ def act_on_backup(
         service.cancel_backup(call.deployment, call.account, backup_id)
         return Response(status_code=202)
     if body.copy_backup is not None:
-        request_copy(call.deployment, call.account, backup_id, body.copy_backup.request())
+        request_copy(call.deployment, call.account, backup_id, body.copy_backup.request(call.caller.user))
     return Response(status_code=202)
 
 

@@ -182,7 +182,7 @@ class BackupCreate(Body):
 
     backup: BackupFields
 
-    def request(self) -> BackupRequest:
+    def request(self, user: str) -> BackupRequest:
         """As the service takes it."""
         asked = self.backup
         source = asked.source or Source(type="instance", id=asked.instance or "-")
@@ -194,6 +194,7 @@ class BackupCreate(Body):
             parent_id=asked.parent_id,
             incremental=asked.incremental,
             copy_to=_distinct(asked.copy_to),
+            asked_by=user,
         )
 
 
@@ -204,9 +205,11 @@ class CopyBackup(Body):
     name: BackupName | None = None
     description: Description | None = None
 
-    def request(self) -> CopyRequest:
+    def request(self, user: str) -> CopyRequest:
         """As the service takes it."""
-        return CopyRequest(region=self.target_backup_region, name=self.name, description=self.description)
+        return CopyRequest(
+            region=self.target_backup_region, name=self.name, description=self.description, asked_by=user
+        )
 
 
 class Consolidate(Body):
@@ -552,7 +555,7 @@ class ScheduleCreate(Body):
 
     schedule: ScheduleFields
 
-    def request(self) -> ScheduleRequest:
+    def request(self, user: str) -> ScheduleRequest:
         """As the service takes it."""
         asked = self.schedule
         return ScheduleRequest(
@@ -563,6 +566,7 @@ class ScheduleCreate(Body):
             minute=asked.minute,
             full_backup_retention=asked.full_backup_retention or DEFAULT_RETENTION,
             copy_to=_distinct(asked.copy_to),
+            asked_by=user,
         )
 
 
@@ -591,7 +595,7 @@ class ScheduleChange(Body):
 
     schedule: ScheduleChangeFields
 
-    def request(self) -> ScheduleChangeRequest:
+    def request(self, user: str) -> ScheduleChangeRequest:
         """As the service takes it."""
         asked = self.schedule
         return ScheduleChangeRequest(
@@ -602,6 +606,7 @@ class ScheduleChange(Body):
             full_backup_retention=asked.full_backup_retention,
             copy_to=_distinct(asked.copy_to),
             run_now=asked.run_now,
+            asked_by=user,
         )
 
 

@@ -6,7 +6,8 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Generic, ParamSpec, Protocol, TypeVar
@@ -25,6 +26,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 _REMEMBERED_S: Final = 5.0
 _REMEMBERED_MAX: Final = 10_000
+_BODIES_OF_PEERS: Final = 4  # in memory at a time, each a segment at most
 _RIGHTS: Final = {"GET": Right.READ, "HEAD": Right.READ, "DELETE": Right.DELETE}
 _NEEDED: Final = {Right.READ: "read", Right.WRITE: "make changes", Right.DELETE: "delete"}
 
@@ -40,6 +42,63 @@ class ObjectReader(Protocol):
 
     def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
         """The object's bytes from ``start`` on, ``length`` of them or all, in pieces."""
+
+
+class ObjectInfo(Protocol):
+    """One object as its store lists it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+
+    @property
+    def modified_s(self) -> float:
+        """When it was written, seconds since the epoch, by the store's clock."""
+
+
+class Container(Protocol):
+    """One account's objects, as peers use them; ``cli`` wires the store to it, whose own text says what each does."""
+
+    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+        """Keep a segment."""
+
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+        """The hash of a segment."""
+
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+        """Make segments an object."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep a small object."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Keep a small object in the place of another."""
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """An object's bytes."""
+
+    def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
+        """The hash of them."""
+
+    def size(self, name: str) -> int:
+        """An object's length."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects whose names start so."""
+
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+
+
+class KnownPeers(Protocol):
+    """The regions that this one is joined with; ``cli`` reads their secrets."""
+
+    def regions_of(self, secret: str) -> AbstractSet[str]:
+        """Those that have this secret; none: it is nobody's. It takes as long for a wrong one as for a right one."""
 
 
 class Remembered(Generic[T]):
@@ -71,7 +130,9 @@ class Desk:
     regions: Mapping[str, str]
     links: Links
     ending: threading.Event
-    peer_token: str | None = field(default=None, repr=False)
+    containers: Callable[[str], Container]
+    known_peers: KnownPeers | None = None
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_BODIES_OF_PEERS))
     callers: Remembered[Caller] = field(default_factory=Remembered)
     hosts: Remembered[str] = field(default_factory=Remembered)
 

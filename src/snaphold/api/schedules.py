@@ -24,7 +24,7 @@ router = APIRouter(
 @router.post("/schedules", status_code=202)
 def create_schedule(call: Calling, body: Annotated[ScheduleCreate, Depends(BodyOf(ScheduleCreate))]) -> ScheduleShown:
     """Have an instance backed up by itself: a full one each week, increments on top of it on the other days."""
-    schedule = service.create_schedule(call.deployment, call.account, body.request())
+    schedule = service.create_schedule(call.deployment, call.account, body.request(call.caller.user))
     return ScheduleShown(schedule=answers.shown_schedule(schedule))
 
 
@@ -57,7 +57,7 @@ def change_schedule(
     call: Calling, schedule_id: str, body: Annotated[ScheduleChange, Depends(BodyOf(ScheduleChange))]
 ) -> ScheduleShown:
     """Change a schedule, or have it run now."""
-    schedule = service.change_schedule(call.deployment, call.account, schedule_id, body.request())
+    schedule = service.change_schedule(call.deployment, call.account, schedule_id, body.request(call.caller.user))
     return ScheduleShown(schedule=answers.shown_schedule(schedule))
 
 

@@ -8,7 +8,15 @@ import sqlalchemy as sa
 from snaphold.catalog import copies
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.paging import page_of, position_of
-from snaphold.catalog.schema import AUTOMATED_FULLS, BEING_DELETED, HAVING_FAILED, RUNNING_TAKEN, backups, tasks
+from snaphold.catalog.schema import (
+    AUTOMATED_FULLS,
+    BEING_DELETED,
+    HAVING_FAILED,
+    RUNNING_TAKEN,
+    arrivals,
+    backups,
+    tasks,
+)
 from snaphold.model import (
     BACKUP_MOVES,
     RUNNING,
@@ -131,9 +139,10 @@ def automated_fulls(tx: Transaction, source_id: str) -> list[Backup]:
 
 
 def count_of_account(tx: Transaction, account: str) -> int:
-    """How many backups the account has, failed ones too."""
-    statement = sa.select(sa.func.count()).where(backups.c.account == account, backups.c.deleted_us.is_(None))
-    return int(tx.connection.execute(statement).scalar_one())
+    """How many backups the account has, failed ones and copies that come from other regions too."""
+    own = sa.select(sa.func.count()).where(backups.c.account == account, backups.c.deleted_us.is_(None))
+    coming = sa.select(sa.func.count()).where(arrivals.c.account == account, arrivals.c.ended_us.is_(None))
+    return sum(int(tx.connection.execute(statement).scalar_one()) for statement in (own, coming))
 
 
 def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
@@ -245,12 +254,17 @@ def failed_since(tx: Transaction, since_us: int, until_us: int) -> list[Backup]:
 
 
 def endings(tx: Transaction, account: str) -> dict[str, int | None]:
-    """When each of an account's backups failed or was deleted; None for those that have, or may get, objects."""
+    """When each of an account's backups failed or was deleted; None for those that have, or may get, objects.
+
+    Copies that come from other regions are among them.
+    """
+    coming = sa.select(arrivals.c.id, arrivals.c.ended_us).where(arrivals.c.account == account)
+    found: dict[str, int | None] = {row.id: row.ended_us for row in tx.connection.execute(coming)}
     statement = sa.select(backups.c.id, backups.c.status, backups.c.updated_us, backups.c.deleted_us)
-    return {
-        row.id: row.updated_us if row.deleted_us is None and row.status == BackupStatus.FAILED else row.deleted_us
-        for row in tx.connection.execute(statement.where(backups.c.account == account))
-    }
+    for row in tx.connection.execute(statement.where(backups.c.account == account)):
+        failed = row.deleted_us is None and row.status == BackupStatus.FAILED
+        found[row.id] = row.updated_us if failed else row.deleted_us
+    return found
 
 
 def to_delete(tx: Transaction) -> list[str]:

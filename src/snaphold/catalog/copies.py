@@ -119,6 +119,20 @@ def here(tx: Transaction, account: str, region: str, wanted: Mapping[str, str | 
     }
 
 
+def regions_of(tx: Transaction, account: str, backup_id: str) -> set[str]:
+    """The regions that share a backup of the account: the one that it was copied from, those that it was copied to."""
+    origin = sa.select(backups.c.made_from_region).where(
+        backups.c.id == backup_id,
+        backups.c.account == account,
+        backups.c.made == Made.COPIED,
+        backups.c.deleted_us.is_(None),
+    )
+    targets = sa.select(copies.c.region).where(
+        copies.c.backup_id == backup_id, copies.c.account == account, copies.c.status == CopyStatus.COMPLETED
+    )
+    return {region for statement in (origin, targets) for region in tx.connection.execute(statement).scalars()}
+
+
 def ids_in_use(backup_ids: Sequence[str]) -> sa.Select[tuple[str]]:
     """Those of these backups that are on their way to another region."""
     return sa.select(copies.c.backup_id).where(copies.c.backup_id.in_(backup_ids), copies.c.status.in_(OPEN))

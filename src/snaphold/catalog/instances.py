@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.paging import page_of, position_of
-from snaphold.catalog.schema import instances
+from snaphold.catalog.schema import backups, instances
 from snaphold.model import INSTANCE_MOVES, Instance, InstanceStatus
 
 NO_PROGRESS: Final = {"step": None, "done_bytes": None, "expected_bytes": None, "bytes_per_s": None}
@@ -26,9 +26,12 @@ def find(tx: Transaction, account: str, instance_id: str) -> Instance | None:
 
 
 def was_known(tx: Transaction, account: str, instance_id: str) -> bool:
-    """Whether the account has, or ever had, this instance."""
+    """Whether the account has, or ever had, this instance, or a backup of it that was copied here."""
     found = get(tx, instance_id)
-    return found is not None and found.account == account
+    if found is not None:
+        return found.account == account
+    copied = sa.select(backups.c.id).where(backups.c.source_id == instance_id, backups.c.account == account)
+    return tx.connection.execute(copied.limit(1)).first() is not None
 
 
 def get(tx: Transaction, instance_id: str) -> Instance | None:

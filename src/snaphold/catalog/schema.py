@@ -176,6 +176,7 @@ copies = sa.Table(
     sa.Column("name", sa.String(64), nullable=False),
     sa.Column("description", sa.Text),
     sa.Column("with_ancestors", sa.Boolean, nullable=False),
+    sa.Column("asked_by", sa.String(128)),
     sa.Column("status", sa.String(16), nullable=False),  # model.CopyStatus
     sa.Column("reason", sa.Text),
     sa.Column("tries", sa.Integer, nullable=False),
@@ -193,6 +194,19 @@ copies = sa.Table(
         postgresql_where=sa.text("status IN ('NEW', 'COPYING')"),
     ),
     sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name="failed_has_reason"),
+)
+
+arrivals = sa.Table(
+    "arrivals",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("account", sa.String(64), nullable=False, index=True),
+    sa.Column("region", sa.String(64), nullable=False),
+    sa.Column("made_from", sa.String(36), nullable=False),
+    sa.Column("segments", sa.BigInteger, nullable=False),
+    sa.Column("created_us", Time, nullable=False),
+    sa.Column("seen_us", Time, nullable=False),
+    sa.Column("ended_us", Time),
 )
 
 tasks = sa.Table(
@@ -259,6 +273,7 @@ schedules = sa.Table(
     sa.Column("minute", sa.Integer, nullable=False),
     sa.Column("full_backup_retention", sa.Integer, nullable=False),
     sa.Column("copy_to", sa.JSON),
+    sa.Column("asked_by", sa.String(128)),
     sa.Column("next_run_us", Time, nullable=False),
     sa.Column("last_run_us", Time),
     sa.Column("created_us", Time, nullable=False),

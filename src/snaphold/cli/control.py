@@ -8,7 +8,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -17,10 +17,9 @@ import structlog
 
 from snaphold.catalog import hosts as host_rows
 from snaphold.catalog.database import open_catalog
-from snaphold.cli.state import Endpoint, StateDirectory
+from snaphold.cli.state import StateDirectory
 from snaphold.config import Settings
 from snaphold.errors import Forbidden, Unauthorized, Unavailable
-from snaphold.peers import Peer as HttpPeer
 from snaphold.queue import Queue
 from snaphold.service import hosts
 from snaphold.service.deployment import Deployment, Peer, StoreGate
@@ -176,15 +175,6 @@ def peer_token(state: StateDirectory, region: str) -> str:
     token = secrets.token_urlsafe(32)
     _write_secret(path, token)
     return token
-
-
-def peers_of(state: StateDirectory, regions: Sequence[Endpoint], name: str) -> dict[str, Peer]:
-    """The other regions that are served from this state directory."""
-    return {
-        other.name: HttpPeer(other.name, other.url, state.peer_token(other.name))
-        for other in regions
-        if other.name != name
-    }
 
 
 def _write_secret(path: Path, token: str) -> None:

@@ -1,4 +1,4 @@
-"""Settings as flags: every field of config.Settings is an option of every command that starts from settings."""
+"""Settings as flags: nearly every field of config.Settings is an option of every command that starts from settings."""
 
 import functools
 import inspect
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from snaphold.cli.state import StateDirectory
-from snaphold.config import Settings, load_settings
+from snaphold.config import FILE_ONLY, Settings, load_settings
 from snaphold.errors import SetupError
 
 _ADMIN = ("state_dir", "store_dir", "region")  # what a command that only looks into the state directory needs
@@ -47,8 +47,8 @@ class Given:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command(given: Given, …)`` an option for each setting, and ``--config``."""
-    return _with_options(command, tuple(Settings.model_fields))
+    """Give ``command(given: Given, …)`` an option for each setting that can be a flag, and ``--config``."""
+    return _with_options(command, tuple(name for name in Settings.model_fields if name not in FILE_ONLY))
 
 
 def with_state(command: Callable[..., None]) -> Callable[..., None]:

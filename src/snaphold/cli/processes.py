@@ -15,6 +15,7 @@ from snaphold.cli.state import Endpoint, StateDirectory, parse_regions
 from snaphold.errors import SetupError
 
 if TYPE_CHECKING:
+    from snaphold.cli.peers import Neighbours
     from snaphold.service.deployment import Deployment
 
 _LAST_ANSWERS_S: Final = 2  # what requests get to end by themselves when the process is told to
@@ -32,7 +33,8 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
     import uvicorn  # noqa: PLC0415
 
     from snaphold.api import create_app  # noqa: PLC0415
-    from snaphold.cli.control import Objects, make_local_token, opened_deployment, peer_token, peers_of  # noqa: PLC0415
+    from snaphold.cli.control import Objects, make_local_token, opened_deployment, peer_token  # noqa: PLC0415
+    from snaphold.cli.peers import neighbours_of  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.identity.embedded import open_embedded  # noqa: PLC0415
     from snaphold.model import Rate  # noqa: PLC0415
@@ -48,9 +50,11 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
             stopping.set()  # agents' long polls end too, and the worker
             super().handle_exit(sig, frame)
 
+    neighbours = neighbours_of(given.settings.peers, state, regions, region.name)
+    peer_token(state, region.name)
     with (
         state.answering(region.name),
-        opened_deployment(given.settings, state, region.name, peers_of(state, regions, region.name)) as deployment,
+        opened_deployment(given.settings, state, region.name, neighbours.services()) as deployment,
         contextlib.closing(
             open_embedded(
                 state.path,
@@ -61,12 +65,14 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
     ):
         if with_local_agent:
             make_local_token(deployment, state)
+        stores = stores_of(state, region.name)
         app = create_app(
             deployment,
             identity,
             regions={endpoint.name: endpoint.url for endpoint in regions},
-            peer_token=peer_token(state, region.name),
-            object_reader=Objects(stores_of(state, region.name)),
+            object_reader=Objects(stores),
+            containers=stores.of,
+            known_peers=neighbours,
             ending=stopping,
         )
         server = Server(
@@ -85,7 +91,7 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
 
         def work() -> None:
             try:
-                _work(deployment, state, region, stopping)
+                _work(deployment, neighbours, stopping)
             except BaseException as error:  # noqa: BLE001 - raised again below, in the main thread
                 failures.append(error)
                 server.should_exit = True
@@ -110,13 +116,16 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
 
 def run_worker(given: Given, name: str | None) -> None:
     """The worker of one region."""
-    from snaphold.cli.control import opened_deployment, peers_of  # noqa: PLC0415
+    from snaphold.cli.control import opened_deployment  # noqa: PLC0415
+    from snaphold.cli.peers import neighbours_of  # noqa: PLC0415
 
     region, state = _one_region(given, name)
-    peers = peers_of(state, parse_regions(given.settings.region), region.name)
+    regions = parse_regions(given.settings.region)
+    neighbours = neighbours_of(given.settings.peers, state, regions, region.name)
     set_up_logs(given.settings, f"{region.name}-worker")
-    with opened_deployment(given.settings, state, region.name, peers) as deployment, _until_stopped() as stopping:
-        _work(deployment, state, region, stopping)
+    services = neighbours.services()
+    with opened_deployment(given.settings, state, region.name, services) as deployment, _until_stopped() as stopping:
+        _work(deployment, neighbours, stopping)
 
 
 def run_agent(given: Given) -> None:
@@ -131,15 +140,16 @@ def run_agent(given: Given) -> None:
         built_agent(given.settings, state, regions).run(stopping)
 
 
-def _work(deployment: "Deployment", state: StateDirectory, region: Endpoint, stopping: threading.Event) -> None:
+def _work(deployment: "Deployment", neighbours: "Neighbours", stopping: threading.Event) -> None:
     from snaphold.cli.saving import opened_saver  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.worker.worker import run_worker as work  # noqa: PLC0415
 
-    lock = state.worker_lock(region.name)
+    state, region = neighbours.state, deployment.region
     with opened_saver(deployment.settings, state, deployment) as saver:
-        targets = {peer: stores_of(state, peer) for peer in deployment.peers}
-        work(deployment, stores_of(state, region.name, piece_size=_WORK_PIECE), saver, lock, stopping, peers=targets)
+        lock = state.worker_lock(region)
+        stores = stores_of(state, region, piece_size=_WORK_PIECE)
+        work(deployment, stores, saver, lock, stopping, peers=neighbours.stores())
 
 
 def _one_region(given: Given, name: str | None) -> tuple[Endpoint, StateDirectory]:

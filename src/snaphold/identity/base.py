@@ -1,5 +1,6 @@
 """Callers, their rights, and what any backend of identity can do."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
@@ -25,6 +26,16 @@ _RIGHTS: Final = {
 }
 
 
+def roles_give(roles: Iterable[str], right: Right) -> bool:
+    """Whether roles give this right within the account of whoever has them (contract, section 9).
+
+    1. No role of the service's: every right.
+    2. Else what the roles give together.
+    """
+    own = [_RIGHTS[role] for role in roles if role in _RIGHTS]
+    return not own or any(right in rights for rights in own)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Caller:
     """Who a valid token speaks for. Times are microseconds since the epoch."""
@@ -36,13 +47,8 @@ class Caller:
     expires_us: int
 
     def may(self, right: Right) -> bool:
-        """Whether the roles give this right within the caller's own account (contract, section 9).
-
-        1. No role of the service's: every right.
-        2. Else what the roles give together.
-        """
-        own = [_RIGHTS[role] for role in self.roles if role in _RIGHTS]
-        return not own or any(right in rights for rights in own)
+        """Whether the roles give this right within the caller's own account."""
+        return roles_give(self.roles, right)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +73,6 @@ class Identity(Protocol):
 
     def validate(self, token: str) -> Caller:
         """Who this token speaks for. Raises ``Unauthorized`` when it is unknown or expired."""
+
+    def roles_of(self, user: str, account: str) -> frozenset[str] | None:
+        """The roles of a user in an account, who need not have logged in; None: it is no user of this account."""

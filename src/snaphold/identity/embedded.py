@@ -98,6 +98,11 @@ class EmbeddedIdentity:
             expires_us=row.expires_us,
         )
 
+    def roles_of(self, user: str, account: str) -> frozenset[str] | None:
+        """The roles of a user, None: of another account, or nobody."""
+        known = self._database.find_user(user)
+        return None if known is None or known.account != account else frozenset(known.roles)
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()

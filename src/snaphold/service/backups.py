@@ -90,7 +90,9 @@ def begin_backup(
         tx, instance.id, [InstanceStatus.ACTIVE], InstanceStatus.BACKUP
     ):
         raise unavailable_for_action(instance.id, InstanceStatus.BACKUP)
-    copies.plan_copies(tx, backup, request.copy_to or (), with_ancestors=request.parent_id is None)
+    copies.plan_copies(
+        tx, backup, request.copy_to or (), asked_by=request.asked_by, with_ancestors=request.parent_id is None
+    )
     _give_to_host(tx, deployment, instance, backup, parent, named=request.parent_id is not None)
     return backup
 

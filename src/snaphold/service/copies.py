@@ -7,18 +7,16 @@ import structlog
 
 from snaphold.catalog import backups, copies
 from snaphold.catalog.database import Transaction
-from snaphold.errors import BadRequest, NotFound, Unavailable, Unprocessable
+from snaphold.errors import BadRequest, Forbidden, NotFound, OverLimit, Refused, Unavailable, Unprocessable
 from snaphold.model import (
     Backup,
     BackupStatus,
     Copy,
     CopyStatus,
-    Made,
     Rate,
     copy_name,
-    parse_rfc3339,
 )
-from snaphold.protocol import PeerAnswer, PeerCopy, PeerQuestion, PeerRecord
+from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerCopy, PeerQuestion, PeerWithdrawal
 from snaphold.service import limits
 from snaphold.service.deployment import Deployment
 from snaphold.service.requests import BackupRequest, CopyRequest
@@ -28,7 +26,7 @@ log = structlog.get_logger()
 
 REGIONS = ("DFW", "IAD", "ORD", "HKG", "SYD")  # the chapter's; an operator's peers come on top
 
-Parents = Mapping[str, PeerAnswer | Unavailable]  # what each region says of a parent
+Parents = Mapping[str, PeerAnswer | Unavailable | Forbidden]  # what each region says of a parent
 
 
 def request_copy(deployment: Deployment, account: str, backup_id: str, request: CopyRequest) -> None:
@@ -38,19 +36,24 @@ def request_copy(deployment: Deployment, account: str, backup_id: str, request: 
         NotFound: no such backup.
         BadRequest: no region that a copy can go to, or its parent is not there.
         Unprocessable: it is not COMPLETED, a copy of it is there already or on its way.
+        Forbidden: the user may not make changes there.
+        OverLimit: too many requests here, or the account has as many backups there as it may.
         Unavailable: the other region does not answer.
     """
     with deployment.catalog.reading() as tx:
         backup = _completed(tx, deployment, account, backup_id, request.region)
         parent = None if backup.parent_id is None else backups.get(tx, backup.parent_id)
-    answer = ask(deployment, request.region, account, [backup, *([] if parent is None else [parent])])
+    wanted = [backup, *([] if parent is None else [parent])]
+    answer = ask(deployment, request.region, account, wanted, user=request.asked_by)
     if backup.id in answer.copies:
         raise Unprocessable(f"A copy of backup {backup_id} is in region {request.region} already.")
     if backup.parent_id is not None and backup.parent_id not in answer.copies:
         raise BadRequest(f"The parent of backup {backup_id} has not been copied to region {request.region}.")
+    if answer.full is not None:
+        raise OverLimit(f"Region {request.region} refuses: {answer.full}")
     with deployment.catalog.writing() as tx:
         backup = _completed(tx, deployment, account, backup_id, request.region)
-        copy = _new_copy(tx, backup, request.region, request.name, request.description)
+        copy = _new_copy(tx, backup, request.region, request.name, request.description, asked_by=request.asked_by)
         if not copies.insert(tx, copy):
             raise Unprocessable(f"Backup {backup_id} is being copied to region {request.region} already.")
         deployment.queue.enqueue(tx, "copy_backup", copy.id)
@@ -78,19 +81,19 @@ def check_peers(deployment: Deployment, regions: Sequence[str]) -> None:
 
 
 def ask_of_parent(deployment: Deployment, account: str, request: BackupRequest) -> Parents:
-    """What each region of ``copy_to`` says of the parent; a silence is told by who checks, in its turn."""
+    """What each region of ``copy_to`` says of the parent; a silence or a refusal is told by who checks, in its turn."""
     if request.parent_id is None or not request.copy_to:
         return {}
     with deployment.catalog.reading() as tx:
         parent = backups.find(tx, account, request.parent_id)
     if parent is None:
         return {}
-    said: dict[str, PeerAnswer | Unavailable] = {}
+    said: dict[str, PeerAnswer | Unavailable | Forbidden] = {}
     for region in request.copy_to:
         if region in deployment.peers:
             try:
-                said[region] = ask(deployment, region, account, [parent])
-            except Unavailable as error:
+                said[region] = ask(deployment, region, account, [parent], user=request.asked_by)
+            except (Unavailable, Forbidden) as error:
                 said[region] = error
     return said
 
@@ -98,15 +101,21 @@ def ask_of_parent(deployment: Deployment, account: str, request: BackupRequest) 
 def check_parents(request: BackupRequest, said: Parents) -> None:
     """Raises ``BadRequest`` when the parent is not in a region that the backup is to be copied to."""
     for region, answer in said.items():
-        if isinstance(answer, Unavailable):
+        if not isinstance(answer, PeerAnswer):
             raise answer
         if request.parent_id not in answer.copies:
             raise BadRequest(f"The parent {request.parent_id} has not been copied to region {region}.")
 
 
-def ask(deployment: Deployment, region: str, account: str, wanted: Sequence[Backup]) -> PeerAnswer:
-    """Which of these are in the region. Raises ``Unavailable``, ``Permanent``."""
+def ask(
+    deployment: Deployment, region: str, account: str, wanted: Sequence[Backup], *, user: str | None = None
+) -> PeerAnswer:
+    """Which of these are in the region; ``user``: and may this one have another copied there.
+
+    Raises ``Unavailable``; ``Forbidden`` when it may not.
+    """
     question = PeerQuestion(
+        user=user,
         account=account,
         region=deployment.region,
         wanted={backup.id: backup.made_from if backup.made_from_region == region else None for backup in wanted},
@@ -127,6 +136,9 @@ def counterparts_of(deployment: Deployment, backup: Backup) -> dict[str, PeerCop
         except Unavailable as error:
             silent = error
             continue
+        except Refused as error:
+            log.warning("backup.no_help", backup=backup.id, region=region, reason=str(error))
+            continue
         if backup.id in answer.copies:
             found[region] = answer.copies[backup.id]
     if silent is not None and not found:
@@ -134,10 +146,12 @@ def counterparts_of(deployment: Deployment, backup: Backup) -> dict[str, PeerCop
     return found
 
 
-def plan_copies(tx: Transaction, backup: Backup, regions: Sequence[str], *, with_ancestors: bool) -> None:
+def plan_copies(
+    tx: Transaction, backup: Backup, regions: Sequence[str], *, asked_by: str | None, with_ancestors: bool
+) -> None:
     """The copies that are made when the backup is COMPLETED, in the transaction that asks for the backup."""
     for region in regions:
-        copies.insert(tx, _new_copy(tx, backup, region, None, None, with_ancestors=with_ancestors))
+        copies.insert(tx, _new_copy(tx, backup, region, None, None, asked_by=asked_by, with_ancestors=with_ancestors))
 
 
 def begin_planned(tx: Transaction, deployment: Deployment, backup_id: str) -> None:
@@ -158,9 +172,32 @@ def begin_ancestor(deployment: Deployment, copy: Copy, ancestor_id: str) -> Copy
         ancestor = backups.find(tx, copy.account, ancestor_id)
         if ancestor is None or ancestor.status is not BackupStatus.COMPLETED or ancestor.deleting:
             raise Unprocessable(f"Backup {ancestor_id}, which it stands on, is not COMPLETED.")
-        fresh = _new_copy(tx, ancestor, copy.region, None, None, with_ancestors=True)
+        fresh = _new_copy(tx, ancestor, copy.region, None, None, asked_by=copy.asked_by, with_ancestors=True)
         copies.insert(tx, fresh)
     return fresh
+
+
+def announce_copy(deployment: Deployment, copy: Copy, segments: int) -> None:
+    """Say in the region that a copy goes to that its objects will come. Raises ``Unavailable``, ``Refused``."""
+    deployment.peers[copy.region].announce(
+        PeerAnnouncement(
+            id=copy.copy_id,
+            account=copy.account,
+            region=deployment.region,
+            made_from=copy.backup_id,
+            user=copy.asked_by,
+            segments=segments,
+        )
+    )
+
+
+def give_up(deployment: Deployment, copy: Copy) -> bool:
+    """Have what a failed copy left in its region removed; True when that region has the copy after all.
+
+    Raises ``Unavailable``, ``Refused``: then it stays, until that region gives it up by itself.
+    """
+    message = PeerWithdrawal(id=copy.copy_id, account=copy.account, region=deployment.region)
+    return deployment.peers[copy.region].withdraw(message).recorded
 
 
 def resume_copies(deployment: Deployment) -> None:
@@ -181,37 +218,6 @@ def take_up_copies(deployment: Deployment) -> None:
             deployment.queue.enqueue(tx, "copy_backup", copy_id)
 
 
-def answer_peer(deployment: Deployment, question: PeerQuestion) -> PeerAnswer:
-    """Which of another region's backups are here."""
-    with deployment.catalog.reading() as tx:
-        found = copies.here(tx, question.account, question.region, question.wanted)
-    there = {theirs: PeerCopy(id=ours, manifest_sha256=sha256) for theirs, (ours, sha256) in found.items()}
-    return PeerAnswer(deployment=deployment.deployment_id, copies=there)
-
-
-def record_copy(deployment: Deployment, message: PeerRecord) -> None:
-    """A copy from another region is a backup of this one from now on; said again it is no news.
-
-    The caller has seen that the manifest lies in this region's own store.
-
-    Raises:
-        Unprocessable: its parent is not here, or another backup has its id.
-    """
-    with deployment.catalog.writing() as tx:
-        known = backups.get(tx, message.id)
-        if known is not None:
-            if known.manifest_sha256 != message.manifest_sha256:
-                raise Unprocessable(f"Another backup has the id {message.id}.")
-            return
-        parent = None if message.parent_id is None else backups.find(tx, message.account, message.parent_id)
-        if message.parent_id is not None and (
-            parent is None or parent.status is not BackupStatus.COMPLETED or parent.deleting
-        ):
-            raise Unprocessable(f"The parent {message.parent_id} is not here any more.")
-        backups.insert(tx, _backup_of(message))
-    log.info("backup.received", backup=message.id, account=message.account, region=message.made_from_region)
-
-
 def _completed(tx: Transaction, deployment: Deployment, account: str, backup_id: str, region: str) -> Backup:
     backup = backups.find(tx, account, backup_id)
     if backup is None:
@@ -225,7 +231,7 @@ def _completed(tx: Transaction, deployment: Deployment, account: str, backup_id:
 
 def _new_copy(
     tx: Transaction, backup: Backup, region: str, name: str | None, description: str | None, *,
-    with_ancestors: bool = False,
+    asked_by: str | None, with_ancestors: bool = False,
 ) -> Copy:  # fmt: skip
     return Copy(
         id=str(uuid.uuid4()),
@@ -236,6 +242,7 @@ def _new_copy(
         name=name or copy_name(backup.name),
         description=backup.description if description is None else description,
         with_ancestors=with_ancestors,
+        asked_by=asked_by,
         status=CopyStatus.NEW,
         reason=None,
         tries=0,
@@ -243,41 +250,4 @@ def _new_copy(
         begun_us=None,
         created_us=tx.now_us,
         updated_us=tx.now_us,
-    )
-
-
-def _backup_of(message: PeerRecord) -> Backup:
-    return Backup(
-        id=message.id,
-        account=message.account,
-        name=message.name,
-        description=message.description,
-        status=BackupStatus.COMPLETED,
-        deleting=False,
-        instance_id=message.instance_id,
-        source_type=message.source_type,
-        source_id=message.source_id,
-        parent_id=message.parent_id,
-        datastore=message.datastore,
-        version=message.backup_version,
-        flavor_ram_mb=message.flavor_ram_mb,
-        volume_gb=message.volume_gb,
-        is_automated=message.is_automated,
-        made=Made.COPIED,
-        made_from=message.made_from,
-        made_from_region=message.made_from_region,
-        size_bytes=message.size_bytes,
-        object_bytes=message.object_bytes,
-        object_name=message.object_name,
-        manifest_sha256=message.manifest_sha256,
-        incarnation=message.incarnation,
-        checkpoint_lsn=message.checkpoint_lsn,
-        to_lsn=message.to_lsn,
-        done_bytes=None,
-        expected_bytes=None,
-        step=None,
-        reason=None,
-        created_us=parse_rfc3339(message.created),
-        updated_us=parse_rfc3339(message.updated),
-        deleted_us=None,
     )

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from snaphold.catalog.database import Catalog, Transaction
 from snaphold.config import Settings
-from snaphold.protocol import PeerAnswer, PeerQuestion, PeerRecord
+from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerQuestion, PeerRecord, PeerWithdrawal, PeerWithdrawn
 
 
 class StoreGate(Protocol):
@@ -18,13 +18,19 @@ class StoreGate(Protocol):
 
 
 class Peer(Protocol):
-    """Another region. Both methods raise ``Unavailable`` when it is silent and ``Permanent`` when it refuses."""
+    """Another region. Every method raises ``Unavailable`` when it is silent and ``Refused`` when it refuses."""
 
     def copies(self, question: PeerQuestion) -> PeerAnswer:
-        """Which of our backups are there."""
+        """Which of our backups are there, and whether one more may come."""
+
+    def announce(self, message: PeerAnnouncement) -> None:
+        """Say that the objects of a copy will come."""
 
     def record(self, message: PeerRecord) -> None:
         """Have a copy whose objects are all there made a backup of that region."""
+
+    def withdraw(self, message: PeerWithdrawal) -> PeerWithdrawn:
+        """Say that no more objects of a copy will come."""
 
 
 class Enqueuer(Protocol):

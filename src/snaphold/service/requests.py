@@ -18,6 +18,7 @@ class BackupRequest:
     parent_id: str | None
     incremental: bool
     copy_to: Sequence[str] | None
+    asked_by: str | None = None  # the user in whose name copies are made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class CopyRequest:
     region: str
     name: str | None = None
     description: str | None = None
+    asked_by: str | None = None  # the user in whose name it is made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ class ScheduleRequest:
     minute: int
     full_backup_retention: int
     copy_to: Sequence[str] | None
+    asked_by: str | None = None  # the user in whose name copies are made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,7 @@ class ScheduleChangeRequest:
     full_backup_retention: int | None
     copy_to: Sequence[str] | None
     run_now: bool
+    asked_by: str | None = None  # the user in whose name copies are made from now on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Schedules: made, listed, shown, changed, deleted, and run (contract, section 7)."""
 
 import uuid
+from typing import Any
 
 import structlog
 
@@ -50,6 +51,7 @@ def create_schedule(deployment: Deployment, account: str, request: ScheduleReque
             minute=request.minute,
             full_backup_retention=request.full_backup_retention,
             copy_to=list(request.copy_to) if request.copy_to else None,
+            asked_by=request.asked_by,
             next_run_us=next_run_us(tx.now_us, request.hour, request.minute),
             last_run_us=None,
             created_us=tx.now_us,
@@ -104,13 +106,14 @@ def change_schedule(deployment: Deployment, account: str, schedule_id: str, requ
             "minute": request.minute,
             "full_backup_retention": request.full_backup_retention,
         }
-        changes = {name: value for name, value in asked.items() if value is not None}
+        changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         hour, minute = changes.get("hour", schedule.hour), changes.get("minute", schedule.minute)
         if request.run_now:
             changes["next_run_us"] = tx.now_us
         elif (hour, minute) != (schedule.hour, schedule.minute):
             changes["next_run_us"] = next_run_us(tx.now_us, hour, minute)
         copies = {} if request.copy_to is None else {"copy_to": list(request.copy_to) or None}
+        changes["asked_by"] = request.asked_by
         schedules.change(tx, schedule_id, **changes, **copies)
         changed = _find(tx, account, schedule_id)
         limits.count(tx, deployment, account, Rate.SCHEDULE_WRITES)
@@ -180,4 +183,5 @@ def _request(tx: Transaction, schedule: Schedule) -> BackupRequest:
         parent_id=None,
         incremental=not runs_full(schedule, newest, tx.now_us),
         copy_to=schedule.copy_to,
+        asked_by=schedule.asked_by,
     )

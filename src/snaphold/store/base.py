@@ -1,5 +1,6 @@
 """The object store as the rest of the project sees it."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,23 +46,22 @@ class ObjectStore(Protocol):
     def replace(self, name: str, data: bytes) -> None:
         """Keep a small object, atomically and durably, in the place of what has the name; readers see either one."""
 
-    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
-        """Write these bytes into an object from ``start`` on, and make it ``size_bytes`` long; durable then.
-
-        For mending what was damaged, in a region's own store only: a crash leaves the range in any state, and all
-        bytes outside of it as they were. Raises ``ObjectMissing``.
-        """
-
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes of an object (or of a range of it), in pieces of at most 4 MiB.
 
         Raises ``ObjectMissing`` before the first piece; ``Transient`` when fewer bytes come than are there.
         """
 
-    def get_segment(self, prefix: str, number: int, size_bytes: int) -> Iterator[bytes]:
-        """The bytes of a segment that was put and is not published yet, in pieces of at most 4 MiB.
+    def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
+        """The SHA-256 (hexadecimal) of an object's bytes, or of a range of them, read where they lie.
 
-        Raises ``ObjectMissing`` before the first piece when there is none of exactly ``size_bytes``.
+        Raises ``ObjectMissing``; ``Transient`` when fewer bytes come than are there.
+        """
+
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+        """The same of a segment that was put and is not published yet.
+
+        Raises ``ObjectMissing`` when there is none of exactly ``size_bytes``.
         """
 
     def size(self, name: str) -> int:
@@ -74,11 +74,37 @@ class ObjectStore(Protocol):
         """Remove an object durably; one that is already gone is no failure."""
 
 
-class Stores(Protocol):
+class OwnStore(ObjectStore, Protocol):
+    """One container of a region's own store, which alone may be mended."""
+
+    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
+        """Write these bytes into an object from ``start`` on, and make it ``size_bytes`` long; durable then.
+
+        For mending what was damaged: a crash leaves the range in any state, and all
+        bytes outside of it as they were. Raises ``ObjectMissing``.
+        """
+
+
+class Containers(Protocol):
     """Hands out each account's store. Every implementation passes tests/contracts/test_object_store.py."""
 
     def of(self, account: str) -> ObjectStore:
         """The container of this account."""
 
+
+class Stores(Containers, Protocol):
+    """All containers of a region's own. Every implementation passes the same tests."""
+
+    def of(self, account: str) -> OwnStore:
+        """The container of this account."""
+
     def accounts(self) -> Iterator[str]:
         """Every account that has a container, by name. Raises ``Transient``, ``Permanent``."""
+
+
+def sha256_of_pieces(pieces: Iterable[bytes]) -> str:
+    """The SHA-256 (hexadecimal) of these bytes, one piece behind the other."""
+    sha256 = hashlib.sha256()
+    for piece in pieces:
+        sha256.update(piece)
+    return sha256.hexdigest()

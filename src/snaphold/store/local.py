@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo
+from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo, sha256_of_pieces
 from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_account, is_name
 
 PIECE = 4 << 20  # bytes that get() hands on at once, where nobody says
@@ -166,8 +166,12 @@ class LocalStore:
 
         return pieces(start)
 
-    def get_segment(self, prefix: str, number: int, size_bytes: int) -> Iterator[bytes]:
-        """The segment's place in the prefix's one file, when its size was noted: then its bytes are durable."""
+    def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
+        """Read the file."""
+        return sha256_of_pieces(self.get(name, start, length))
+
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+        """Read the segment's place in the prefix's one file, when its size was noted: then its bytes are durable."""
         _, sizes = self._segment_paths(prefix)
         with _mapped():
             try:
@@ -176,7 +180,7 @@ class LocalStore:
                 noted = []
         if number >= len(noted) or noted[number] != size_bytes:
             raise ObjectMissing(f"{prefix}{number}")
-        return self.get(f"{prefix}segments", number * self._segment_size, size_bytes)
+        return self.sha256(f"{prefix}segments", number * self._segment_size, size_bytes)
 
     def size(self, name: str) -> int:
         """The file's length."""

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import tenacity
 
 from snaphold.errors import ObjectExists, Transient
-from snaphold.store.base import ObjectInfo, ObjectStore, Stores
+from snaphold.store.base import Containers, ObjectInfo, ObjectStore, OwnStore, Stores
 
 Result = TypeVar("Result")
 
@@ -70,16 +70,28 @@ class Patience:
 _DEFAULT: Final = Patience()
 
 
-class RetryingStores:
+class RetryingContainers:
     """Every account's store, retrying."""
 
-    def __init__(self, stores: Stores, patience: Patience = _DEFAULT) -> None:
-        self._stores = stores
+    def __init__(self, stores: Containers, patience: Patience = _DEFAULT) -> None:
+        self._containers = stores
         self._patience = patience
 
     def of(self, account: str) -> "Retrying":
         """The container of this account."""
-        return Retrying(self._stores.of(account), self._patience)
+        return Retrying(self._containers.of(account), self._patience)
+
+
+class RetryingStores(RetryingContainers):
+    """The same of a region's own."""
+
+    def __init__(self, stores: Stores, patience: Patience = _DEFAULT) -> None:
+        super().__init__(stores, patience)
+        self._stores = stores
+
+    def of(self, account: str) -> "RetryingOwn":
+        """The container of this account."""
+        return RetryingOwn(self._stores.of(account), self._patience)
 
     def accounts(self) -> Iterator[str]:
         """Goes on after the last account that was seen."""
@@ -122,10 +134,6 @@ class Retrying:
         """Replacing again is no failure."""
         self._patience.call(lambda: self._store.replace(name, data))
 
-    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
-        """Writing the same bytes again is no failure."""
-        self._patience.call(lambda: self._store.overwrite(name, start, data, size_bytes=size_bytes))
-
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Goes on at the byte where it broke."""
         position = start
@@ -137,16 +145,13 @@ class Retrying:
             position += len(piece)
             yield piece
 
-    def get_segment(self, prefix: str, number: int, size_bytes: int) -> Iterator[bytes]:
-        """Begins anew where it broke, and hands on what it had not."""
-        done = 0
+    def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
+        """As the store says."""
+        return self._patience.call(lambda: self._store.sha256(name, start, length))
 
-        def begin() -> Iterator[bytes]:
-            return _after(done, self._store.get_segment(prefix, number, size_bytes))
-
-        for piece in self._patience.resumed(begin):
-            done += len(piece)
-            yield piece
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+        """As the store says."""
+        return self._patience.call(lambda: self._store.segment_sha256(prefix, number, size_bytes))
 
     def size(self, name: str) -> int:
         """As the store says."""
@@ -182,10 +187,13 @@ class Retrying:
         self._patience.call(step)
 
 
-def _after(count: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces without their first ``count`` bytes."""
-    for piece in pieces:
-        left = piece[count:]
-        count = max(count - len(piece), 0)
-        if left:
-            yield left
+class RetryingOwn(Retrying):
+    """The same of an :class:`snaphold.store.base.OwnStore`."""
+
+    def __init__(self, store: OwnStore, patience: Patience = _DEFAULT) -> None:
+        super().__init__(store, patience)
+        self._own = store
+
+    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
+        """Writing the same bytes again is no failure."""
+        self._patience.call(lambda: self._own.overwrite(name, start, data, size_bytes=size_bytes))

@@ -4,7 +4,6 @@ The bytes pass once, a piece at a time, and the disk writes meanwhile. May run a
 has put is used again once its hash was checked.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,11 +74,9 @@ class _Pieces:
 
 def _is_there(target: ObjectStore, prefix: str, number: int, manifest: Manifest) -> bool:
     """Whether an earlier try has put this very segment."""
-    expected, sha256 = manifest.segments[number], hashlib.sha256()
+    expected = manifest.segments[number]
     with suppress(ObjectMissing):
-        for piece in target.get_segment(prefix, number, expected.size_bytes):
-            sha256.update(piece)
-        return sha256.hexdigest() == expected.sha256
+        return target.segment_sha256(prefix, number, expected.size_bytes) == expected.sha256
     return False
 
 
@@ -88,12 +85,19 @@ def _is_published(target: ObjectStore, name: str, manifest: Manifest, check: Cal
     as_there = manifest.model_copy(update={"data": manifest.data.model_copy(update={"name": name})})
     try:
         check_length(as_there, target)
-        for number in range(len(manifest.segments)):
-            for _ in segment_pieces(as_there, target, number, check):
-                pass
+        whole = _has_segments(target, name, manifest, check)
     except ObjectMissing:
         return False
     except Damaged:
+        whole = False
+    if not whole:
         target.delete(name)
-        return False
+    return whole
+
+
+def _has_segments(target: ObjectStore, name: str, manifest: Manifest, check: Callable[[], None]) -> bool:
+    for number, expected in enumerate(manifest.segments):
+        check()
+        if target.sha256(name, number * manifest.segment_size_bytes, expected.size_bytes) != expected.sha256:
+            return False
     return True

@@ -1,6 +1,6 @@
 """Copying backups into other regions: from store to store, each segment's hash checked before it is put.
 
-    segments → data object → index → manifest → record there → record here
+    announced there → segments → data object → index → manifest → record there → record here
 
 Every step may run twice. What an earlier try has put there is used again once its hashes were checked; the other
 region lists nothing before all of it is there.
@@ -20,7 +20,6 @@ from snaphold.errors import (
     Overtaken,
     Permanent,
     Refused,
-    SnapholdError,
     Transient,
     Unavailable,
 )
@@ -28,19 +27,18 @@ from snaphold.model import (
     Backup,
     Copy,
     CopyStatus,
-    backup_prefix,
     copy_waits_us,
     rfc3339,
     rfc3339_exact,
     segment_prefix,
 )
 from snaphold.protocol import PeerAnswer, PeerRecord
-from snaphold.service.copies import ask, begin_ancestor, resume_copies, take_up_copies
+from snaphold.service.copies import announce_copy, ask, begin_ancestor, give_up, resume_copies, take_up_copies
 from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
-from snaphold.store.base import ObjectStore, Stores
+from snaphold.store.base import Containers, ObjectStore, Stores
 from snaphold.stream.manifest import Manifest, ObjectFacts, load, sha256_of
-from snaphold.stream.segments import check_length, discard
+from snaphold.stream.segments import check_length
 from snaphold.stream.transfer import bring_data
 
 log = structlog.get_logger()
@@ -52,7 +50,7 @@ class Copier:
     """Copies backups of one region to the others. ``targets``: the stores of each region that is a peer."""
 
     def __init__(
-        self, deployment: Deployment, stores: Stores, targets: Mapping[str, Stores], stop: threading.Event
+        self, deployment: Deployment, stores: Stores, targets: Mapping[str, Containers], stop: threading.Event
     ) -> None:
         self._deployment = deployment
         self._stores = stores
@@ -119,6 +117,8 @@ class Copier:
         parent = None if backup.parent_id is None else answer.copies[backup.parent_id]
         source, target = self._stores.of(copy.account), self._targets[copy.region].of(copy.account)
         manifest = _manifest_of(source, backup)
+        announce_copy(self._deployment, copy, len(manifest.segments))
+        reached(Step.COPY_ANNOUNCED)
         bring_data(
             manifest,
             source,
@@ -193,21 +193,12 @@ class Copier:
             copies.change(tx, copy.id, status=CopyStatus.FAILED, reason=reason)
 
     def _clear(self, copy: Copy) -> bool:
-        """Remove what a failed copy left there, its manifest first; True when the other region has the copy after all.
+        """Have what a failed copy left there removed; True when the other region has the copy after all.
 
-        Where that region or its store is silent everything stays.
+        Where that region is silent everything stays, until it gives the copy up by itself.
         """
-        with self._deployment.catalog.reading() as tx:
-            backup = backups.get(tx, copy.backup_id)
-        with suppress(SnapholdError, KeyError):
-            answer = ask(self._deployment, copy.region, copy.account, [] if backup is None else [backup])
-            there = answer.copies.get(copy.backup_id)
-            if there is not None and there.id == copy.copy_id:
-                return True
-            target = self._targets[copy.region].of(copy.account)
-            target.delete(f"{copy.copy_id}.json")
-            discard(target, f"{copy.copy_id}.")
-            discard(target, backup_prefix(answer.deployment, copy.copy_id))
+        with suppress(Unavailable, Refused, KeyError):
+            return give_up(self._deployment, copy)
         return False
 
 

@@ -6,10 +6,10 @@ people's objects: only names that start with the backup's own id or lie under ou
 
 import structlog
 
-from snaphold.catalog import backups, hosts
+from snaphold.catalog import arrivals, backups, hosts
 from snaphold.catalog.database import Catalog
 from snaphold.errors import SnapholdError
-from snaphold.model import Backup, BackupStatus, backup_prefix
+from snaphold.model import ARRIVAL_WAIT_US, Arrival, Backup, BackupStatus, backup_prefix
 from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
 
@@ -73,7 +73,43 @@ class Remover:
         for backup in failed:
             self.sweep_backup(backup.id)
 
-    def _remove_objects(self, backup: Backup) -> int:
+    def sweep_arrival(self, copy_id: str) -> None:
+        """Remove what came of a copy from another region that was given up; what cannot be removed now is later."""
+        with self._catalog.reading() as tx:
+            arrival = arrivals.get(tx, copy_id)
+            held = hosts.sweep_held_since(tx) is not None
+        if held or arrival is None or arrival.ended_us is None:
+            return
+        try:
+            removed = self._remove_objects(arrival)
+        except SnapholdError as error:
+            log.warning("backup.sweep_failed", backup=copy_id, reason=str(error))
+            return
+        log.info("backup.swept", backup=copy_id, objects=removed)
+
+    def sweep_arrivals(self, grace_us: int) -> None:
+        """Give copies up of which nothing has come for long; forget those that ended, once nothing of them is left.
+
+        What was still being written when one ended is found after the grace time.
+        """
+        with self._catalog.writing() as tx:
+            silent = arrivals.end_silent(tx, tx.now_us - ARRIVAL_WAIT_US)
+            ended = arrivals.ended(tx, tx.now_us - grace_us)
+            held = hosts.sweep_held_since(tx) is not None
+        for copy_id in silent:
+            log.warning("backup.arrival_given_up", backup=copy_id)
+        if held:
+            return
+        for arrival in ended:
+            try:
+                self._remove_objects(arrival)
+            except SnapholdError as error:
+                log.warning("backup.sweep_failed", backup=arrival.id, reason=str(error))
+                continue
+            with self._catalog.writing() as tx:
+                arrivals.remove(tx, arrival.id)
+
+    def _remove_objects(self, backup: Backup | Arrival) -> int:
         store = self._stores.of(backup.account)
         reached(Step.REMOVAL_BEGUN)
         store.delete(f"{backup.id}.json")

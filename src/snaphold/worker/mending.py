@@ -22,7 +22,7 @@ from snaphold.model import Backup, rfc3339, rfc3339_exact, segment_prefix
 from snaphold.service.copies import counterparts_of
 from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
-from snaphold.store.base import ObjectStore, Stores
+from snaphold.store.base import Containers, ObjectStore, OwnStore, Stores
 from snaphold.stream.courtesy import Courtesy
 from snaphold.stream.manifest import Manifest, load, sha256_of
 from snaphold.stream.proof import damaged_segments, prove_index
@@ -51,7 +51,7 @@ class Mender:
     """Mends backups of one region. ``targets``: the stores of each region that is a peer. ``stop`` ends it soon."""
 
     def __init__(
-        self, deployment: Deployment, stores: Stores, targets: Mapping[str, Stores], stop: threading.Event,
+        self, deployment: Deployment, stores: Stores, targets: Mapping[str, Containers], stop: threading.Event,
         courtesy: Courtesy,
     ) -> None:  # fmt: skip
         self._deployment = deployment
@@ -143,7 +143,7 @@ class Mender:
                     return manifest
         raise Damaged(f"the manifest {backup.id}.json is damaged or gone, {_nobody(twins)}")
 
-    def _mend_data(self, store: ObjectStore, backup: Backup, manifest: Manifest, twins: Twins) -> list[str]:
+    def _mend_data(self, store: OwnStore, backup: Backup, manifest: Manifest, twins: Twins) -> list[str]:
         """What was mended of the data object."""
         name, size_bytes = manifest.data.name, manifest.data.size_bytes
         try:

@@ -15,7 +15,7 @@ from snaphold.protocol import ProofResult
 from snaphold.service.deployment import Deployment
 from snaphold.service.verification import resume_proofs, take_up_proofs
 from snaphold.steps import Step, reached
-from snaphold.store.base import ObjectStore, Stores
+from snaphold.store.base import Containers, ObjectStore, Stores
 from snaphold.stream.courtesy import Courtesy
 from snaphold.stream.proof import Receipt, keep_receipt, prove_objects, verdict_on
 from snaphold.worker.mending import Mender
@@ -31,7 +31,7 @@ class Prover:
 
     def __init__(
         self, deployment: Deployment, stores: Stores, stop: threading.Event,
-        targets: Mapping[str, Stores] = MappingProxyType({}),
+        targets: Mapping[str, Containers] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self._deployment = deployment
         self._stores = stores

@@ -16,7 +16,7 @@ from snaphold.errors import SnapholdError
 from snaphold.queue import QueueRunner
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import forget_ended_tasks, reap
-from snaphold.store.base import Stores
+from snaphold.store.base import Containers, Stores
 from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
 from snaphold.worker.schedules import Scheduler
@@ -64,7 +64,7 @@ def run_worker(
     lock: Path,
     stop: threading.Event,
     *,
-    peers: Mapping[str, Stores],
+    peers: Mapping[str, Containers],
 ) -> None:
     """Work until ``stop`` is set. ``peers``: the stores of the regions that copies can go to.
 
@@ -82,6 +82,7 @@ def run_worker(
         "copy_backup": copier.copy,
         "delete_backup": remover.delete_backup,
         "sweep_backup": remover.sweep_backup,
+        "sweep_arrival": remover.sweep_arrival,
         "prove_objects": prover.prove,
     }
     grace_us = int(deployment.settings.sweep_grace_s * 1_000_000)
@@ -91,6 +92,7 @@ def run_worker(
         "deletions": remover.take_up_deletions,
         "state": saver.save_when_due,
         "sweep": lambda: remover.sweep_recent(grace_us),
+        "arrivals": lambda: remover.sweep_arrivals(grace_us),
         "proofs": prover.take_up,
         "ended tasks": lambda: forget_ended_tasks(deployment),
         "strangers": lookout.tell_changes,

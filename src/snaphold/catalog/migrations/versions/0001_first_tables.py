@@ -225,6 +225,7 @@ def upgrade() -> None:
         sa.Column("minute", sa.Integer(), nullable=False),
         sa.Column("full_backup_retention", sa.Integer(), nullable=False),
         sa.Column("copy_to", sa.JSON(), nullable=True),
+        sa.Column("asked_by", sa.String(length=128), nullable=True),
         sa.Column("next_run_us", sa.BigInteger(), nullable=False),
         sa.Column("last_run_us", sa.BigInteger(), nullable=True),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
@@ -260,6 +261,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("description", sa.Text(), nullable=True),
         sa.Column("with_ancestors", sa.Boolean(), nullable=False),
+        sa.Column("asked_by", sa.String(length=128), nullable=True),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("tries", sa.Integer(), nullable=False),
@@ -280,9 +282,33 @@ def upgrade() -> None:
         sqlite_where=sa.text("status IN ('NEW', 'COPYING')"),
         postgresql_where=sa.text("status IN ('NEW', 'COPYING')"),
     )
+    op.create_table(
+        "arrivals",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.Column("region", sa.String(length=64), nullable=False),
+        sa.Column("made_from", sa.String(length=36), nullable=False),
+        sa.Column("segments", sa.BigInteger(), nullable=False),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("seen_us", sa.BigInteger(), nullable=False),
+        sa.Column("ended_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_arrivals")),
+    )
+    op.create_index(op.f("ix_arrivals_account"), "arrivals", ["account"], unique=False)
 
 
 def downgrade() -> None:
     """Drop them."""
-    for table in ("deployment", "hosts", "instances", "backups", "tasks", "questions", "schedules", "calls", "copies"):
+    for table in (
+        "deployment",
+        "hosts",
+        "instances",
+        "backups",
+        "tasks",
+        "questions",
+        "schedules",
+        "calls",
+        "copies",
+        "arrivals",
+    ):
         op.drop_table(table)

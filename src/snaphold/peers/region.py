@@ -1,0 +1,69 @@
+"""Another region's service."""
+
+from pathlib import Path
+from typing import Final, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from snaphold.errors import Forbidden, OverLimit, Unavailable, Unprocessable
+from snaphold.peers.line import open_line, said
+from snaphold.protocol import (
+    Message,
+    Nothing,
+    PeerAnnouncement,
+    PeerAnswer,
+    PeerQuestion,
+    PeerRecord,
+    PeerWithdrawal,
+    PeerWithdrawn,
+)
+
+_TIMEOUT_S: Final = 5.0
+_Answered = TypeVar("_Answered", bound=Message)
+
+
+class Peer:
+    """One other region. Implements ``service.deployment.Peer``; share one object among the threads of a process."""
+
+    def __init__(self, region: str, url: str, secret_file: Path) -> None:
+        self._region = region
+        self._http = open_line(url, secret_file, _TIMEOUT_S)
+
+    def copies(self, question: PeerQuestion) -> PeerAnswer:
+        """Which of these backups are there."""
+        return self._post("copies", question, PeerAnswer)
+
+    def announce(self, message: PeerAnnouncement) -> None:
+        """Say that the objects of a copy will come."""
+        self._post("announce", message, Nothing)
+
+    def record(self, message: PeerRecord) -> None:
+        """Have a copy whose objects are all there made a backup of that region."""
+        self._post("record", message, Nothing)
+
+    def withdraw(self, message: PeerWithdrawal) -> PeerWithdrawn:
+        """Say that no more objects of a copy will come."""
+        return self._post("withdraw", message, PeerWithdrawn)
+
+    def _post(self, path: str, message: Message, answer: type[_Answered]) -> _Answered:
+        try:
+            response = self._http.post(
+                path, content=message.model_dump_json(), headers={"Content-Type": "application/json"}
+            )
+        except (OSError, UnicodeDecodeError, httpx.HTTPError) as error:
+            raise Unavailable(f"Region {self._region} does not answer.") from error
+        if response.is_success:
+            try:
+                return answer.model_validate_json(response.content)
+            except ValidationError as error:
+                raise Unavailable(f"Region {self._region} gave an answer that cannot be understood.") from error
+        match response.status_code:
+            case 403:
+                raise Forbidden(f"Region {self._region} refuses: {said(response)}")
+            case 413:
+                raise OverLimit(f"Region {self._region} refuses: {said(response)}")
+            case 422:
+                raise Unprocessable(f"Region {self._region} refuses: {said(response)}")
+            case code:
+                raise Unavailable(f"Region {self._region} does not answer as it should ({code}).")

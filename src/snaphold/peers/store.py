@@ -1,0 +1,164 @@
+"""Another region's store, spoken to over its API: what a copy puts there, and what may be read of it.
+
+Bytes go through memory only, a segment at a time, each body with its hash (RFC 9530), which the other side checks
+before it keeps anything. The other side decides what is allowed: see docs/peers.md.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from pydantic import ValidationError
+
+from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
+from snaphold.peers.line import open_line, said
+from snaphold.protocol import PeerDigest, PeerListing, PeerPublication
+from snaphold.store.base import ObjectInfo
+from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix
+
+_PIECE: Final = 4 << 20  # bytes that get() hands on at once
+_TIMEOUT_S: Final = 60.0  # of silence
+
+
+class PeerStores:
+    """The containers of another region, as far as it lets us. Share one object among the threads of a process."""
+
+    def __init__(self, region: str, url: str, secret_file: Path) -> None:
+        self._region = region
+        self._http = open_line(url, secret_file, _TIMEOUT_S)
+
+    def of(self, account: str) -> "PeerStore":
+        """The container of this account. Raises ``Permanent`` for a name that is none."""
+        return PeerStore(self._http, self._region, check_account(account))
+
+    def close(self) -> None:
+        """End its connections."""
+        self._http.close()
+
+
+class PeerStore:
+    """One container of another region. Implements :class:`snaphold.store.base.ObjectStore`."""
+
+    def __init__(self, http: httpx.Client, region: str, account: str) -> None:
+        self._http = http
+        self._region = region
+        self._path = f"accounts/{account}"
+
+    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+        """Send it in one request, its hash in front."""
+        if number < 0:
+            raise Permanent(f"segment {number} cannot be kept")
+        self._put(f"segments/{number}", list(data), prefix=check_prefix(prefix))
+
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+        """Have it published."""
+        check_name(name)
+        message = PeerPublication(prefix=check_prefix(prefix), count=count, size_bytes=size_bytes)
+        self._send("POST", f"publications/{name}", name, content=message.model_dump_json())
+
+    def put(self, name: str, data: bytes) -> None:
+        """Send it in one request."""
+        self._put(f"objects/{check_name(name)}", [data], name=name, replace=False)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Send it in one request."""
+        self._put(f"objects/{check_name(name)}", [data], name=name, replace=True)
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Read it as it comes."""
+        check_name(name)
+        if start < 0 or (length is not None and length < 0):
+            raise Permanent(f"there is no range of {length} bytes from {start}")
+        url = f"{self._path}/objects/{name}"
+        with self._mapped(), self._http.stream("GET", url, params=_given(start=start, length=length)) as response:
+            if not response.is_success:
+                response.read()
+            self._check(response, name)
+            yield from response.iter_raw(_PIECE)
+
+    def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
+        """As the other region reads it."""
+        params = _given(start=start, length=length)
+        return self._digest(f"digests/{check_name(name)}", name, params)
+
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+        """As the other region reads it."""
+        params = _given(prefix=check_prefix(prefix), size_bytes=size_bytes)
+        return self._digest(f"segments/{number}", f"{prefix}{number}", params)
+
+    def size(self, name: str) -> int:
+        """As the other region says."""
+        response = self._send("HEAD", f"objects/{check_name(name)}", name)
+        return int(response.headers["Content-Length"])
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """As the other region says, all at once."""
+        response = self._send("GET", "objects", prefix, params={"prefix": check_list_prefix(prefix)})
+        with self._understood():
+            found = PeerListing.model_validate_json(response.content).objects
+        for one in found:
+            yield ObjectInfo(name=one.name, size_bytes=one.size_bytes, modified_s=one.modified_s)
+
+    def delete(self, name: str) -> None:
+        """Have it deleted."""
+        self._send("DELETE", f"objects/{check_name(name)}", name)
+
+    def _put(self, path: str, data: Sequence[bytes | memoryview], *, name: str = "", **params: str | bool) -> None:
+        sha256 = hashlib.sha256()
+        for piece in data:
+            sha256.update(piece)
+        headers = {
+            "Content-Length": str(sum(len(piece) for piece in data)),
+            "Content-Type": "application/octet-stream",
+            "Content-Digest": f"sha-256=:{base64.b64encode(sha256.digest()).decode()}:",
+        }
+        self._send("PUT", path, name, params=params, content=(bytes(piece) for piece in data), headers=headers)
+
+    def _digest(self, path: str, name: str, params: dict[str, Any]) -> str:
+        response = self._send("GET", path, name, params=params)
+        with self._understood():
+            return PeerDigest.model_validate_json(response.content).sha256
+
+    def _send(self, method: str, path: str, name: str, **more: Any) -> httpx.Response:
+        with self._mapped():
+            response = self._http.request(method, f"{self._path}/{path}", **more)
+        self._check(response, name)
+        return response
+
+    def _check(self, response: httpx.Response, name: str) -> None:
+        """Turn what the other region says into this project's errors."""
+        if response.is_success:
+            return
+        match response.status_code:
+            case 404:
+                raise ObjectMissing(name)
+            case 409:
+                raise ObjectExists(name)
+            case 422:
+                raise Damaged(said(response))
+            case 400 | 403 | 413 | 415:
+                raise Permanent(f"Region {self._region} refuses: {said(response)}")
+            case code:
+                raise Transient(f"Region {self._region} does not answer as it should ({code}).")
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, UnicodeDecodeError, httpx.HTTPError) as error:
+            raise Transient(f"Region {self._region} does not answer.") from error
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except ValidationError as error:
+            raise Transient(f"Region {self._region} gave an answer that cannot be understood.") from error
+
+
+def _given(**params: object) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}

@@ -1,0 +1,20 @@
+import re
+from pathlib import Path
+
+from fastapi.routing import iter_route_contexts
+
+from snaphold.api import described_api
+
+PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
+
+
+def test_the_page_of_peers_has_every_route() -> None:
+    """`/peer/v1` stands in no OpenAPI document: docs/peers.md lists its routes, all of them."""
+    told = set(re.findall(r"^\| `([A-Z]+) (/peer/v1/\S+)` \|", PAGE.read_text("utf-8"), re.MULTILINE))
+    there = {
+        (method, route.path.replace("{name:path}", "{name}"))
+        for route in iter_route_contexts(described_api().routes)
+        if route.path is not None and route.path.startswith("/peer/v1/")
+        for method in route.methods or ()
+    }
+    assert told == there
