@@ -177,6 +177,7 @@ def large_instance(service: Service, verifying: Service, gigabytes: float, round
     plain.stream.unlink()
     yield from writers(service, instance, plain, rounds)
     yield from memory(service, instance, volume_gb)
+    yield from api_meanwhile(service, instance, rounds)
 
 
 def writers(service: Service, instance: dict[str, Any], plain: PlainTools, rounds: int) -> Iterator[Row]:
@@ -195,6 +196,29 @@ def writers(service: Service, instance: dict[str, Any], plain: PlainTools, round
         service.delete(f"/backups/{made['id']}")
     yield slowest
     yield written
+
+
+def api_meanwhile(service: Service, instance: dict[str, Any], rounds: int) -> Iterator[Row]:
+    """Requests a second while backups are taken, one behind the other, beside those in quiet."""
+    shows = Row("shows a second during backups", "in quiet", "≥ 0.7", best=max)
+    lists = Row("lists of 20 a second during backups", "in quiet", "≥ 0.7", best=max)
+    small = service.create(1)
+    kept = [service.back_up(small)["id"] for _ in range(20)]
+    asked = (
+        (shows, [f"/v1.0/{ACCOUNT}/backups/{backup_id}" for backup_id in kept]),
+        (lists, [f"/v1.0/{ACCOUNT}/backups"]),
+    )
+    for _ in range(rounds):
+        for row, paths in asked:
+            row.theirs.append(requests_per_s(service.port, paths, service.token))
+        with service.backing_up(instance):
+            for row, paths in asked:
+                row.ours.append(requests_per_s(service.port, paths, service.token))
+    for backup_id in kept:
+        service.delete(f"/backups/{backup_id}")
+    service.delete(f"/instances/{small['id']}")
+    yield shows
+    yield lists
 
 
 def memory(service: Service, instance: dict[str, Any], volume_gb: int) -> Iterator[Row]:
@@ -221,15 +245,18 @@ def chain(service: Service, gigabytes: float, rounds: int) -> Iterator[Row]:
     data.fill(instance, gigabytes)
     plain = PlainTools(find_installation(None), service.state_dir, instance["id"])
     taken = Row("increment at 1 %, s", "the full below it", "≤ 0.5")
+    stored = Row("increment at 1 %, stored MB", "the full below it", "≤ 0.15")
     deep = Row(f"restore of depth {DEPTH}, s", "the full alone", "≤ 1.4")
     in_turn = Row(f"restore of depth {DEPTH}, s", "increments in turn", "≥ 2.5 times faster", ratio=times_faster)
     seconds, made = timed(partial(service.back_up, instance))
     taken.theirs.append(seconds)
+    stored.theirs.append(made["object_size"] / MEGABYTE)
     ids = [made["id"]]
     for number in range(DEPTH):
         data.change(instance, number)
         seconds, made = timed(partial(service.back_up, instance, ids[-1]))
         taken.ours.append(seconds)
+        stored.ours.append(made["object_size"] / MEGABYTE)
         ids.append(made["id"])
     for _ in range(rounds):
         for figures, backup_id in ((deep.theirs, ids[0]), (deep.ours, ids[-1])):
@@ -240,7 +267,7 @@ def chain(service: Service, gigabytes: float, rounds: int) -> Iterator[Row]:
     in_turn.ours.extend(deep.ours)
     service.delete(f"/backups/{ids[0]}")
     service.delete(f"/instances/{instance['id']}")
-    yield from (taken, deep, in_turn)
+    yield from (taken, stored, deep, in_turn)
 
 
 def timed(action: Callable[[], Made]) -> tuple[float, Made]:

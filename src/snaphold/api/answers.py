@@ -4,6 +4,7 @@ Keys that are sometimes left out say so (``exclude_if``); all the others are in 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -479,9 +480,7 @@ def _backup(links: Links, backup: Backup) -> dict[str, Any]:
         "instance_id": backup.instance_id,
         "source": BackupSource(type=backup.source_type, id=backup.source_id),
         "parent_id": backup.parent_id,
-        "datastore": BackupDatastore(
-            type=backup.datastore, version=backup.version, version_id=version_id(backup.datastore, backup.version)
-        ),
+        "datastore": _backup_datastore(backup.datastore, backup.version),
         "type": "InnoBackupEx" if backup.parent_id is None else "InnoBackupExIncremental",
         "size": None if backup.size_bytes is None else gigabytes(backup.size_bytes),
         "volume_size": backup.volume_gb,
@@ -498,6 +497,11 @@ def _backup(links: Links, backup: Backup) -> dict[str, Any]:
         ]
         or None,
     }
+
+
+@cache
+def _backup_datastore(datastore: str, version: str) -> BackupDatastore:
+    return BackupDatastore(type=datastore, version=version, version_id=version_id(datastore, version))
 
 
 def _verification(backup: Backup) -> Verification | None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 
 from snaphold.api import answers
 from snaphold.api.answers import BackupCreated, BackupList, BackupShown
@@ -11,6 +11,7 @@ from snaphold.api.desk import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Page, Paged
 from snaphold.api.reading import BodyOf
+from snaphold.api.route import router_of
 from snaphold.errors import NotOffered
 from snaphold.model import ProofLevel
 from snaphold.service import backups as service
@@ -19,7 +20,7 @@ from snaphold.service.copies import request_copy
 from snaphold.service.requests import BackupPage
 from snaphold.service.verification import request_mend, request_proof
 
-router = APIRouter(
+router = router_of(
     prefix="/v1.0/{account}",
     tags=["backups"],
     responses=documented(400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503),

@@ -4,7 +4,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import TypeAdapter, ValidationError
 
 from snaphold.api import answers, bodies
@@ -23,10 +23,11 @@ from snaphold.api.desk import Call, Calling, on_threads_of
 from snaphold.api.faults import documented
 from snaphold.api.paging import Page, Paged, page_by_key
 from snaphold.api.reading import BodyOf
+from snaphold.api.route import router_of
 from snaphold.errors import NotFound
 from snaphold.service import databases as service
 
-router = APIRouter(
+router = router_of(
     prefix="/v1.0/{account}/instances/{instance_id}",
     tags=["databases and users"],
     responses=documented(400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503),

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 
 from snaphold.api import answers
 from snaphold.api.answers import InstanceList, InstanceShown
@@ -11,10 +11,11 @@ from snaphold.api.desk import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Paged
 from snaphold.api.reading import BodyOf
+from snaphold.api.route import router_of
 from snaphold.model import Instance
 from snaphold.service import instances as service
 
-router = APIRouter(
+router = router_of(
     prefix="/v1.0/{account}",
     tags=["instances"],
     responses=documented(400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503),

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 
 from snaphold.api.answers import GroupList
 from snaphold.api.bodies import GroupAction, GroupCreate
@@ -10,9 +10,10 @@ from snaphold.api.desk import Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Paged
 from snaphold.api.reading import BodyOf
+from snaphold.api.route import router_of
 from snaphold.errors import NotFound, NotOffered
 
-router = APIRouter(
+router = router_of(
     prefix="/v1.0/{account}",
     tags=["groups"],
     responses=documented(400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503),

@@ -8,7 +8,7 @@ Checking a password takes its time. It does so on threads of its own: however ma
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import Depends, Header
 from fastapi.responses import JSONResponse
 
 from snaphold.api.bodies import AuthFieldsV2, AuthFieldsV3, AuthV2, AuthV3
@@ -16,11 +16,12 @@ from snaphold.api.desk import AtDesk, Desk, Token, caller_of, on_threads_of
 from snaphold.api.faults import documented
 from snaphold.api.links import Links
 from snaphold.api.reading import BodyOf
+from snaphold.api.route import router_of
 from snaphold.errors import BadRequest, NotFound, Unauthorized
 from snaphold.identity.base import Caller, Login
 from snaphold.model import rfc3339, rfc3339_exact
 
-router = APIRouter(tags=["identity"], responses=documented(400, 401, 404, 405, 413, 415, 500, 503))
+router = router_of(tags=["identity"], responses=documented(400, 401, 404, 405, 413, 415, 500, 503))
 on_logins_threads = on_threads_of(ThreadPoolExecutor(8, thread_name_prefix="logins"))
 
 _DOMAIN: Final = {"id": "default", "name": "Default"}

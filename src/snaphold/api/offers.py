@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from fastapi import APIRouter
-
 from snaphold.api import answers
 from snaphold.api.answers import (
     AbsoluteLimits,
@@ -21,6 +19,7 @@ from snaphold.api.answers import (
 from snaphold.api.desk import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import MAX_LIMIT
+from snaphold.api.route import router_of
 from snaphold.errors import NotFound
 from snaphold.model import Rate, flavor_from_reference
 from snaphold.service import instances as service
@@ -40,7 +39,7 @@ _LIMITED: Final[Mapping[Rate, tuple[str, str]]] = {
     Rate.READS: ("GET", "*"),
 }
 
-router = APIRouter(prefix="/v1.0/{account}", tags=["offers"], responses=documented(401, 403, 404, 405, 413, 500, 503))
+router = router_of(prefix="/v1.0/{account}", tags=["offers"], responses=documented(401, 403, 404, 405, 413, 500, 503))
 
 
 @router.get("/flavors")

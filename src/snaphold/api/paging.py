@@ -44,7 +44,7 @@ class Page:
     query: Sequence[tuple[str, str]]
 
 
-def page_of(
+async def page_of(  # waits for nothing: no thread of its own
     request: Request,
     limit: Annotated[
         str | None,

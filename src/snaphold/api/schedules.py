@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 
 from snaphold.api import answers
 from snaphold.api.answers import ScheduleList, ScheduleShown
@@ -11,10 +11,11 @@ from snaphold.api.desk import Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Paged
 from snaphold.api.reading import BodyOf
+from snaphold.api.route import router_of
 from snaphold.service import schedules as service
 from snaphold.service.requests import ScheduleFilter
 
-router = APIRouter(
+router = router_of(
     prefix="/v1.0/{account}",
     tags=["schedules"],
     responses=documented(400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503),

@@ -1,12 +1,11 @@
 """Which versions of the API there are; no token is needed to ask."""
 
-from fastapi import APIRouter
-
 from snaphold.api.answers import ApiVersion, ApiVersionList, Link
 from snaphold.api.desk import AtDesk
 from snaphold.api.faults import documented
+from snaphold.api.route import router_of
 
-router = APIRouter(tags=["versions"], responses=documented(405, 500))
+router = router_of(tags=["versions"], responses=documented(405, 500))
 
 
 @router.get("/")

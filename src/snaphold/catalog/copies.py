@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -11,6 +11,7 @@ from snaphold.catalog.schema import backups, copies
 from snaphold.model import Backup, BackupStatus, Copy, CopyStatus, Made
 
 OPEN = (CopyStatus.NEW, CopyStatus.COPYING)
+_ANY: Final = sa.select(sa.exists(sa.select(copies.c.id)))
 
 
 def insert(tx: Transaction, copy: Copy) -> bool:
@@ -83,6 +84,8 @@ def under_way(tx: Transaction) -> list[str]:
 def with_copies(tx: Transaction, found: Iterable[Backup]) -> list[Backup]:
     """The same backups, each with its copies, oldest first."""
     rows = list(found)
+    if not tx.connection.execute(_ANY).scalar_one():  # most regions have none, and this is asked at each read
+        return rows
     statement = copies.select().where(copies.c.backup_id.in_([backup.id for backup in rows]))
     by_backup: dict[str, list[Copy]] = {}
     for row in tx.connection.execute(statement.order_by(copies.c.created_us, copies.c.id)).mappings():

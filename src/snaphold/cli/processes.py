@@ -83,6 +83,7 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=_LAST_ANSWERS_S,
                 timeout_keep_alive=_KEEP_ALIVE_S,
             )
