@@ -81,7 +81,7 @@ def test_separate_deployments(state_dir: Path, instance_network: str) -> None:
     near, far = state_dir / "dfw", state_dir / "iad"
     pauses = Pauses(state_dir / "pauses")
     services = {
-        name: Served(path, instance_network, f"--config={path}.toml", regions=(name,))
+        name: Served(path, instance_network, f"--config={path}.toml", "--lease-s=6", "--renew-s=2", regions=(name,))
         for name, path in (("DFW", near), ("IAD", far))
     }
     secret = state_dir / "secret"
