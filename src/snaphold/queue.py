@@ -7,7 +7,8 @@ needs are one transaction. Arguments are ids only: they stand in a table in clea
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,8 @@ _QUEUES_OF = {"copy_backup": "copies", "prove_objects": "proofs"}  # what takes 
 _CONCURRENCY = {_QUEUE: 4, "copies": 2, "proofs": 2}  # workflows at a time
 _EXECUTOR = "worker"
 _POLL_S = 0.25
+_LISTEN_S = 0.1  # it listens for nothing of ours, but an end waits for its next look
+_LAST_WORK_S = 1.0  # what work gets to end by itself
 _AGAIN_S = 1.0  # before work is run again that found the catalog silent
 
 
@@ -62,6 +65,8 @@ class QueueRunner:
         self._lock_path = lock
         self._lock: int | None = None
         self._ending = threading.Event()
+        self._ended = threading.Condition()  # guards the number of workflows that are at work
+        self._at_work = 0
 
     def __enter__(self) -> Self:
         self._lock = _take_lock(self._lock_path)
@@ -73,6 +78,7 @@ class QueueRunner:
                 "executor_id": _EXECUTOR,
                 "application_version": _VERSION,
                 "log_level": "WARNING",
+                "notification_listener_polling_interval_sec": _LISTEN_S,
             }
         )
         for name, handler in self._handlers.items():
@@ -86,22 +92,36 @@ class QueueRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ending.set()
-        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=1)
+        with self._ended:
+            self._ended.wait_for(lambda: not self._at_work, _LAST_WORK_S)
+        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
         if self._lock is not None:
             os.close(self._lock)
 
     def _workflow(self, name: str, handler: Callable[..., None]) -> Callable[..., None]:
         def workflow(*ids: str) -> None:
-            while True:
-                try:
-                    return handler(*ids)
-                except Unavailable as error:
-                    log.warning("work.waits", work=name, ids=ids, reason=str(error))
-                    if self._ending.wait(_AGAIN_S):
-                        raise
+            with self._counted():
+                while True:
+                    try:
+                        return handler(*ids)
+                    except Unavailable as error:
+                        log.warning("work.waits", work=name, ids=ids, reason=str(error))
+                        if self._ending.wait(_AGAIN_S):
+                            raise
 
         workflow.__qualname__ = f"workflow_{name}"
         return workflow
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._ended:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._ended:
+                self._at_work -= 1
+                self._ended.notify_all()
 
 
 def _take_lock(path: Path) -> int:
