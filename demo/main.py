@@ -260,7 +260,7 @@ def service() -> Iterator[tuple[Api, Api]]:
 
 
 def _wait_until_it_answers(base: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         with contextlib.suppress(OSError), urllib.request.urlopen(base, timeout=2):  # noqa: S310 - our own service
             return
