@@ -64,6 +64,18 @@ def test_a_file_in_place_of_the_state_directory(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
+def test_a_store_elsewhere_is_not_forgotten(tmp_path: Path) -> None:
+    """Once a region's store lies elsewhere, the empty one of the state directory is never taken for it."""
+    StateDirectory(tmp_path / "state", tmp_path / "disk").make(["DFW"])
+    untold = StateDirectory(tmp_path / "state")
+    with pytest.raises(SetupError, match=f"the store of DFW lies in {tmp_path / 'disk'}: say --store-dir"):
+        untold.store("DFW")
+    with pytest.raises(SetupError, match="say --store-dir"):
+        untold.make(["DFW"])
+    assert StateDirectory(tmp_path / "state", tmp_path / "moved").store("DFW") == tmp_path / "moved" / "DFW"
+    assert untold.store("IAD") == tmp_path / "state" / "regions" / "IAD" / "store"
+
+
 def test_an_owner_is_known_as_long_as_its_lock_is_held(tmp_path: Path) -> None:
     """To the very end: who waits for the lock by its owner must not think it free before it is."""
     state = StateDirectory(tmp_path)

@@ -83,8 +83,23 @@ class StateDirectory:
         return self.region(region) / "catalog.db"
 
     def store(self, region: str) -> Path:
-        """The region's object store."""
-        return self.region(region) / "store" if self.store_root is None else self.store_root / region
+        """The region's object store.
+
+        Raises:
+            SetupError: it was made to lie elsewhere, and nothing says where now; an empty one would be taken for it.
+        """
+        if self.store_root is not None:
+            return self.store_root / region
+        with contextlib.suppress(FileNotFoundError):
+            elsewhere = self._elsewhere(region).read_text().strip()
+            raise SetupError(
+                f"the store of {region} lies in {elsewhere}: say --store-dir (or remove {self._elsewhere(region)})"
+            )
+        return self.region(region) / "store"
+
+    def _elsewhere(self, region: str) -> Path:
+        """Holds the last ``store_root`` that the region was made with."""
+        return self.region(region) / "store-dir"
 
     def agent_token(self, region: str) -> Path:
         """What the embedded agent shows to the region's API."""
@@ -104,13 +119,16 @@ class StateDirectory:
         """Make what is missing of the directory and of these regions' parts.
 
         Raises:
-            SetupError: it cannot be made, or cannot be written to.
+            SetupError: it cannot be made, or cannot be written to; or as ``store`` says.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "regions").mkdir(mode=0o700, exist_ok=True)
             for region in regions:
                 self.region(region).mkdir(mode=0o700, exist_ok=True)
+                self.store(region)
+                if self.store_root is not None:
+                    self._elsewhere(region).write_text(f"{self.store_root}\n")
         except FileExistsError as error:
             raise SetupError(f"{error.filename} is in the way: it is no directory") from error
         except OSError as error:
