@@ -1,28 +1,34 @@
 """Chains of servers with options that our instances do not have: encryption, undo tablespaces, a binary log."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from snaphold.agent.chain import Chain
+from snaphold.agent.room import Room
 from snaphold.config import Settings
+from snaphold.engines.base import ServerAccess, Taken
+from snaphold.engines.mariadb import MariaDB, MariaDBBackup
 from snaphold.host.directory import InstanceDirectory, Record
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
 from tests.support.chains import ROUNDS, ChainBench, chain_bench, tables_of, writers
-from tests.support.instances import query
+from tests.support.instances import connect, query, wait_for
 
 pytestmark = pytest.mark.engine
 
 KEYS = "1;770A8A65DA156D24EE2A093277530142\n"
 SECRET = "plain words"
+AT_ONCE_BYTES = (64 << 20) + (10 << 20)  # what the tool writes of a .delta, and what it reads of a file
+UNDO_TABLESPACES = 3
+SMALL_UNDO_BYTES = 10 << 20  # what an undo tablespace has when it is made, and when it was truncated
 
 
 class OtherServers(Servers):
-    """Servers that keep all data encrypted, have undo tablespaces of their own, and write a binary log."""
+    """Servers that keep all data encrypted, and write a binary log."""
 
     def _command_line(self, directory: InstanceDirectory, record: Record) -> list[str | Path]:
         """Ours first: of two that say the same the last one counts."""
@@ -35,7 +41,6 @@ class OtherServers(Servers):
             "--innodb-encrypt-tables",
             "--innodb-encrypt-log",
             "--innodb-encryption-threads=1",
-            "--innodb-undo-tablespaces=3",
             f"--log-bin={directory.data / 'binlog'}",
             "--server-id=7",
         ]
@@ -111,3 +116,149 @@ def test_the_position_is_the_moments(bench: tuple[ChainBench, InstanceResult]) -
     ((count,),) = query(chain.restore(), "SELECT COUNT(*) FROM shop.swap_b")
     assert gtid(chain) == f"0-7-{int(position.rpartition('-')[2]) + count}"
     assert count > 0
+
+
+class UndoServers(Servers):
+    """Servers that have undo tablespaces of their own, and truncate them as soon as they may.
+
+    A start makes them when the last stop left no undo behind.
+    """
+
+    def _command_line(self, directory: InstanceDirectory, record: Record) -> list[str | Path]:
+        return [
+            *super()._command_line(directory, record),
+            f"--innodb-undo-tablespaces={UNDO_TABLESPACES}",
+            "--innodb-undo-log-truncate",
+            f"--innodb-max-undo-log-size={SMALL_UNDO_BYTES}",
+            "--innodb-purge-rseg-truncate-frequency=1",
+        ]
+
+
+class Undo:
+    """The undo tablespaces of the chain's instance."""
+
+    def __init__(self, chain: ChainBench, source: InstanceResult) -> None:
+        self._access, self._source = chain.room.servers.access(chain.spec.id), source
+        self._access.administer("SET GLOBAL innodb_fast_shutdown = 0", 10)
+        chain.room.servers.stop(chain.spec.id)
+        chain.room.servers.start(chain.spec.id)
+        assert len(self.sizes) == UNDO_TABLESPACES
+        query(source, "CREATE TABLE shop.wide (id INT PRIMARY KEY, v VARCHAR(1000))")
+        query(source, "INSERT INTO shop.wide SELECT seq, REPEAT(MD5(seq), 30) FROM shop.seq_1_to_8000")
+
+    @property
+    def truncations(self) -> int:
+        """How many there were since the server was started."""
+        return int(self._access.administer("SHOW GLOBAL STATUS LIKE 'Innodb_undo_truncations'", 10)[0][1])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The files' bytes."""
+        return {path.name: path.stat().st_size for path in self._access.data_directory.glob("undo00?")}
+
+    @contextmanager
+    def grown(self, *changes: int) -> Iterator[Callable[[], None]]:
+        """One transaction changes all rows so many times, then the next; an older reader still needs what was there.
+
+        Each time that is 8 MB more in the transaction's undo tablespace. What is yielded ends the reader, and returns
+        when all were truncated that had grown.
+        """
+        with closing(connect(self._source)) as reader, closing(connect(self._source)) as writer:
+            reader.cursor().execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            for times in changes:
+                writer.begin()
+                for _ in range(times):
+                    writer.cursor().execute("UPDATE shop.wide SET v = CONCAT(SUBSTR(v, 2), LEFT(v, 1))")
+                writer.commit()
+            before = self.truncations
+
+            def are_small() -> bool:
+                query(self._source, "UPDATE shop.parts SET v = v + 1 WHERE id = 1")  # the server looks after commits
+                self._access.administer("SET GLOBAL innodb_max_purge_lag_wait = 0", 30)  # returns when it has
+                return set(self.sizes.values()) == {SMALL_UNDO_BYTES}
+
+            def release() -> None:
+                reader.rollback()
+                wait_for(are_small, "the truncations")
+                assert self.truncations > before
+
+            yield release
+
+
+class WatchedBackup(MariaDBBackup):
+    """A backup of which each piece is shown as it comes; the tool, whose pipe is full, waits meanwhile."""
+
+    def __init__(self, backup: MariaDBBackup, show: Callable[[bytes], None]) -> None:
+        self._backup, self._show = backup, show
+
+    def readinto(self, buffer: memoryview) -> int:
+        """The next piece."""
+        count = self._backup.readinto(buffer)
+        self._show(bytes(buffer[:count]))
+        return count
+
+    def kill(self) -> None:
+        """End the tool."""
+        self._backup.kill()
+
+    def taken(self, captured: Mapping[str, bytes]) -> Taken:
+        """The facts."""
+        return self._backup.taken(captured)
+
+
+class WatchedEngine(MariaDB):
+    """Does something in the middle of a backup, once a file of this name has begun to come."""
+
+    def __init__(self, servers: Servers) -> None:
+        super().__init__(servers.installation)
+        self.to_come: dict[str, Callable[[], None]] = {}
+
+    @contextmanager
+    def take(
+        self, server: ServerAccess, *, parent_lsn: int | None, lock_wait_timeout_s: float
+    ) -> Iterator[MariaDBBackup]:
+        """Nothing else is different."""
+        with super().take(server, parent_lsn=parent_lsn, lock_wait_timeout_s=lock_wait_timeout_s) as backup:
+            yield WatchedBackup(backup, self._look)
+
+    def _look(self, piece: bytes) -> None:
+        for name in [name for name in self.to_come if name.encode() in piece]:
+            self.to_come.pop(name)()
+
+
+def test_undo_tablespaces_that_are_truncated(host_settings: Settings) -> None:
+    """Truncated between backups and while one is taken: each moment comes back equal, and no file is longer.
+
+    The tool finds a file shorter then than it was, and leaves the rest out. Undone changes need the undo that is new.
+    """
+    chain, source = chain_bench(UndoServers(host_settings), host_settings)
+    engine = WatchedEngine(chain.room.servers)
+    chain.room = Room(
+        servers=chain.room.servers,
+        engines={"mariadb": engine},
+        stores=chain.room.stores,
+        settings=chain.room.settings,
+    )
+    undo = Undo(chain, source)
+    with undo.grown(2, 2, 2) as truncated:
+        chain.take(full=True)
+        truncated()
+    chain.take()
+    with undo.grown(2, 10, 2) as truncated:
+        longest = max(undo.sizes, key=undo.sizes.__getitem__)
+        assert undo.sizes[longest] > AT_ONCE_BYTES  # when the first of it comes, the tool has not read the rest
+        engine.to_come = {f"{longest}.delta": truncated}
+        chain.take()
+        assert not engine.to_come
+    during = tables_of(source)
+    with closing(connect(source)) as writer:
+        writer.begin()
+        writer.cursor().execute("UPDATE shop.wide SET v = 'not yet'")
+        chain.take()
+        newest = tables_of(source)
+        overlaid, files = chain.laid(Chain.overlay)
+        in_turn, expected_files = chain.laid(Chain.apply_in_turn)
+        merged, _ = chain.consolidate()
+        assert tables_of(overlaid) == tables_of(in_turn) == tables_of(chain.restore(merged)) == newest
+    assert files == expected_files
+    assert tables_of(chain.restore(chain.links[:3])) == during

@@ -89,7 +89,10 @@ class ChainBench:
             return [self.link(spec.id, result)], result
 
     def laid(self, way: Callable[[Chain, Room, Staging, Lease], None]) -> tuple[InstanceResult, dict[str, bytes]]:
-        """A new instance of the chain's files, laid down this way; and what its files were that are no InnoDB's."""
+        """A new instance of the chain's files, laid down this way; and what its files were that are no InnoDB's.
+
+        Of undo tablespaces the length is told.
+        """
         copy = instance_spec(databases=(), users=[])
         staging = self.room.servers.staging(copy, 1)
         task = self.task(TaskKind.RESTORE, self.links, instance=copy)
@@ -102,6 +105,7 @@ class ChainBench:
             str(path.relative_to(staging.directory)): path.read_bytes() if path.suffix in _PLAIN else b""
             for path in paths
         }
+        files |= {path.name: b"%d bytes" % path.stat().st_size for path in staging.directory.glob("undo???")}
         return self.room.servers.finish_restore(copy, 1), files
 
     def backup_spec(self, *, parent_id: str | None, named: bool = True) -> BackupSpec:
