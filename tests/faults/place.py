@@ -115,7 +115,13 @@ class Place:
 
     def named(self, kind: str, name: str) -> Any:
         """The one backup or instance of this name."""
-        (row,) = (row for row in self._rows(kind) if row["name"] == name)
+
+        def rows() -> Any:
+            with suppress(httpx.TransportError):  # whoever was asked may just have been killed
+                return self._rows(kind)
+            return None
+
+        (row,) = (row for row in self.soon(rows, "an answer") if row["name"] == name)
         return row
 
     def answer(self, path: str) -> httpx.Response | None:
