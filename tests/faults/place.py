@@ -118,7 +118,7 @@ class Place:
 
         def rows() -> Any:
             with suppress(httpx.TransportError):  # whoever was asked may just have been killed
-                return self._rows(kind)
+                return list(self._rows(kind))
             return None
 
         (row,) = (row for row in self.soon(rows, "an answer") if row["name"] == name)
