@@ -64,10 +64,9 @@ class Served:
         self.process: subprocess.Popen[bytes] | None = None
         self.token: str | None = None
         first = f"http://127.0.0.1:{self.ports[regions[0]]}"
-        self._http = httpx.Client(base_url=first, timeout=60, trust_env=False)
         # What finds nobody listening was not sent, and a process that was killed is back in a moment.
         patient = httpx.HTTPTransport(retries=5)
-        self._patient = httpx.Client(base_url=first, timeout=60, trust_env=False, transport=patient)
+        self._http = httpx.Client(base_url=first, timeout=60, trust_env=False, transport=patient)
 
     def start(self) -> None:
         """Start the service and wait until every region answers; the first time, add the account too.
@@ -104,7 +103,7 @@ class Served:
         """One request of the account, to this region (None: the first one)."""
         headers = {"X-Auth-Token": self.token or ""}
         base = "" if region is None else f"http://127.0.0.1:{self.ports[region]}"
-        return self._patient.request(method, f"{base}/v1.0/{ACCOUNT}{path}", json=body, headers=headers)
+        return self._http.request(method, f"{base}/v1.0/{ACCOUNT}{path}", json=body, headers=headers)
 
     def ok(self, method: str, path: str, body: object = None, *, region: str | None = None) -> Any:
         """The answer to a request that must be accepted."""
