@@ -9,15 +9,16 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from typing import Annotated, Final, Protocol
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from snaphold.api.desk import Container, on_threads_of
+from snaphold.api.desk import Container, handing_on, on_threads_of
 from snaphold.api.reading import BodyOf
 from snaphold.errors import (
     BadRequest,
@@ -38,6 +39,7 @@ _MAX_MESSAGE_BYTES: Final = 1 << 20
 _IDLE_S: Final = 30.0  # of silence in the middle of a body
 
 on_objects_threads = on_threads_of(ThreadPoolExecutor(8, thread_name_prefix="peer-objects"))
+handed_on = handing_on(on_objects_threads)
 
 
 class Access(Protocol):
@@ -102,7 +104,7 @@ def _routes_of_objects(access_of: Callable[..., Access]) -> APIRouter:
             pieces = access.reading(account, name).get(name, start, length)
             first = next(pieces, b"")
         # Of one moment's object, which may be replaced meanwhile: its length is not asked for apart.
-        return StreamingResponse(_handed_on(first, pieces), media_type="application/octet-stream")
+        return StreamingResponse(handed_on(chain([first], pieces)), media_type="application/octet-stream")
 
     @router.put("/objects/{name:path}")
     async def put_object(
@@ -189,17 +191,6 @@ def _routes_of_segments(access_of: Callable[..., Access]) -> APIRouter:
         return Nothing()
 
     return router
-
-
-@on_objects_threads
-def _next(pieces: Iterator[bytes]) -> bytes | None:
-    return next(pieces, None)
-
-
-async def _handed_on(first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    while (piece := await _next(pieces)) is not None:
-        yield piece
 
 
 @on_objects_threads

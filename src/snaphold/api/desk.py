@@ -6,7 +6,7 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -201,6 +201,24 @@ def check_right(caller: Caller, method: str) -> None:
     right = _RIGHTS.get(method, Right.WRITE)
     if not caller.may(right):
         raise Forbidden(f"The roles of user {caller.user} do not allow to {_NEEDED[right]}.")
+
+
+def handing_on(
+    on_threads: Callable[
+        [Callable[[Iterator[bytes]], bytes | None]], Callable[[Iterator[bytes]], Awaitable[bytes | None]]
+    ],
+) -> Callable[[Iterator[bytes]], AsyncIterator[bytes]]:
+    """A way to stream a body whose pieces are read on these threads (``on_threads_of``), each when it is wanted."""
+
+    @on_threads
+    def next_of(pieces: Iterator[bytes]) -> bytes | None:
+        return next(pieces, None)
+
+    async def hand_on(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+        while (piece := await next_of(pieces)) is not None:
+            yield piece
+
+    return hand_on
 
 
 def on_threads_of(pool: Executor) -> Callable[[Callable[P, T]], Callable[P, Awaitable[T]]]:

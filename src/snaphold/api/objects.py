@@ -8,7 +8,7 @@ Sources: OpenStack Object Storage API, "Get object content and metadata"; RFC 91
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Annotated, Any, Final, TypeVar
@@ -16,13 +16,14 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
-from snaphold.api.desk import AtDesk, Desk, Token, caller_of, check_account, check_right, on_threads_of
+from snaphold.api.desk import AtDesk, Desk, Token, caller_of, check_account, check_right, handing_on, on_threads_of
 from snaphold.api.faults import documented, fault
 from snaphold.api.links import CONTAINER, STORAGE_PREFIX
 from snaphold.errors import Forbidden, NotFound, ObjectMissing, Permanent, Transient, Unavailable
 
 router = APIRouter(tags=["objects"], responses=documented(401, 403, 404, 405, 416, 500, 503))
 on_stores_threads = on_threads_of(ThreadPoolExecutor(16, thread_name_prefix="objects"))
+handed_on = handing_on(on_stores_threads)
 
 T = TypeVar("T")
 _PARTIAL: Final[dict[int | str, dict[str, Any]]] = {206: {"description": "The range that was asked for."}}
@@ -73,7 +74,7 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     if request.method == "HEAD" or length == 0:
         return Response(None, status, headers)
     pieces = await _in_time(desk, _open(desk, account, name, start, length))
-    return StreamingResponse(_handed_on(pieces), status, headers)
+    return StreamingResponse(handed_on(pieces), status, headers)
 
 
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
@@ -124,16 +125,6 @@ def _size(desk: Desk, account: str, name: str) -> int:
 def _open(desk: Desk, account: str, name: str, start: int, length: int) -> Iterator[bytes]:
     with _in_words():
         return desk.objects.get(account, name, start, length)
-
-
-@on_stores_threads
-def _next(pieces: Iterator[bytes]) -> bytes | None:
-    return next(pieces, None)
-
-
-async def _handed_on(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (piece := await _next(pieces)) is not None:
-        yield piece
 
 
 @contextmanager
