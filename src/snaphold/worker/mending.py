@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -30,6 +30,8 @@ from snaphold.stream.segments import discard, segment_pieces
 from snaphold.stream.transfer import bring_data
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _MEND: Final = 0  # the attempt whose prefix a data object that is gone is brought under; those of hosts begin at 1
 _ATTEMPTS: Final = 100  # as which one a host may have taken a backup whose manifest is gone
@@ -175,18 +177,18 @@ class Mender:
     def _bring_all(self, store: ObjectStore, backup: Backup, manifest: Manifest, twins: list[Twin]) -> None:
         """Bring the whole data object, as a copy does."""
         prefix = segment_prefix(self._deployment.deployment_id, backup.id, _MEND)
-        harm: SnapholdError | None = None
-        for twin in twins:
+
+        def bring(twin: Twin) -> bool | None:
             if not _same_bytes(manifest, twin.manifest):
-                continue
-            try:
-                bring_data(twin.manifest, twin.store, store, manifest.data.name, prefix, stop=self._stop)
-            except (Damaged, ObjectMissing) as error:
-                harm = error
-            else:
-                return
-        discard(store, prefix)
-        raise Damaged(f"{manifest.data.name} is gone, {_nobody(twins, harm)}")
+                return None
+            bring_data(twin.manifest, twin.store, store, manifest.data.name, prefix, stop=self._stop)
+            return True
+
+        try:
+            _first_whole(twins, bring, f"{manifest.data.name} is gone")
+        except Damaged:
+            discard(store, prefix)
+            raise
 
     def _check(self) -> None:
         if self._stop.is_set():
@@ -211,30 +213,38 @@ def _mend_index(store: ObjectStore, manifest: Manifest, twins: Twins) -> list[st
         pass
     else:
         return []
-    harm: SnapholdError | None = None
-    for twin in twins():
-        try:
-            data = b"".join(twin.store.get(twin.manifest.index.name))
-        except ObjectMissing as error:
-            harm = error
-            continue
-        if sha256_of(data) == index.sha256:
-            store.replace(index.name, data)
-            return ["index"]
-    raise Damaged(f"the index {index.name} is damaged or gone, {_nobody(twins(), harm)}")
+
+    def fetch(twin: Twin) -> bytes | None:
+        data = b"".join(twin.store.get(twin.manifest.index.name))
+        return data if sha256_of(data) == index.sha256 else None
+
+    store.replace(index.name, _first_whole(twins(), fetch, f"the index {index.name} is damaged or gone"))
+    return ["index"]
 
 
 def _whole(manifest: Manifest, number: int, twins: list[Twin], check: Callable[[], None]) -> list[bytes]:
     """One segment's pieces, from the first twin that has it whole. Raises ``Damaged`` when none has."""
+
+    def fetch(twin: Twin) -> list[bytes] | None:
+        if not _same_bytes(manifest, twin.manifest):
+            return None
+        return list(segment_pieces(twin.manifest, twin.store, number, check))
+
+    return _first_whole(twins, fetch, f"segment {number} of {manifest.data.name} is damaged")
+
+
+def _first_whole(twins: list[Twin], fetch: Callable[[Twin], T | None], lost: str) -> T:
+    """What the first twin gives that has it. Raises ``Damaged``, in the words of ``lost``, when none has."""
     harm: SnapholdError | None = None
     for twin in twins:
-        if not _same_bytes(manifest, twin.manifest):
-            continue
         try:
-            return list(segment_pieces(twin.manifest, twin.store, number, check))
+            found = fetch(twin)
         except (Damaged, ObjectMissing) as error:
             harm = error
-    raise Damaged(f"segment {number} of {manifest.data.name} is damaged, {_nobody(twins, harm)}")
+        else:
+            if found is not None:
+                return found
+    raise Damaged(f"{lost}, {_nobody(twins, harm)}")
 
 
 def _same_bytes(one: Manifest, other: Manifest) -> bool:
