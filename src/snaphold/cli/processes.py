@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,8 @@ from snaphold.cli.state import Endpoint, StateDirectory, parse_regions
 from snaphold.errors import SetupError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from snaphold.cli.peers import Neighbours
     from snaphold.service.deployment import Deployment
 
@@ -30,8 +32,6 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
 
     ``with_local_agent``: there is a token for this machine's agent before the API answers anyone.
     """
-    import uvicorn  # noqa: PLC0415
-
     from snaphold.api import create_app  # noqa: PLC0415
     from snaphold.cli.control import Objects, make_local_token, opened_deployment, peer_token  # noqa: PLC0415
     from snaphold.cli.peers import neighbours_of  # noqa: PLC0415
@@ -45,13 +45,8 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
     set_up_logs(given.settings, region.name)
     stopping = threading.Event()
 
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            stopping.set()  # agents' long polls end too, and the worker
-            super().handle_exit(sig, frame)
-
     neighbours = neighbours_of(given.settings.peers, state, regions, region.name)
-    peer_token(state, region.name)
+    peer_token(state, region.name)  # the regions beside this one look for it
     with (
         state.answering(region.name),
         opened_deployment(given.settings, state, region.name, neighbours.services()) as deployment,
@@ -75,44 +70,7 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
             known_peers=neighbours,
             ending=stopping,
         )
-        server = Server(
-            uvicorn.Config(
-                app,
-                host=region.address,
-                port=region.port,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_LAST_ANSWERS_S,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-            )
-        )
-        failures: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                _work(deployment, neighbours, stopping)
-            except BaseException as error:  # noqa: BLE001 - raised again below, in the main thread
-                failures.append(error)
-                server.should_exit = True
-
-        # uvicorn sends the signal that ended it once more, to whoever handled it before: to nobody.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        worker = threading.Thread(target=work, name="worker")
-        if with_worker:
-            worker.start()
-        try:
-            server.run()
-        finally:
-            stopping.set()
-            if with_worker:
-                worker.join()
-        if failures:
-            raise failures[0]
-        if not server.started:
-            raise SetupError(f"region {region.name} could not listen on {region.address}:{region.port}")
+        _serve(app, region, stopping, (lambda: _work(deployment, neighbours, stopping)) if with_worker else None)
 
 
 def run_worker(given: Given, name: str | None) -> None:
@@ -139,6 +97,59 @@ def run_agent(given: Given) -> None:
     set_up_logs(given.settings, "agent")
     with state.lock("agent"), _until_stopped() as stopping:
         built_agent(given.settings, state, regions).run(stopping)
+
+
+def _serve(app: "FastAPI", region: Endpoint, stopping: threading.Event, work: Callable[[], None] | None) -> None:
+    """Answer requests until the process is told to end; meanwhile ``work`` in a thread, whose failure ends it too.
+
+    Raises:
+        SetupError: nobody can listen there.
+    """
+    import uvicorn  # noqa: PLC0415
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            stopping.set()  # agents' long polls end too, and the worker
+            super().handle_exit(sig, frame)
+
+    server = Server(
+        uvicorn.Config(
+            app,
+            host=region.address,
+            port=region.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_LAST_ANSWERS_S,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+    )
+    failures: list[BaseException] = []
+
+    def work_beside(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the main thread
+            failures.append(error)
+            server.should_exit = True
+
+    # uvicorn sends the signal that ended it once more, to whoever handled it before: to nobody.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    worker = None if work is None else threading.Thread(target=work_beside, args=(work,), name="worker")
+    if worker is not None:
+        worker.start()
+    try:
+        server.run()
+    finally:
+        stopping.set()
+        if worker is not None:
+            worker.join()
+    if failures:
+        raise failures[0]
+    if not server.started:
+        raise SetupError(f"region {region.name} could not listen on {region.address}:{region.port}")
 
 
 def _work(deployment: "Deployment", neighbours: "Neighbours", stopping: threading.Event) -> None:
