@@ -14,6 +14,7 @@ from typing import Any, Final
 NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
 MINUTE_US: Final = 60 * 1_000_000
 DAY_US: Final = 24 * 3600 * 1_000_000
+ID_FORM: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"  # of a backup's id, in names too
 GIB: Final = 1 << 30  # bytes; what the contract calls a GB
 _PROOF_PATIENCE_US: Final = 24 * 3600 * 1_000_000
 _COPY_TRIES: Final = 18
@@ -310,6 +311,11 @@ class Backup:
     def running(self) -> bool:
         """NEW or BUILDING."""
         return self.status in RUNNING
+
+    @property
+    def usable(self) -> bool:
+        """COMPLETED, and it stays: it can be restored, proven, copied and stood upon."""
+        return self.status is BackupStatus.COMPLETED and not self.deleting and self.deleted_us is None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from snaphold.model import ProofLevel, ProofStatus
+from snaphold.model import ID_FORM, ProofLevel, ProofStatus
 
 VERSION = 1
 SEGMENT_BYTES = 64 << 20  # every segment of an object but the last; no body that a peer sends is larger
@@ -357,7 +357,7 @@ class PeerAnnouncement(Message):
     """
 
     version: int = VERSION
-    id: str = Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")  # of the copy
+    id: str = Field(pattern=f"^{ID_FORM}$")  # of the copy
     account: str
     region: str  # the one that it comes from
     made_from: str

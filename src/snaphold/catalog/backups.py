@@ -13,6 +13,7 @@ from snaphold.catalog.schema import (
     BEING_DELETED,
     HAVING_FAILED,
     RUNNING_TAKEN,
+    USABLE,
     arrivals,
     backups,
     tasks,
@@ -117,10 +118,8 @@ def newest_completed(
     """The backup of this source, and of this life of its data, that an increment is best taken on, or None."""
     statement = backups.select().where(
         backups.c.source_id == source_id,
-        backups.c.status == BackupStatus.COMPLETED,
         backups.c.made == Made.TAKEN,
-        backups.c.deleted_us.is_(None),
-        ~backups.c.deleting,
+        *USABLE,
     )
     if automated_only:
         statement = statement.where(backups.c.is_automated)
@@ -166,9 +165,7 @@ def begin_proof(tx: Transaction, backup_id: str, level: ProofLevel, asked_us: in
     statement = backups.update().where(
         backups.c.id == backup_id,
         backups.c.proving.is_(None),
-        backups.c.status == BackupStatus.COMPLETED,
-        ~backups.c.deleting,
-        backups.c.deleted_us.is_(None),
+        *USABLE,
     )
     values = {"proving": level, "mending": mending, "proof_asked_us": asked_us}
     return tx.connection.execute(statement.values(values)).rowcount == 1
@@ -197,9 +194,7 @@ def proof_values(result: ProofResult) -> dict[str, Any]:
 
 def completed(tx: Transaction, account: str | None) -> list[Backup]:
     """Every backup (of one account) that is COMPLETED and stays, oldest first."""
-    statement = backups.select().where(
-        backups.c.status == BackupStatus.COMPLETED, ~backups.c.deleting, backups.c.deleted_us.is_(None)
-    )
+    statement = backups.select().where(*USABLE)
     if account is not None:
         statement = statement.where(backups.c.account == account)
     rows = tx.connection.execute(statement.order_by(backups.c.created_us, backups.c.id)).mappings()
@@ -212,9 +207,7 @@ def unknown_proofs(tx: Transaction) -> list[Backup]:
         backups.c.proof_status == ProofStatus.UNKNOWN,
         backups.c.proof_asked_us.is_not(None),
         backups.c.proving.is_(None),
-        backups.c.status == BackupStatus.COMPLETED,
-        ~backups.c.deleting,
-        backups.c.deleted_us.is_(None),
+        *USABLE,
     )
     return [_backup(row) for row in tx.connection.execute(statement).mappings()]
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from snaphold.catalog.database import Transaction
-from snaphold.catalog.schema import backups, copies
-from snaphold.model import Backup, BackupStatus, Copy, CopyStatus, Made
+from snaphold.catalog.schema import USABLE, backups, copies
+from snaphold.model import Backup, Copy, CopyStatus, Made
 
 OPEN = (CopyStatus.NEW, CopyStatus.COPYING)
 _ANY: Final = sa.select(sa.exists(sa.select(copies.c.id)))
@@ -103,9 +103,7 @@ def here(tx: Transaction, account: str, region: str, wanted: Mapping[str, str | 
     originals = [original for original in wanted.values() if original is not None]
     statement = sa.select(backups).where(
         backups.c.account == account,
-        backups.c.status == BackupStatus.COMPLETED,
-        ~backups.c.deleting,
-        backups.c.deleted_us.is_(None),
+        *USABLE,
         sa.or_(
             sa.and_(
                 backups.c.made == Made.COPIED,

@@ -45,6 +45,10 @@ class Catalog:
         """For the queue, whose tables stand in the same database."""
         return self._readers
 
+    def now_us(self) -> int:
+        """The database's time, where there is no transaction."""
+        return self._clock()
+
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
         """A transaction that may write: committed at the end, rolled back by any exception.

@@ -1,6 +1,10 @@
 """The tables of one region's catalog. What can be a constraint is one."""
 
+from typing import Any, Final
+
 import sqlalchemy as sa
+
+from snaphold.model import BackupStatus
 
 metadata = sa.MetaData(
     naming_convention={
@@ -21,6 +25,12 @@ AUTOMATED_FULLS = (
 RUNNING_TAKEN = "status IN ('NEW', 'BUILDING') AND made = 'taken'"
 BEING_DELETED = "deleting AND deleted_us IS NULL"
 HAVING_FAILED = "status = 'FAILED'"
+
+
+def _where(words: str) -> dict[str, Any]:
+    """The keywords of an index that holds only the rows of which this is true, in every database."""
+    return {"sqlite_where": sa.text(words), "postgresql_where": sa.text(words)}
+
 
 deployment = sa.Table(
     "deployment",
@@ -131,39 +141,34 @@ backups = sa.Table(
         "ix_backups_automated_fulls",
         "source_id",
         "created_us",
-        sqlite_where=sa.text(AUTOMATED_FULLS),
-        postgresql_where=sa.text(AUTOMATED_FULLS),
+        **_where(AUTOMATED_FULLS),
     ),
     # One backup of a source is taken at a time, whoever asks and however often at once (contract, section 1).
     sa.Index(
         "uq_backups_running_source",
         "source_id",
         unique=True,
-        sqlite_where=sa.text(RUNNING_TAKEN),
-        postgresql_where=sa.text(RUNNING_TAKEN),
+        **_where(RUNNING_TAKEN),
     ),
-    sa.Index(
-        "ix_backups_running", "account", sqlite_where=sa.text(RUNNING_TAKEN), postgresql_where=sa.text(RUNNING_TAKEN)
-    ),
-    sa.Index("ix_backups_deleting", "id", sqlite_where=sa.text(BEING_DELETED), postgresql_where=sa.text(BEING_DELETED)),
-    sa.Index(
-        "ix_backups_failed", "updated_us", sqlite_where=sa.text(HAVING_FAILED), postgresql_where=sa.text(HAVING_FAILED)
-    ),
+    sa.Index("ix_backups_running", "account", **_where(RUNNING_TAKEN)),
+    sa.Index("ix_backups_deleting", "id", **_where(BEING_DELETED)),
+    sa.Index("ix_backups_failed", "updated_us", **_where(HAVING_FAILED)),
     sa.Index(
         "ix_backups_proving",
         "proving",
-        sqlite_where=sa.text("proving IS NOT NULL"),
-        postgresql_where=sa.text("proving IS NOT NULL"),
+        **_where("proving IS NOT NULL"),
     ),
     sa.Index(
         "ix_backups_to_prove",
         "proof_asked_us",
-        sqlite_where=sa.text("proof_asked_us IS NOT NULL"),
-        postgresql_where=sa.text("proof_asked_us IS NOT NULL"),
+        **_where("proof_asked_us IS NOT NULL"),
     ),
     sa.CheckConstraint("status <> 'COMPLETED' OR manifest_sha256 IS NOT NULL", name="completed_has_manifest"),
     sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name="failed_has_reason"),
 )
+
+# What backups.usable says, as conditions.
+USABLE: Final = (backups.c.status == BackupStatus.COMPLETED, ~backups.c.deleting, backups.c.deleted_us.is_(None))
 
 copies = sa.Table(
     "copies",
@@ -190,8 +195,7 @@ copies = sa.Table(
         "backup_id",
         "region",
         unique=True,
-        sqlite_where=sa.text("status IN ('NEW', 'COPYING')"),
-        postgresql_where=sa.text("status IN ('NEW', 'COPYING')"),
+        **_where("status IN ('NEW', 'COPYING')"),
     ),
     sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name="failed_has_reason"),
 )
@@ -231,16 +235,14 @@ tasks = sa.Table(
     sa.Index(
         "ix_tasks_open",
         "lease_until_us",
-        sqlite_where=sa.text("state <> 'ended'"),
-        postgresql_where=sa.text("state <> 'ended'"),
+        **_where("state <> 'ended'"),
     ),
     # A host works on one task of an instance at a time.
     sa.Index(
         "uq_tasks_open_instance",
         "instance_id",
         unique=True,
-        sqlite_where=sa.text("state <> 'ended'"),
-        postgresql_where=sa.text("state <> 'ended'"),
+        **_where("state <> 'ended'"),
     ),
 )
 
@@ -286,8 +288,7 @@ schedules = sa.Table(
         "uq_schedules_source",
         "source_id",
         unique=True,
-        sqlite_where=sa.text("deleted_us IS NULL"),
-        postgresql_where=sa.text("deleted_us IS NULL"),
+        **_where("deleted_us IS NULL"),
     ),
 )
 

@@ -12,7 +12,7 @@ import structlog
 from snaphold.catalog import arrivals, backups, copies
 from snaphold.catalog.database import Transaction
 from snaphold.errors import Forbidden, OverLimit, Unprocessable
-from snaphold.model import Arrival, Backup, BackupStatus, Made, backup_prefix, parse_rfc3339
+from snaphold.model import ID_FORM, Arrival, Backup, BackupStatus, Made, backup_prefix, parse_rfc3339
 from snaphold.protocol import (
     PeerAnnouncement,
     PeerAnswer,
@@ -27,7 +27,7 @@ from snaphold.service.deployment import Deployment
 
 log = structlog.get_logger()
 
-_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ID: Final = re.compile(ID_FORM)
 _NOTED_US: Final = 3600 * 1_000_000  # how often it is noted that something came
 
 
@@ -91,9 +91,7 @@ def record_copy(deployment: Deployment, message: PeerRecord) -> None:
         ):
             raise Unprocessable(f"Copy {message.id} was given up.")
         parent = None if message.parent_id is None else backups.find(tx, message.account, message.parent_id)
-        if message.parent_id is not None and (
-            parent is None or parent.status is not BackupStatus.COMPLETED or parent.deleting
-        ):
+        if message.parent_id is not None and (parent is None or not parent.usable):
             raise Unprocessable(f"The parent {message.parent_id} is not here any more.")
         backups.insert(tx, _backup_of(message))
         arrivals.remove(tx, message.id)
@@ -180,7 +178,6 @@ def _backup_of(message: PeerRecord) -> Backup:
         name=message.name,
         description=message.description,
         status=BackupStatus.COMPLETED,
-        deleting=False,
         instance_id=message.instance_id,
         source_type=message.source_type,
         source_id=message.source_id,
@@ -200,11 +197,6 @@ def _backup_of(message: PeerRecord) -> Backup:
         incarnation=message.incarnation,
         checkpoint_lsn=message.checkpoint_lsn,
         to_lsn=message.to_lsn,
-        done_bytes=None,
-        expected_bytes=None,
-        step=None,
-        reason=None,
         created_us=parse_rfc3339(message.created),
         updated_us=parse_rfc3339(message.updated),
-        deleted_us=None,
     )

@@ -3,7 +3,7 @@
 from snaphold.catalog import backups
 from snaphold.catalog.database import Transaction
 from snaphold.errors import BadRequest, NotFound, Unprocessable
-from snaphold.model import Backup, BackupStatus, Instance
+from snaphold.model import Backup, Instance
 from snaphold.protocol import ChainLink
 
 
@@ -16,7 +16,7 @@ def refuse_lost_ground(tx: Transaction, backup: Backup) -> None:
     """Raise ``Unprocessable`` when a backup that this one stands on is gone, or is being deleted."""
     members = _members(tx, backup)
     for member in members[1:]:
-        if member.status is not BackupStatus.COMPLETED or member.deleting or member.deleted_us is not None:
+        if not member.usable:
             raise Unprocessable(f"Backup {member.id}, which {backup.id} stands on, is not COMPLETED.")
     if members[-1].parent_id is not None:
         raise Unprocessable(f"Backup {members[-1].parent_id}, which {backup.id} stands on, is not on record.")
@@ -36,7 +36,7 @@ def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
         raise NotFound(f"Backup {parent_id} cannot be found.")
     if parent.source_id != instance.id:
         raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
-    if parent.status is not BackupStatus.COMPLETED or parent.deleting:
+    if not parent.usable:
         raise Unprocessable(f"Backup {parent_id} is not COMPLETED and cannot be a parent.")
     refuse_lost_ground(tx, parent)
     if not _same_life(tx, instance, parent):

@@ -36,7 +36,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
         old = backups.find(tx, account, backup_id)
         if old is None:
             raise NotFound(f"Backup {backup_id} cannot be found.")
-        if old.status is not BackupStatus.COMPLETED or old.deleting:
+        if not old.usable:
             raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
         if old.parent_id is None:
             raise Unprocessable(f"Backup {backup_id} is a full backup already.")

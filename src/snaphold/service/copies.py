@@ -10,7 +10,6 @@ from snaphold.catalog.database import Transaction
 from snaphold.errors import BadRequest, Forbidden, NotFound, OverLimit, Refused, Unavailable, Unprocessable
 from snaphold.model import (
     Backup,
-    BackupStatus,
     Copy,
     CopyStatus,
     Rate,
@@ -170,7 +169,7 @@ def begin_ancestor(deployment: Deployment, copy: Copy, ancestor_id: str) -> Copy
         if found is not None:
             return found
         ancestor = backups.find(tx, copy.account, ancestor_id)
-        if ancestor is None or ancestor.status is not BackupStatus.COMPLETED or ancestor.deleting:
+        if ancestor is None or not ancestor.usable:
             raise Unprocessable(f"Backup {ancestor_id}, which it stands on, is not COMPLETED.")
         fresh = _new_copy(tx, ancestor, copy.region, None, None, asked_by=copy.asked_by, with_ancestors=True)
         copies.insert(tx, fresh)
@@ -223,7 +222,7 @@ def _completed(tx: Transaction, deployment: Deployment, account: str, backup_id:
     if backup is None:
         raise NotFound(f"Backup {backup_id} cannot be found.")
     check_regions(deployment, [region])
-    if backup.status is not BackupStatus.COMPLETED or backup.deleting:
+    if not backup.usable:
         raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
     check_peers(deployment, [region])
     return backup

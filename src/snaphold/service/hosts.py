@@ -104,8 +104,7 @@ def heartbeat(deployment: Deployment, host_id: str, message: Heartbeat) -> Desir
     One that had to wait for the record may have been followed by another one, which was faster: what it says of
     positions in logs is no news then, and must not look like a roll-back.
     """
-    with deployment.catalog.reading() as tx:
-        came_us = tx.now_us
+    came_us = deployment.catalog.now_us()
     with deployment.catalog.writing() as tx:
         if not hosts.seen(tx, host_id, message.session):
             raise Overtaken("Another agent process speaks for this host.")

@@ -10,7 +10,7 @@ import structlog
 from snaphold.catalog import backups, hosts, tasks
 from snaphold.catalog.database import Transaction
 from snaphold.errors import NotFound, Unavailable, Unprocessable
-from snaphold.model import Backup, BackupStatus, ProofLevel, Rate, proof_is_due
+from snaphold.model import Backup, ProofLevel, Rate, proof_is_due
 from snaphold.protocol import TaskKind
 from snaphold.service import limits
 from snaphold.service.chains import chain_of
@@ -102,7 +102,7 @@ def _provable(tx: Transaction, account: str, backup_id: str) -> Backup:
     backup = backups.find(tx, account, backup_id)
     if backup is None:
         raise NotFound(f"Backup {backup_id} cannot be found.")
-    if backup.status is not BackupStatus.COMPLETED or backup.deleting:
+    if not backup.usable:
         raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
     if backup.proving is not None:
         raise Unprocessable(f"Backup {backup_id} is being verified already.")

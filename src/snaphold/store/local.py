@@ -362,9 +362,7 @@ def _write_durably(path: Path, position: int, data: Iterable[bytes | memoryview]
             if length + len(piece) > at_most:
                 raise Permanent(f"more than {at_most} bytes cannot be kept as one segment")
             _write_all(file.fileno(), position + length, [piece])
-            if (
-                len(piece) < at_most
-            ):  # the disk begins with it while the next one comes: this starts writing dirty pages
+            if len(piece) < at_most:  # this starts writing dirty pages: the disk begins while the next piece comes
                 os.posix_fadvise(file.fileno(), position + length, len(piece), os.POSIX_FADV_DONTNEED)
             length += len(piece)
         if not length:

@@ -58,13 +58,7 @@ class Remover:
             held = hosts.sweep_held_since(tx) is not None
         if held or backup is None or backup.status is not BackupStatus.FAILED:
             return
-        try:
-            removed = self._remove_objects(backup)
-        except SnapholdError as error:
-            log.warning("backup.sweep_failed", backup=backup_id, reason=str(error))
-            return
-        if removed:
-            log.info("backup.swept", backup=backup_id, objects=removed)
+        self._sweep(backup)
 
     def sweep_recent(self, grace_us: int) -> None:
         """Sweep again behind hosts that were given up and may have gone on writing for a while."""
@@ -80,12 +74,7 @@ class Remover:
             held = hosts.sweep_held_since(tx) is not None
         if held or arrival is None or arrival.ended_us is None:
             return
-        try:
-            removed = self._remove_objects(arrival)
-        except SnapholdError as error:
-            log.warning("backup.sweep_failed", backup=copy_id, reason=str(error))
-            return
-        log.info("backup.swept", backup=copy_id, objects=removed)
+        self._sweep(arrival)
 
     def sweep_arrivals(self, grace_us: int) -> None:
         """Give copies up of which nothing has come for long; forget those that ended, once nothing of them is left.
@@ -101,13 +90,20 @@ class Remover:
         if held:
             return
         for arrival in ended:
-            try:
-                self._remove_objects(arrival)
-            except SnapholdError as error:
-                log.warning("backup.sweep_failed", backup=arrival.id, reason=str(error))
-                continue
-            with self._catalog.writing() as tx:
-                arrivals.remove(tx, arrival.id)
+            if self._sweep(arrival):
+                with self._catalog.writing() as tx:
+                    arrivals.remove(tx, arrival.id)
+
+    def _sweep(self, backup: Backup | Arrival) -> bool:
+        """Whether nothing is left of it now."""
+        try:
+            removed = self._remove_objects(backup)
+        except SnapholdError as error:
+            log.warning("backup.sweep_failed", backup=backup.id, reason=str(error))
+            return False
+        if removed:
+            log.info("backup.swept", backup=backup.id, objects=removed)
+        return True
 
     def _remove_objects(self, backup: Backup | Arrival) -> int:
         store = self._stores.of(backup.account)

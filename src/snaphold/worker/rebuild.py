@@ -17,6 +17,7 @@ from snaphold.catalog.database import Catalog, Transaction
 from snaphold.errors import Damaged, ObjectMissing, Permanent
 from snaphold.model import (
     FLAVORS,
+    ID_FORM,
     SERVICE_ACCOUNT,
     Backup,
     BackupStatus,
@@ -34,7 +35,7 @@ from snaphold.stream.proof import Receipt, kept_receipt
 
 log = structlog.get_logger()
 
-_MANIFEST: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.json")
+_MANIFEST: Final = re.compile(rf"({ID_FORM})\.json")
 _MOST_BYTES: Final = 256 << 20  # of a manifest; one of 100 TB has a fifth of that
 _MOST: Final = (1 << 63) - 1  # what a column holds
 _SWEPT_US: Final = 24 * 3600 * 1_000_000  # before the rebuild: what may not have been swept when it began
@@ -301,7 +302,7 @@ def _record(tx: Transaction, candidate: _Candidate) -> bool:
             raise _NoParent(backup.parent_id, damaged=True)
         if parent.account != backup.account or parent.manifest_sha256 != candidate.parent_sha256:
             raise _Refused(f"its parent {parent.id} is not the one that it was made on", damaged=True)
-        if parent.status is not BackupStatus.COMPLETED or parent.deleting or parent.deleted_us is not None:
+        if not parent.usable:
             raise _Refused(f"its parent {parent.id} is recorded as {_state(parent)}", damaged=False)
     if not backups.insert(tx, backup):
         raise _Refused("the catalog does not take its record", damaged=True)

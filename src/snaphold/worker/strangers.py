@@ -10,12 +10,12 @@ import structlog
 
 from snaphold.catalog import backups
 from snaphold.catalog.database import Catalog
-from snaphold.model import SERVICE_ACCOUNT
+from snaphold.model import ID_FORM, SERVICE_ACCOUNT
 from snaphold.store.base import ObjectInfo, Stores
 
 log = structlog.get_logger()
 
-_OF_BACKUP: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.")
+_OF_BACKUP: Final = re.compile(rf"({ID_FORM})\.")
 _SEGMENT: Final = re.compile(r"snaphold/([^/]+)/([^/]+)")
 _NAMES: Final = 20  # told of each kind
 

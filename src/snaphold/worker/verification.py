@@ -132,12 +132,10 @@ class Prover:
     def _result(
         self, begun_s: float, status: ProofStatus, reason: str | None, *, mend_from: str | None = None
     ) -> ProofResult:
-        with self._deployment.catalog.reading() as tx:
-            now_us = tx.now_us
         return ProofResult(
             status=status,
             level=ProofLevel.OBJECTS,
-            at=rfc3339(now_us),
+            at=rfc3339(self._deployment.catalog.now_us()),
             seconds=round(time.monotonic() - begun_s, 3),
             reason=reason,
             mend_from=mend_from,
