@@ -177,6 +177,7 @@ def _each_segment(
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="prove", initializer=show)
     try:
         for segment in as_completed([pool.submit(work, number, check) for number in range(len(manifest.segments))]):
+            check()  # those that are read already need not ask any more
             yield segment.result()
     finally:
         ended.set()
