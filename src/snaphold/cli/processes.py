@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _LAST_ANSWERS_S: Final = 2  # what requests get to end by themselves when the process is told to
 _KEEP_ALIVE_S: Final = 30
-_WORK_PIECE: Final = 256 << 10  # bytes that a worker reads at once: they are still in the cache when they are hashed
 
 _log = structlog.get_logger(__name__)
 
@@ -160,7 +159,7 @@ def _work(deployment: "Deployment", neighbours: "Neighbours", stopping: threadin
     state, region = neighbours.state, deployment.region
     with opened_saver(deployment.settings, state, deployment) as saver:
         lock = state.worker_lock(region)
-        stores = stores_of(state, region, piece_size=_WORK_PIECE)
+        stores = stores_of(state, region)
         work(deployment, stores, saver, lock, stopping, peers=neighbours.stores())
 
 

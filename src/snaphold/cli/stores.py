@@ -9,13 +9,13 @@ from snaphold.cli.logs import set_up_logs
 from snaphold.cli.options import Given
 from snaphold.cli.state import StateDirectory
 from snaphold.store.base import Stores
-from snaphold.store.local import PIECE, LocalStores
+from snaphold.store.local import LocalStores
 from snaphold.store.retrying import RetryingStores
 
 
-def stores_of(state: StateDirectory, region: str, *, piece_size: int = PIECE) -> Stores:
-    """The object stores of a region, with passing faults ridden out. ``piece_size``: bytes that are read at once."""
-    return RetryingStores(LocalStores(state.store(region), piece_size=piece_size))
+def stores_of(state: StateDirectory, region: str) -> Stores:
+    """The object stores of a region, with passing faults ridden out."""
+    return RetryingStores(LocalStores(state.store(region)))
 
 
 def check_store(given: Given, accounts: Sequence[str]) -> None:

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
 from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo, sha256_of_pieces
+from snaphold.store.direct import DirectWriter, read_pieces, write_all
 from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_account, is_name
 
-PIECE = 4 << 20  # bytes that get() hands on at once, where nobody says
 _RACES = 100  # lost at most, for a directory that others remove
 _SIZE = struct.Struct("<Q")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -35,18 +35,17 @@ _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 class LocalStores:
-    """The containers of all accounts under one directory. ``piece_size``: bytes that ``get`` hands on at once."""
+    """The containers of all accounts under one directory."""
 
-    def __init__(self, root: Path, *, segment_size: int = SEGMENT_SIZE, piece_size: int = PIECE) -> None:
+    def __init__(self, root: Path, *, segment_size: int = SEGMENT_SIZE) -> None:
         self._root = root
         self._segment_size = segment_size
-        self._piece_size = piece_size
         self._stores: dict[str, LocalStore] = {}
 
     def of(self, account: str) -> "LocalStore":
         """The container of this account; the same object each time. Raises ``Permanent`` for a name that is none."""
         path = self._root / check_account(account) / CONTAINER
-        store = LocalStore(path, segment_size=self._segment_size, piece_size=self._piece_size)
+        store = LocalStore(path, segment_size=self._segment_size)
         return self._stores.setdefault(account, store)
 
     def accounts(self) -> Iterator[str]:
@@ -63,10 +62,9 @@ class LocalStores:
 class LocalStore:
     """One container as a directory. Implements :class:`snaphold.store.base.ObjectStore`."""
 
-    def __init__(self, container: Path, *, segment_size: int = SEGMENT_SIZE, piece_size: int = PIECE) -> None:
+    def __init__(self, container: Path, *, segment_size: int = SEGMENT_SIZE) -> None:
         self._container = container
         self._segment_size = segment_size
-        self._piece_size = piece_size
         self._lock = threading.Lock()  # guards the two below, and the making and removing of segment files
         self._known: set[str] = set()  # prefixes whose segment files and directories are durable
         self._writing: dict[str, int] = {}  # put_segment calls under way, by prefix
@@ -137,7 +135,10 @@ class LocalStore:
         ):
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ObjectMissing(name)
-            _write_all(file.fileno(), start, data)
+            position = start
+            for piece in data:
+                write_all(file.fileno(), piece, position)
+                position += len(piece)
             os.ftruncate(file.fileno(), size_bytes)
             os.fsync(file.fileno())
 
@@ -156,13 +157,11 @@ class LocalStore:
 
         def pieces(position: int) -> Iterator[bytes]:
             with file, _mapped(name):
-                os.posix_fadvise(file.fileno(), position, max(end - position, 1), os.POSIX_FADV_SEQUENTIAL)
-                while position < end:
-                    piece = os.pread(file.fileno(), min(self._piece_size, end - position), position)
-                    if not piece:
-                        raise Transient(f"{name} ended at {position} of {end} bytes")
+                for piece in read_pieces(file.fileno(), position, end):
                     position += len(piece)
                     yield piece
+                if position < end:
+                    raise Transient(f"{name} ended at {position} of {end} bytes")
 
         return pieces(start)
 
@@ -224,7 +223,7 @@ class LocalStore:
         draft = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
         try:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
-                _write_all(file.fileno(), 0, [data])
+                write_all(file.fileno(), data, 0)
                 os.fsync(file.fileno())
             yield draft
         finally:
@@ -356,29 +355,18 @@ def _write_durably(path: Path, position: int, data: Iterable[bytes | memoryview]
 
     Raises ``Permanent`` when there are none, or more than ``at_most``, of which none has been written.
     """
-    length = 0
+    length, writer = 0, DirectWriter()
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb", buffering=0) as file:
         for piece in data:
             if length + len(piece) > at_most:
                 raise Permanent(f"more than {at_most} bytes cannot be kept as one segment")
-            _write_all(file.fileno(), position + length, [piece])
-            if len(piece) < at_most:  # this starts writing dirty pages: the disk begins while the next piece comes
-                os.posix_fadvise(file.fileno(), position + length, len(piece), os.POSIX_FADV_DONTNEED)
+            writer.write(file.fileno(), piece, position + length)
             length += len(piece)
         if not length:
             raise Permanent("a segment without bytes cannot be kept")
+        writer.flush()
         os.fdatasync(file.fileno())
     return length
-
-
-def _write_all(descriptor: int, position: int, data: Iterable[bytes | memoryview]) -> None:
-    """pwrite(2) of pieces, however short the writes come out."""
-    for piece in data:
-        left = memoryview(piece)
-        while left:
-            written = os.pwrite(descriptor, left, position)
-            position += written
-            left = left[written:]
 
 
 def _fsync_directory(directory: Path) -> None:

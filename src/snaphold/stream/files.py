@@ -7,16 +7,18 @@ from typing import Final
 from isal import isal_zlib
 
 from snaphold.errors import Damaged
+from snaphold.store.direct import DirectWriter
 from snaphold.stream.xbstream import File
 
 _MAX_DIRECTORIES: Final = 256  # open at once
 
 
 class Tree:
-    """Opens files by path. The directory above a file is made where it is missing."""
+    """Opens files by path, and writes them. The directory above a file is made where it is missing."""
 
     def __init__(self, directory: int) -> None:
         self._directories = {"": directory}  # descriptors, by path
+        self._writer = DirectWriter()
 
     def create(self, path: str) -> int:
         """A descriptor of a new file, 0600, to be written. Raises ``OSError`` when there is something of this name."""
@@ -27,6 +29,14 @@ class Tree:
         """A descriptor of a file that was made before."""
         directory, name = self.place(path)
         return os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=directory)
+
+    def write(self, descriptor: int, piece: memoryview, offset: int) -> None:
+        """Write bytes of a file, now or before ``written``."""
+        self._writer.write(descriptor, piece, offset)
+
+    def written(self) -> None:
+        """What was written so far can be read, and its files closed."""
+        self._writer.flush()
 
     def place(self, path: str) -> tuple[int, str]:
         """The descriptor of a path's directory and the name in it: good until the next call."""
@@ -82,7 +92,7 @@ class WholeFiles:
     def payload(self, file: File, offset: int, piece: memoryview) -> None:
         """Its bytes are written."""
         self._crc32 = isal_zlib.crc32(piece, self._crc32)
-        write_all(self._open[file.number], piece, offset)
+        self._tree.write(self._open[file.number], piece, offset)
 
     def chunk_ended(self, file: File, crc32: int) -> None:
         """Raises ``Damaged`` when they are not what was sent."""
@@ -92,6 +102,7 @@ class WholeFiles:
 
     def closed(self, file: File) -> None:
         """Nothing more is written to it."""
+        self._tree.written()
         os.close(self._open.pop(file.number))
 
     def renamed(self, file: File, old_path: str) -> None:
@@ -106,11 +117,3 @@ class WholeFiles:
         """Close what a stream that broke off left open."""
         for descriptor in self._open.values():
             os.close(descriptor)
-
-
-def write_all(descriptor: int, piece: memoryview, offset: int) -> None:
-    """Write all of a piece there."""
-    while piece:
-        written = os.pwrite(descriptor, piece, offset)
-        offset += written
-        piece = piece[written:]

@@ -21,8 +21,9 @@ from typing import Final, Protocol
 from isal import isal_zlib
 
 from snaphold.errors import Damaged
+from snaphold.store.direct import write_all
 from snaphold.stream.delta import MAX_META, DeltaReader, Meta, PageSet
-from snaphold.stream.files import Tree, write_all
+from snaphold.stream.files import Tree
 from snaphold.stream.xbstream import File
 
 _META: Final = ".meta"
@@ -224,7 +225,7 @@ class OverlayLayer:
             return self._delta(path)
         if self._newest:
             self._overlay.expect_gone(path)
-            return _WholeFile(self._overlay.tree.create(path))
+            return _WholeFile(self._overlay.tree, path)
         if path.endswith(_WHOLE) or self._overlay.listed(path) is not None:
             return _WholePages(self._overlay, path)
         return _Nothing()
@@ -239,7 +240,7 @@ class OverlayLayer:
             return _Nothing()
         if space.meta.page_size != meta.page_size:
             raise Damaged(f"{name} has pages of {meta.page_size} bytes, and {space.meta.page_size} later")
-        return _DeltaPages(path, space, self._overlay.tree.open(space.path))
+        return _DeltaPages(path, space, self._overlay.tree)
 
     @staticmethod
     def _refuse_of_pages(path: str) -> None:
@@ -264,14 +265,14 @@ class _Nothing:
 class _WholeFile:
     """Writes a file as it is."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, tree: Tree, path: str) -> None:
+        self._tree, self._descriptor = tree, tree.create(path)
 
     def payload(self, offset: int, piece: memoryview) -> None:
-        write_all(self._descriptor, piece, offset)
+        self._tree.write(self._descriptor, piece, offset)
 
     def finish(self) -> None:
-        pass
+        self._tree.written()
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -295,8 +296,8 @@ class _MetaText(_Nothing):
 class _DeltaPages:
     """Writes the pages of a ``.delta`` that no newer layer had."""
 
-    def __init__(self, path: str, space: _Space, descriptor: int) -> None:
-        self._path, self._descriptor, self._next = path, descriptor, 0
+    def __init__(self, path: str, space: _Space, tree: Tree) -> None:
+        self._path, self._tree, self._descriptor, self._next = path, tree, tree.open(space.path), 0
         self._reader = DeltaReader(path, space.meta.page_size, space.taken, space.limit, self._write)
 
     def payload(self, offset: int, piece: memoryview) -> None:
@@ -307,12 +308,13 @@ class _DeltaPages:
 
     def finish(self) -> None:
         self._reader.finish()
+        self._tree.written()
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def _write(self, piece: memoryview, offset: int) -> None:
-        write_all(self._descriptor, piece, offset)
+        self._tree.write(self._descriptor, piece, offset)
 
 
 class _WholePages:
@@ -340,6 +342,7 @@ class _WholePages:
             self._pages(self._space, offset, piece)
 
     def finish(self) -> None:
+        self._overlay.tree.written()
         if self._space is not None:
             self._space.taken.add(0, -(-self._end // self._space.meta.page_size))
 
@@ -362,4 +365,4 @@ class _WholePages:
             upto = min(upto, space.limit)
         for first, last in space.taken.missing(offset // page_size, upto):
             start, stop = max(offset, first * page_size), min(end, last * page_size)
-            write_all(self._descriptor, piece[start - offset : stop - offset], start)
+            self._overlay.tree.write(self._descriptor, piece[start - offset : stop - offset], start)
