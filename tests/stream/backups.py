@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from snaphold.store.base import ObjectStore
 from snaphold.stream.compress import CodecName
-from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Source, sha256_of
+from snaphold.stream.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Source, sha256_of
 from snaphold.stream.segments import Written, write_backup
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def manifest_of(written: Written, segment_size: int = SEGMENT) -> Manifest:
             type="mariadb", version="10.11", version_id="v", server_version="10.11.19", tool_version="10.11.19"
         ),
         lineage=Lineage(incarnation="i", from_lsn=None, checkpoint_lsn=1, to_lsn=2, last_lsn=3),
-        data=ObjectFacts(name=NAME, size_bytes=written.size_bytes, sha256=written.sha256),
-        index=ObjectFacts(name="backup.index", size_bytes=len(written.index), sha256=sha256_of(written.index)),
+        data=DataFacts(name=NAME, size_bytes=written.size_bytes),
+        index=IndexFacts(name="backup.index", size_bytes=len(written.index), sha256=sha256_of(written.index)),
         segment_size_bytes=segment_size,
         segments=written.segments,
     )

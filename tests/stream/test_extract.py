@@ -72,7 +72,7 @@ def extracted_here(stream: bytes, target: Path, level: int = 1) -> None:
     source = os.memfd_create("stream")
     try:
         for at in range(0, len(stream), BLOCK_SIZE):
-            os.write(source, compress_block(memoryview(stream)[at : at + BLOCK_SIZE], level).data)
+            os.write(source, compress_block(memoryview(stream)[at : at + BLOCK_SIZE], level))
         os.lseek(source, 0, os.SEEK_SET)
         extractor.extract(source, os.open(target, os.O_RDONLY), 2, lambda _: None)
     finally:
@@ -209,7 +209,7 @@ def test_a_missing_object(memory: MemoryStore, target: Path) -> None:
 def test_a_foreign_gzip_stream(memory: MemoryStore, target: Path) -> None:
     """An object that is no row of our members is refused."""
     manifest = taken(memory, BIG)
-    first = compress_block(memoryview(BIG)[:BLOCK_SIZE], 1).data
+    first = compress_block(memoryview(BIG)[:BLOCK_SIZE], 1)
     assert memory.objects[NAME].startswith(first)
     foreign = bytearray(memory.objects[NAME])
     foreign[12:14] = b"XX"  # the extra field's name

@@ -1,6 +1,7 @@
 """The index reads back as it was written, and says where the bytes are."""
 
 import gzip
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,9 +18,9 @@ INDEXES = st.builds(
     block_size=U32,
     segment_size=U32,
     stream_bytes=U64,
-    files=st.lists(st.builds(IndexedFile, st.text(max_size=100), U64, st.booleans()), max_size=5),
+    files=st.lists(st.builds(IndexedFile, st.text(max_size=100), U64, st.booleans(), U64), max_size=5),
     chunks=st.lists(st.builds(Chunk, U32, U64, U64, U32), max_size=5),
-    members=st.lists(st.builds(IndexedMember, U32, U32, U32, st.binary(min_size=16, max_size=16)), max_size=5),
+    members=st.lists(st.builds(IndexedMember, U32, U32, U32), max_size=5),
 )
 
 
@@ -28,6 +29,22 @@ def test_an_index_reads_back(index: Index) -> None:
     """decode is the inverse of encode, whose bytes depend on nothing but the index."""
     assert Index.decode(index.encode()) == index
     assert Index.decode(index.encode()).encode() == index.encode()
+
+
+@given(INDEXES)
+def test_an_index_of_the_first_form(index: Index) -> None:
+    """There files had no end, which may be anywhere then; and each member had the start of its SHA-256 behind it."""
+    raw = gzip.decompress(index.encode())
+    at, files = 36, b""
+    for file in index.files:
+        fixed, path = raw[at : at + 19], file.path.encode()
+        files += fixed[:8] + fixed[16:] + path
+        at += 19 + len(path)
+    end = len(raw) - 12 * len(index.members)
+    members = b"".join(raw[start : start + 12] + bytes(16) for start in range(end, len(raw), 12))
+    first = b"SNAPIDX1" + raw[8:36] + files + raw[at:end] + members
+    expected = [replace(file, end=index.stream_bytes) for file in index.files]
+    assert Index.decode(gzip.compress(first)) == replace(index, files=expected)
 
 
 @given(INDEXES, st.data())
@@ -43,7 +60,7 @@ def test_an_index_that_was_cut_or_changed(index: Index, data: st.DataObject) -> 
 @given(st.binary(max_size=100))
 def test_no_bytes_make_it_stumble(noise: bytes) -> None:
     """Anything that is no index is Damaged."""
-    for data in (noise, gzip.compress(noise), gzip.compress(b"SNAPIDX1" + noise)):
+    for data in (noise, gzip.compress(noise), gzip.compress(b"SNAPIDX1" + noise), gzip.compress(b"SNAPIDX2" + noise)):
         try:
             Index.decode(data)
         except Damaged:
@@ -56,12 +73,23 @@ def test_members_are_placed_in_segments() -> None:
         block_size=10,
         segment_size=100,
         stream_bytes=40,
-        files=[File(0, "a", 5, complete=True, present=False)],
+        files=[File(0, "a", 5, complete=True, present=False, end=9)],
         chunks=[Chunk(0, 1, 2, 3)],
-        members=[(60, b"a" * 16), (60, b"b" * 16), (80, b"c" * 16), (1, b"d" * 16)],
+        members=[60, 60, 80, 1],
     )
     assert [(m.segment, m.offset, m.length) for m in index.members] == [(0, 0, 60), (0, 60, 60), (1, 20, 80), (2, 0, 1)]
-    assert index.files == [IndexedFile("a", 5, False)]
+    assert index.files == [IndexedFile("a", 5, False, 9)]
+
+
+@given(st.data())
+def test_where_a_position_is(data: st.DataObject) -> None:
+    """``upto`` counts the whole members that hold the stream before a position, and nothing before any."""
+    lengths = data.draw(st.lists(st.integers(1, 30), max_size=9))
+    index = Index.of(
+        block_size=10, segment_size=16, stream_bytes=10 * len(lengths), files=[], chunks=[], members=lengths
+    )
+    position = data.draw(st.integers(0, 10 * len(lengths)))
+    assert index.upto(position) == sum(lengths[: (position + 9) // 10])
 
 
 def test_a_payload_of_more_than_four_gib() -> None:

@@ -58,7 +58,7 @@ def laid(streams: list[bytes], target: Path, wanted: dict[int, int] | None = Non
     try:
         for stream in streams:
             blocks = [stream[at : at + BLOCK_SIZE] for at in range(0, len(stream), BLOCK_SIZE)]
-            size = sum(os.write(source, compress_block(memoryview(block), 1).data) for block in blocks)
+            size = sum(os.write(source, compress_block(memoryview(block), 1)) for block in blocks)
             wanted_bytes = (wanted or {}).get(len(sizes), len(stream))
             sizes.append(extractor.Layer(size, len(stream), wanted_bytes))
         os.lseek(source, 0, os.SEEK_SET)

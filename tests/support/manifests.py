@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from snaphold.model import Backup, BackupStatus, Made, rfc3339, rfc3339_exact, version_id
 from snaphold.store.base import ObjectStore
-from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Segment, Source, sha256_of
+from snaphold.stream.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Segment, Source, sha256_of
 from tests.support.region import ACCOUNT
 
 DATA = b"the data object"
@@ -95,8 +95,8 @@ def manifest_of(backup: Backup, deployment: str, parent: Backup | None = None) -
             last_lsn=backup.to_lsn,
             parent_manifest_sha256=None if parent is None else parent.manifest_sha256,
         ),
-        data=ObjectFacts(name=backup.object_name, size_bytes=len(DATA), sha256=sha256),
-        index=ObjectFacts(name=f"{backup.id}.index", size_bytes=len(INDEX), sha256=sha256_of(INDEX)),
+        data=DataFacts(name=backup.object_name, size_bytes=len(DATA)),
+        index=IndexFacts(name=f"{backup.id}.index", size_bytes=len(INDEX), sha256=sha256_of(INDEX)),
         segment_size_bytes=64 << 20,
         segments=[Segment(size_bytes=len(DATA), sha256=sha256)],
     )
@@ -116,7 +116,7 @@ def put_in_segments(store: ObjectStore, record: Backup, deployment: str, parent:
     parts = [PARTS[start : start + SEGMENT] for start in range(0, len(PARTS), SEGMENT)]
     manifest = manifest_of(record, deployment, parent).model_copy(
         update={
-            "data": ObjectFacts(name=str(record.object_name), size_bytes=len(PARTS), sha256=sha256_of(PARTS)),
+            "data": DataFacts(name=str(record.object_name), size_bytes=len(PARTS)),
             "segment_size_bytes": SEGMENT,
             "segments": [Segment(size_bytes=len(part), sha256=sha256_of(part)) for part in parts],
         }

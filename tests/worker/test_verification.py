@@ -14,7 +14,7 @@ from snaphold.service import hosts as host_service
 from snaphold.service.backups import request_backup, show_backup
 from snaphold.service.verification import request_proof
 from snaphold.steps import Step, observers
-from snaphold.stream.manifest import Manifest, ObjectFacts, sha256_of
+from snaphold.stream.manifest import DataFacts, IndexFacts, Manifest, sha256_of
 from snaphold.stream.proof import Checksums, Receipt, kept_receipt, receipt_name
 from snaphold.worker.verification import Prover
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
@@ -50,8 +50,8 @@ class Vault:
         manifest = manifest.model_copy(
             update={
                 "id": backup_id,
-                "data": ObjectFacts(name=f"{backup_id}.xbstream.gz", size_bytes=len(data), sha256=manifest.data.sha256),
-                "index": ObjectFacts(name=f"{backup_id}.index", size_bytes=len(index), sha256=sha256_of(index)),
+                "data": DataFacts(name=f"{backup_id}.xbstream.gz", size_bytes=len(data)),
+                "index": IndexFacts(name=f"{backup_id}.index", size_bytes=len(index), sha256=sha256_of(index)),
             }
         )
         self.store.objects[f"{backup_id}.json"] = manifest.dump()

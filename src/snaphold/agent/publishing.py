@@ -16,7 +16,7 @@ from snaphold.protocol import BackupResult, BackupSpec, ChainLink, ProofResult, 
 from snaphold.steps import Step, reached
 from snaphold.store.base import SEGMENT_SIZE
 from snaphold.stream.compress import CODECS
-from snaphold.stream.manifest import Datastore, Lineage, Manifest, ObjectFacts, Source, sha256_of
+from snaphold.stream.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Source, sha256_of
 from snaphold.stream.proof import receipt_name
 from snaphold.stream.segments import Written, discard
 
@@ -107,17 +107,17 @@ class Publishing:
         except SnapholdError as error:
             _log.warning("backup not removed", reason=str(error))
 
-    def _put_data(self, written: Written) -> ObjectFacts:
+    def _put_data(self, written: Written) -> DataFacts:
         """Make the segments the data object."""
         suffix = CODECS[self._room.settings.codec].suffix
         name, count = f"{self._spec.id}.xbstream.{suffix}", len(written.segments)
         self._put(name, lambda: self.store.publish(name, self.prefix, count, size_bytes=written.size_bytes))
-        return ObjectFacts(name=name, size_bytes=written.size_bytes, sha256=written.sha256)
+        return DataFacts(name=name, size_bytes=written.size_bytes)
 
-    def _put_index(self, content: bytes) -> ObjectFacts:
+    def _put_index(self, content: bytes) -> IndexFacts:
         name = f"{self._spec.id}.index"
         self._put(name, lambda: self.store.put(name, content))
-        return ObjectFacts(name=name, size_bytes=len(content), sha256=sha256_of(content))
+        return IndexFacts(name=name, size_bytes=len(content), sha256=sha256_of(content))
 
     def _put_manifest(self, manifest: Manifest) -> ChainLink:
         """From now on it is a backup, unless the attempt was given up meanwhile (``Overtaken``)."""

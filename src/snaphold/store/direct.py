@@ -28,7 +28,7 @@ class DirectWriter:
     """
 
     def __init__(self) -> None:
-        self._memory = memoryview(mmap.mmap(-1, _WRITE_SIZE))  # at ``n`` is what belongs at ``n`` modulo BLOCK
+        self._memory = block_memory(_WRITE_SIZE)  # at ``n`` is what belongs at ``n`` modulo BLOCK
         self._descriptor = -1  # of the file that they belong to
         self._position = 0  # where in it the memory's start belongs
         self._begin = self._end = 0  # what of the memory is to be written
@@ -68,19 +68,20 @@ class DirectWriter:
 def read_pieces(descriptor: int, start: int, end: int) -> Iterator[bytes]:
     """The bytes of a file from ``start`` to ``end``, in pieces of at most 256 KiB; fewer where it is shorter."""
     position = start - start % BLOCK
-    with mmap.mmap(-1, max(BLOCK, min(_READ_SIZE, -(-(end - position) // BLOCK) * BLOCK))) as memory:
-        view = memoryview(memory)
-        try:
-            while position < end:
-                read = partial(os.preadv, descriptor, [view], position)
-                count = min(_past_the_cache(descriptor, read), end - position)
-                for first in range(max(start - position, 0), count, _PIECE):
-                    yield bytes(view[first : min(first + _PIECE, count)])
-                if count < len(view):
-                    return
-                position += count
-        finally:
-            view.release()
+    memory = block_memory(min(_READ_SIZE, -(-(end - position) // BLOCK) * BLOCK))
+    while position < end:
+        count = _past_the_cache(descriptor, partial(os.preadv, descriptor, [memory], position))
+        upto = min(count, end - position)
+        for first in range(max(start - position, 0), upto, _PIECE):
+            yield bytes(memory[first : min(first + _PIECE, upto)])
+        if count < len(memory):
+            return
+        position += count
+
+
+def block_memory(size: int) -> memoryview:
+    """Memory that begins at a block; given back once nobody has a view of it."""
+    return memoryview(mmap.mmap(-1, max(size, BLOCK)))
 
 
 def write_all(descriptor: int, piece: bytes | memoryview, position: int) -> None:

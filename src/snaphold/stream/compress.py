@@ -16,11 +16,9 @@ without decompressing them, each says its own length at its start.
 """
 
 import ctypes
-import hashlib
 import struct
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol, cast
 
 import zstandard
@@ -30,7 +28,6 @@ from snaphold.errors import Damaged
 
 CodecName = Literal["gzip", "zstd"]
 BLOCK_SIZE: Final = 1 << 20  # bytes of input a member
-HASH_SIZE: Final = 16  # bytes; the start of a member's SHA-256
 
 _ISAL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stub says that it is an instance
 _HEADER = struct.Struct("<10sH2sHI")
@@ -42,21 +39,13 @@ _SKIPPABLE_MAGIC: Final = 0x184D2A50
 _MAX_MEMBER: Final = 2 * BLOCK_SIZE  # bytes; a block that does not shrink grows by far less than this
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A compressed block. ``digest``: the first HASH_SIZE bytes of the SHA-256 of ``data``."""
-
-    data: bytes
-    digest: bytes
-
-
 class Codec(Protocol):
     """A form of members. Every method but ``length`` runs without the interpreter lock, in any thread."""
 
     suffix: str  # of the data object's name
     header_size: int  # bytes, at the start of a member, that ``length`` needs
 
-    def compress(self, block: memoryview, level: int) -> Member:
+    def compress(self, block: memoryview, level: int) -> bytes:
         """Make a member of at most BLOCK_SIZE bytes."""
 
     def decompress(self, member: memoryview) -> bytes:
@@ -72,12 +61,11 @@ class _Gzip:
     suffix = "gz"
     header_size = _HEADER.size
 
-    def compress(self, block: memoryview, level: int) -> Member:
+    def compress(self, block: memoryview, level: int) -> bytes:
         body = igzip_lib.compress(block, level, igzip_lib.COMP_DEFLATE)
         length = _HEADER.size + len(body) + _TRAILER.size
         header = _HEADER.pack(_START, 8, _FIELD, 4, length)
-        data = b"".join((header, body, _TRAILER.pack(isal_zlib.crc32(block), len(block))))
-        return Member(data, digest_of(data))
+        return b"".join((header, body, _TRAILER.pack(isal_zlib.crc32(block), len(block))))
 
     def decompress(self, member: memoryview) -> bytes:
         crc32, length = _TRAILER.unpack(member[-_TRAILER.size :])
@@ -121,10 +109,9 @@ class _Zstd:
     def __init__(self) -> None:
         self._own = _Compressors()
 
-    def compress(self, block: memoryview, level: int) -> Member:
+    def compress(self, block: memoryview, level: int) -> bytes:
         frame = self._own.of(level).compress(block)
-        data = _SKIPPABLE.pack(_SKIPPABLE_MAGIC, 4, _SKIPPABLE.size + len(frame)) + frame
-        return Member(data, digest_of(data))
+        return _SKIPPABLE.pack(_SKIPPABLE_MAGIC, 4, _SKIPPABLE.size + len(frame)) + frame
 
     def decompress(self, member: memoryview) -> bytes:
         frame = member[_SKIPPABLE.size :]
@@ -146,7 +133,7 @@ class _Zstd:
 CODECS: Final[Mapping[CodecName, Codec]] = {"gzip": _Gzip(), "zstd": _Zstd()}
 
 
-def compress_block(block: memoryview, level: int, codec: CodecName = "gzip") -> Member:
+def compress_block(block: memoryview, level: int, codec: CodecName = "gzip") -> bytes:
     """Make a member of at most BLOCK_SIZE bytes. Runs without the interpreter lock."""
     return CODECS[codec].compress(block, level)
 
@@ -159,11 +146,6 @@ def decompress_member(member: bytes | memoryview) -> bytes:
     """
     view = memoryview(member)
     return _codec_of(view[0]).decompress(view)
-
-
-def digest_of(data: bytes | memoryview) -> bytes:
-    """What the index keeps of a member."""
-    return hashlib.sha256(data).digest()[:HASH_SIZE]
 
 
 def keep_block_memory() -> None:

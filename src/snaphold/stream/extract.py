@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, sha256_of
 from snaphold.stream.overlay import INCREMENT_PAGES
 from snaphold.stream.process import EXIT_WAIT_S, PIPE_SIZE, Running, Tool
-from snaphold.stream.segments import read_backup
+from snaphold.stream.segments import read_backups
 
 _STOP_POLL_MS: Final = 100
 
@@ -53,23 +53,31 @@ def extract_backup(
         Overtaken: ``stop`` was set.
     """
     newest_first = list(reversed(manifests))
-    layers = _layers(newest_first, store) if len(newest_first) > 1 else []
+    layers = _layers(newest_first, store)
     with _Extractor(
         directory,
         uid=uid,
         gid=gid,
         threads=threads or os.cpu_count() or 1,
-        layers=layers,
+        layers=layers if len(layers) > 1 else [],
         on_progress=on_progress,
         stop=stop,
     ) as extractor:
-        for manifest in newest_first:
-            with closing(read_backup(manifest, store, threads=threads, stop=stop)) as segments:
-                for pieces in segments:
-                    for piece in pieces:
-                        extractor.send(piece)
+        wanted = [(manifest, layer.size_bytes) for manifest, layer in zip(newest_first, layers, strict=True)]
+        with closing(read_backups(wanted, store, threads=threads, stop=stop)) as segments:
+            for _, size_bytes in wanted:
+                _send(segments, size_bytes, extractor)
         names = ", ".join(manifest.data.name for manifest in newest_first)
         extractor.finish(names, sum(manifest.stream_bytes for manifest in newest_first))
+
+
+def _send(segments: Iterator[list[bytes]], size_bytes: int, extractor: "_Extractor") -> None:
+    """Hand the extractor so many bytes of the next segments; what is behind them in the last of these is left out."""
+    while size_bytes:
+        for piece in next(segments):
+            wanted = memoryview(piece)[:size_bytes]
+            extractor.send(wanted)
+            size_bytes -= len(wanted)
 
 
 def _layers(newest_first: Sequence[Manifest], store: ObjectStore) -> list[Layer]:
@@ -79,21 +87,20 @@ def _layers(newest_first: Sequence[Manifest], store: ObjectStore) -> list[Layer]
     """
     layers = []
     for number, manifest in enumerate(newest_first):
-        wanted_bytes = manifest.stream_bytes
+        size_bytes, wanted_bytes = manifest.data.size_bytes, manifest.stream_bytes
         if 0 < number < len(newest_first) - 1:
-            wanted_bytes = _end_of_pages(manifest, store)
-        layers.append(Layer(manifest.data.size_bytes, manifest.stream_bytes, wanted_bytes))
+            index = _index_of(manifest, store)
+            wanted_bytes = max((file.end for file in index.files if file.path.endswith(INCREMENT_PAGES)), default=0)
+            size_bytes = index.upto(wanted_bytes)
+        layers.append(Layer(size_bytes, manifest.stream_bytes, wanted_bytes))
     return layers
 
 
-def _end_of_pages(manifest: Manifest, store: ObjectStore) -> int:
-    """Where in an increment's stream the last file ends that an overlay takes pages from."""
+def _index_of(manifest: Manifest, store: ObjectStore) -> Index:
     data = b"".join(store.get(manifest.index.name))
     if sha256_of(data) != manifest.index.sha256:
         raise Damaged(f"{manifest.index.name} differs from what was written")
-    index = Index.decode(data)
-    of_pages = {number for number, file in enumerate(index.files) if file.path.endswith(INCREMENT_PAGES)}
-    return max((c.stream_offset + c.length for c in index.chunks if c.file in of_pages), default=0)
+    return Index.decode(data)
 
 
 class _Extractor:
@@ -131,9 +138,9 @@ class _Extractor:
         self._done = 0  # the last number that it said
         self._silent = False  # whether it has closed its output
 
-    def send(self, piece: bytes) -> None:
+    def send(self, piece: memoryview) -> None:
         """Hand it the next bytes."""
-        rest = memoryview(piece)
+        rest = piece
         while rest:
             events = self._wait()
             if events.get(self._input.fileno(), 0):

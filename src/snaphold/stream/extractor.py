@@ -5,8 +5,8 @@
 It is a process of its own because a stream may be hostile: once everything is imported and the directory is open it
 gives up root, its groups, and any way back, and dies with its parent. Names are checked, files are made anew (0600,
 directories 0700), links never followed, the CRC of every chunk is verified, and a stream that is not whole is refused.
-With ``--layer`` the standard input is a chain: the streams of its backups in a row, the newest first, each so many
-bytes long (:class:`Layer`). The directory must be empty; what a failure leaves in it is the caller's to remove.
+With ``--layer`` the standard input is a chain: the streams of its backups in a row, the newest first, of each so many
+bytes (:class:`Layer`). The directory must be empty; what a failure leaves in it is the caller's to remove.
 
 Standard output: ``<bytes of the stream so far>`` a line, every PROGRESS_STEP; the last line counts them all. Standard
 error: one line, the reason. Exit status: 0 the files are written (not synced), 1 they could not be, DAMAGED the stream
@@ -45,7 +45,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 class Layer:
     """One stream of a chain."""
 
-    size_bytes: int  # compressed
+    size_bytes: int  # compressed, of what is read of it
     stream_bytes: int
     wanted_bytes: int  # of the stream, from its start; stream_bytes: all, and it must be whole
 
@@ -103,9 +103,9 @@ def lay(
 ) -> None:
     """Lay a chain down: ``source`` yields the streams of its backups in a row, the newest first, the full one last.
 
-    ``layers``: how many compressed bytes each has, and where in its stream the last of what is wanted of it ends; from
-    there on it is passed over, once no file that is wanted is incomplete. Raises as ``extract`` does, and ``Damaged``
-    when the layers do not make a whole (:mod:`snaphold.stream.overlay`).
+    ``layers``: how many compressed bytes come of each, and where in its stream the last of what is wanted of it ends;
+    from there on it is passed over, once no file that is wanted is incomplete. Raises as ``extract`` does, and
+    ``Damaged`` when the layers do not make a whole (:mod:`snaphold.stream.overlay`).
     """
     tree = Tree(directory)
     with closing(tree), ThreadPoolExecutor(threads) as pool:

@@ -3,53 +3,59 @@
 With it single files, tables and pages can be read by ranged GETs without the rest. It is an object of its own,
 gzip-compressed; its SHA-256 stands in the manifest. Decompressed (numbers little-endian):
 
-    "SNAPIDX1"
+    "SNAPIDX2"
     u32 block size    u32 segment size    u64 length of the stream    u32 files    u32 chunks    u32 members
-    files, by number:   u64 size    u8 present (0: removed or replaced by a later chunk)    u16 length of path    path
+    files, by number:   u64 size    u64 end    u8 present (0: removed or replaced later)    u16 length of path    path
     chunks (24 bytes):  u32 file    u64 offset in the file    u64 offset in the stream    u32 length
-    members (28 bytes): u32 segment    u32 offset in it    u32 length    16 bytes, the start of its SHA-256
+    members (12 bytes): u32 segment    u32 offset in it    u32 length
 
-Chunks stand in the stream's order. Member ``n`` holds the bytes of the stream from ``n * block size``; it may reach
-into the next segment.
+A file's end is where in the stream its last chunk ends. Chunks stand in the stream's order. Member ``n`` holds the
+bytes of the stream from ``n * block size``; it may reach into the next segment. What is in it is verified by its own
+checksum. ("SNAPIDX1" had no ends, and behind each member came 16 bytes more, of its SHA-256.)
 """
 
 import gzip
 import itertools
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from snaphold.errors import Damaged
-from snaphold.stream.compress import HASH_SIZE
 from snaphold.stream.xbstream import Chunk, File
 
-MAGIC: Final = b"SNAPIDX1"
+MAGIC: Final = b"SNAPIDX2"
 _COUNTS = struct.Struct("<IIQIII")
-_FILE = struct.Struct("<QBH")
+_FILE = struct.Struct("<QQBH")
 _CHUNK = struct.Struct("<IQQI")
-_MEMBER = struct.Struct(f"<III{HASH_SIZE}s")
+_MEMBER = struct.Struct("<III")
+_FIRST_MAGIC: Final = b"SNAPIDX1"
+_FIRST_FILE = struct.Struct("<QBH")
+_FIRST_MEMBER = struct.Struct("<III16x")
 _MAX_CHUNK: Final = 0xFFFF_FFFF  # bytes; a longer payload is kept as several chunks
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
-    """A file of the stream. ``present``: it is still there at the stream's end, under this path."""
+    """A file of the stream. ``present``: it is still there at the stream's end, under this path.
+
+    ``end``: where in the stream all of it has been, at the latest.
+    """
 
     path: str
     size_bytes: int
     present: bool
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedMember:
-    """Where a gzip member is, and the start of its SHA-256."""
+    """Where a member is."""
 
     segment: int
     offset: int
     length: int
-    digest: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +78,27 @@ class Index:
         stream_bytes: int,
         files: Iterable[File],
         chunks: Iterable[Chunk],
-        members: Iterable[tuple[int, bytes]],
+        members: Sequence[int],
     ) -> "Index":
-        """The index of a stream that was read whole. ``members``: length and digest of each, in order."""
-        pairs = list(members)
-        starts = itertools.accumulate((length for length, _ in pairs), initial=0)
+        """The index of a stream that was read whole. ``members``: the length of each, in order."""
+        starts = itertools.accumulate(members, initial=0)
         return cls(
             block_size=block_size,
             segment_size=segment_size,
             stream_bytes=stream_bytes,
-            files=[IndexedFile(file.path, file.size_bytes, file.present) for file in files],
+            files=[IndexedFile(file.path, file.size_bytes, file.present, file.end) for file in files],
             chunks=[part for chunk in chunks for part in _split(chunk)],
             members=[
-                IndexedMember(start // segment_size, start % segment_size, length, digest)
-                for start, (length, digest) in zip(starts, pairs, strict=False)
+                IndexedMember(start // segment_size, start % segment_size, length)
+                for start, length in zip(starts, members, strict=False)
             ],
         )
+
+    def upto(self, position: int) -> int:
+        """How many bytes of the data object, from its start, hold the stream's bytes before ``position``."""
+        count = min(-(-position // self.block_size), len(self.members))
+        last = self.members[count - 1] if count else IndexedMember(0, 0, 0)
+        return last.segment * self.segment_size + last.offset + last.length
 
     def encode(self) -> bytes:
         """The object's bytes; the same for the same index."""
@@ -95,9 +106,9 @@ class Index:
         parts = [MAGIC, _COUNTS.pack(self.block_size, self.segment_size, self.stream_bytes, *counts)]
         for file in self.files:
             path = file.path.encode()
-            parts += (_FILE.pack(file.size_bytes, file.present, len(path)), path)
+            parts += (_FILE.pack(file.size_bytes, file.end, file.present, len(path)), path)
         parts += (_CHUNK.pack(chunk.file, chunk.offset, chunk.stream_offset, chunk.length) for chunk in self.chunks)
-        parts += (_MEMBER.pack(m.segment, m.offset, m.length, m.digest) for m in self.members)
+        parts += (_MEMBER.pack(m.segment, m.offset, m.length) for m in self.members)
         return gzip.compress(b"".join(parts), 6, mtime=0)
 
     @classmethod
@@ -109,34 +120,34 @@ class Index:
         """
         try:
             raw = gzip.decompress(data)
-            if raw[: len(MAGIC)] != MAGIC:
+            if raw[: len(MAGIC)] not in {MAGIC, _FIRST_MAGIC}:
                 raise Damaged("this is no index of a backup")
-            return cls._parse(memoryview(raw))
+            return cls._parse(memoryview(raw), first=raw.startswith(_FIRST_MAGIC))
         except (OSError, EOFError, zlib.error, struct.error, UnicodeDecodeError, ValueError) as error:
             raise Damaged(f"the index cannot be understood: {error}") from error
 
     @classmethod
-    def _parse(cls, raw: memoryview) -> "Index":
-        at = len(MAGIC)
+    def _parse(cls, raw: memoryview, *, first: bool) -> "Index":
+        at, file, member = len(MAGIC), _FIRST_FILE if first else _FILE, _FIRST_MEMBER if first else _MEMBER
         block_size, segment_size, stream_bytes, file_count, chunk_count, member_count = _COUNTS.unpack_from(raw, at)
         at += _COUNTS.size
         files = []
         for _ in range(file_count):
-            size_bytes, present, length = _FILE.unpack_from(raw, at)
-            at += _FILE.size
-            files.append(IndexedFile(str(raw[at : at + length], "utf-8"), size_bytes, bool(present)))
+            size_bytes, *ends, present, length = file.unpack_from(raw, at)
+            at += file.size
+            end = ends[0] if ends else stream_bytes
+            files.append(IndexedFile(str(raw[at : at + length], "utf-8"), size_bytes, bool(present), end))
             at += length
         members_at = at + chunk_count * _CHUNK.size
-        end = members_at + member_count * _MEMBER.size
-        if len(raw) != end:
-            raise Damaged(f"the index has {len(raw)} bytes instead of {end}")
+        if len(raw) != (expected := members_at + member_count * member.size):
+            raise Damaged(f"the index has {len(raw)} bytes instead of {expected}")
         return cls(
             block_size=block_size,
             segment_size=segment_size,
             stream_bytes=stream_bytes,
             files=files,
             chunks=[Chunk(*fields) for fields in _CHUNK.iter_unpack(raw[at:members_at])],
-            members=[IndexedMember(*fields) for fields in _MEMBER.iter_unpack(raw[members_at:])],
+            members=[IndexedMember(*fields) for fields in member.iter_unpack(raw[members_at:])],
         )
 
 

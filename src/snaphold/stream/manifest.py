@@ -30,8 +30,16 @@ class Segment(Frozen):
     sha256: str
 
 
-class ObjectFacts(Frozen):
-    """An object that the manifest vouches for, as a whole."""
+class DataFacts(Frozen):
+    """The data object. ``sha256``: of the whole; None, for what the segments' hashes say is enough."""
+
+    name: str
+    size_bytes: int
+    sha256: str | None = None  # the first backups have it
+
+
+class IndexFacts(Frozen):
+    """The index, which is vouched for as a whole."""
 
     name: str
     size_bytes: int
@@ -104,8 +112,8 @@ class Manifest(Frozen):
     level: int
     datastore: Datastore
     lineage: Lineage
-    data: ObjectFacts
-    index: ObjectFacts
+    data: DataFacts
+    index: IndexFacts
     segment_size_bytes: int
     segments: list[Segment]
 

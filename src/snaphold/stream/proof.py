@@ -17,7 +17,7 @@ from snaphold.errors import Damaged, ObjectMissing, Overtaken, SnapholdError
 from snaphold.model import ProofLevel, ProofStatus
 from snaphold.store.base import ObjectStore
 from snaphold.stream.courtesy import Courtesy
-from snaphold.stream.manifest import Frozen, Manifest, ObjectFacts, load, sha256_of
+from snaphold.stream.manifest import Frozen, IndexFacts, Manifest, load, sha256_of
 from snaphold.stream.segments import check_length, segment_pieces
 
 Result = TypeVar("Result")
@@ -184,7 +184,7 @@ def _each_segment(
         pool.shutdown(cancel_futures=True)
 
 
-def prove_index(store: ObjectStore, index: ObjectFacts) -> None:
+def prove_index(store: ObjectStore, index: IndexFacts) -> None:
     """Read an index back. Raises as ``prove_objects`` does."""
 
     def read() -> None:

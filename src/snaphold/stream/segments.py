@@ -2,17 +2,19 @@
 
     read → 1 MiB blocks → compress (``threads`` at once) → in order → segments → put (``IN_FLIGHT`` at most)
 
-Memory is bounded by the segments under way, whatever the size of the stream. The first failure anywhere ends
-everything; when a function here returns or raises, no thread of its own is left.
+A segment is put while it is filled, and kept until it is put: a store may have to begin again. Memory is bounded by the
+segments under way, whatever the size of the stream. The first failure anywhere ends everything; when a function here
+returns or raises, no thread of its own is left.
 """
 
 import functools
 import hashlib
+import mmap
 import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from typing import Final, Protocol, Self
 
 from snaphold.errors import Damaged, Overtaken, SnapholdError
 from snaphold.store.base import SEGMENT_SIZE, ObjectStore
-from snaphold.stream.compress import BLOCK_SIZE, CodecName, Member, compress_block, keep_block_memory
+from snaphold.stream.compress import BLOCK_SIZE, CodecName, compress_block, keep_block_memory
 from snaphold.stream.courtesy import Throttle
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, Segment
@@ -49,7 +51,6 @@ class Written:
     """What was put under the prefix, for ``publish`` and for the manifest."""
 
     segments: list[Segment]
-    sha256: str  # of all segments in a row
     size_bytes: int  # of all segments
     stream_bytes: int  # read
     index: bytes  # the index object (:mod:`snaphold.stream.index`)
@@ -116,28 +117,32 @@ def write_backup(
     )
     return Written(
         segments=intake.segments,
-        sha256=intake.sha256.hexdigest(),
         size_bytes=sum(segment.size_bytes for segment in intake.segments),
         stream_bytes=stream_bytes,
         index=index.encode(),
     )
 
 
-def read_backup(
-    manifest: Manifest, store: ObjectStore, *, threads: int = 0, stop: threading.Event | None = None
+def read_backups(
+    wanted: Sequence[tuple[Manifest, int]],
+    store: ObjectStore,
+    *,
+    threads: int = 0,
+    stop: threading.Event | None = None,
 ) -> Generator[list[bytes], None, None]:
-    """The segments of a backup in order, each as pieces whose SHA-256 was verified before any is handed on.
+    """The segments of backups in a row, each as pieces whose SHA-256 was verified before any is handed on.
 
-    At most IN_FLIGHT segments are in memory, the one that was handed on last included. Close the iterator early to
-    give up. ``threads``: 0 means as many as that allows.
+    ``wanted``: how many bytes of each data object, from its start; the segments behind these are not read. At most
+    IN_FLIGHT segments are in memory, the one that was handed on last included. Close the iterator early to give up.
+    ``threads``: 0 means as many as that allows.
 
     Raises:
-        ObjectMissing: the data object is not there.
-        Damaged: it is shorter or longer than the manifest says, or a segment differs; the message names both.
+        ObjectMissing: a data object is not there.
+        Damaged: it is shorter or longer than its manifest says, or a segment differs; the message names both.
         Overtaken: ``stop`` was set.
     """
-    check_length(manifest, store)
-    name, count = manifest.data.name, len(manifest.segments)
+    for manifest, _ in wanted:
+        check_length(manifest, store)
     ahead = IN_FLIGHT - 1
     pool = ThreadPoolExecutor(min(threads, ahead) if threads else ahead, thread_name_prefix="segment")
     fetching: deque[Future[list[bytes]]] = deque()
@@ -145,16 +150,24 @@ def read_backup(
 
     def check() -> None:
         if ended.is_set() or (stop is not None and stop.is_set()):
-            raise Overtaken(f"reading {name} was stopped")
+            raise Overtaken("reading the backup was stopped")
+
+    def fetch(manifest: Manifest, number: int) -> list[bytes]:
+        return list(segment_pieces(manifest, store, number, check))
+
+    def oldest() -> list[bytes]:
+        pieces = fetching.popleft().result()
+        check()
+        return pieces
 
     try:
-        for number in range(count):
-            while len(fetching) < ahead and number + len(fetching) < count:
-                fetching.append(pool.submit(_fetch, manifest, store, number + len(fetching), check))
-            pieces = fetching.popleft().result()
-            check()
-            yield pieces
-            del pieces
+        for manifest, size_bytes in wanted:
+            for number in range(-(-size_bytes // manifest.segment_size_bytes)):
+                if len(fetching) == ahead:
+                    yield oldest()
+                fetching.append(pool.submit(fetch, manifest, number))
+        while fetching:
+            yield oldest()
     finally:
         ended.set()
         pool.shutdown(cancel_futures=True)
@@ -196,11 +209,6 @@ def discard(store: ObjectStore, prefix: str) -> None:
         store.delete(info.name)
 
 
-def _fetch(manifest: Manifest, store: ObjectStore, number: int, check: Callable[[], None]) -> list[bytes]:
-    """One segment's pieces, verified."""
-    return list(segment_pieces(manifest, store, number, check))
-
-
 def _fill(block: memoryview, read: Callable[[memoryview], int], check: Callable[[], None]) -> int:
     """Fill a block; less than all of it only at the stream's end."""
     filled = 0
@@ -222,7 +230,7 @@ class _Intake:
 
     def __init__(
         self,
-        put: Callable[[int, list[memoryview]], None],
+        put: Callable[[int, Iterable[memoryview]], None],
         *,
         codec: CodecName,
         level: int,
@@ -232,16 +240,15 @@ class _Intake:
         stop: threading.Event | None,
     ) -> None:
         self.segments: list[Segment] = []
-        self.members: list[tuple[int, bytes]] = []  # length and digest
-        self.sha256 = hashlib.sha256()
+        self.members: list[int] = []  # the length of each
         self._put_segment, self._codec, self._level, self._kill = put, codec, level, kill
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         for _ in range(2 * threads + 4):
             self._free.put(memoryview(bytearray(BLOCK_SIZE)))
-        self._compressed: queue.SimpleQueue[tuple[Future[Member], memoryview] | None] = queue.SimpleQueue()
+        self._compressed: queue.SimpleQueue[tuple[Future[bytes], memoryview] | None] = queue.SimpleQueue()
         self._buffers: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in memory already
         for _ in range(IN_FLIGHT):
-            self._buffers.put(memoryview(bytearray(segment_size)))
+            self._buffers.put(memoryview(mmap.mmap(-1, segment_size)))
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._ended = threading.Event()
@@ -264,9 +271,9 @@ class _Intake:
         self._compressed.put(None)
         self._buffers.put(None)
         self._compressing.shutdown(cancel_futures=True)
-        self._putting.shutdown(cancel_futures=True)
         for thread in self._threads:
             thread.join()
+        self._putting.shutdown(cancel_futures=True)
 
     def check(self) -> None:
         """Raise the first failure, if there is one."""
@@ -301,46 +308,52 @@ class _Intake:
         self.check()
 
     def _cut(self) -> None:
-        """Cut the members, in order, in segments, and have those put. A thread's body."""
+        """Cut the members, in order, in segments, which are put while they are filled. A thread's body."""
+        segment: _Segment | None = None
         try:
-            segment: _Segment | None = None
             while (item := self._compressed.get()) is not None:
-                member = item[0].result()
-                self.members.append((len(member.data), member.digest))
-                self.sha256.update(member.data)
-                rest = memoryview(member.data)
+                rest = memoryview(item[0].result())
+                self.members.append(len(rest))
                 while rest:
                     if segment is None:
                         buffer = self._buffers.get()  # here a slow store holds up everything before
                         if buffer is None or self._ended.is_set():
                             return
-                        segment = _Segment(buffer)
+                        segment = self._begin_segment(buffer)
                     rest = segment.add(rest)
                     if segment.full:
-                        self._put(segment)
+                        self._end_segment(segment)
                         segment = None
                 self._free.put(item[1])
             if segment is not None and not self._ended.is_set():
-                self._put(segment)
+                self._end_segment(segment)
+                segment = None
         except BaseException as error:  # noqa: BLE001 -- check() raises it in the calling thread
             self._fail(error)
+        finally:
+            if segment is not None:
+                segment.end(whole=False)
 
-    def _put(self, segment: "_Segment") -> None:
-        """Hand a segment to the threads that put."""
-        number = len(self.segments)
-        self.segments.append(Segment(size_bytes=segment.size, sha256=segment.sha256.hexdigest()))
+    def _begin_segment(self, buffer: memoryview) -> "_Segment":
+        """A segment that is being put from now on."""
+        number, segment = len(self._puts), _Segment(buffer)
 
         def put() -> None:
             try:
                 if not self._ended.is_set():
-                    self._put_segment(number, [segment.content])
+                    self._put_segment(number, segment)
             except BaseException as error:
                 self._fail(error)
                 raise
             finally:
-                self._buffers.put(segment.buffer)
+                self._buffers.put(buffer)
 
         self._puts.append(self._putting.submit(put))
+        return segment
+
+    def _end_segment(self, segment: "_Segment") -> None:
+        self.segments.append(Segment(size_bytes=segment.size, sha256=segment.sha256.hexdigest()))
+        segment.end(whole=True)
 
     def _look_for_stop(self, stop: threading.Event) -> None:
         while not self._ended.wait(_STOP_POLL_S):
@@ -361,27 +374,47 @@ class _Intake:
 
 
 class _Segment:
-    """A segment that is being filled."""
+    """A segment that is being filled by one thread. Others iterate over its bytes as they come, from the first on."""
 
     def __init__(self, buffer: memoryview) -> None:
         self.buffer = buffer
         self.size = 0
         self.sha256 = hashlib.sha256()
+        self._ended = self._given_up = False
+        self._changed = threading.Condition()
 
     @property
     def full(self) -> bool:
         """Whether nothing more fits in."""
         return self.size == len(self.buffer)
 
-    @property
-    def content(self) -> memoryview:
-        """Its bytes."""
-        return self.buffer[: self.size]
-
     def add(self, data: memoryview) -> memoryview:
         """Take what fits of these bytes; returns the rest."""
         part = data[: len(self.buffer) - self.size]
         self.buffer[self.size : self.size + len(part)] = part
-        self.size += len(part)
         self.sha256.update(part)
+        with self._changed:
+            self.size += len(part)
+            self._changed.notify_all()
         return data[len(part) :]
+
+    def end(self, *, whole: bool) -> None:
+        """There is no more, or will never be all."""
+        with self._changed:
+            self._ended, self._given_up = True, not whole
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Its pieces; waits for those that are still to come. Raises ``Overtaken`` when they never will."""
+        position = 0
+        while True:
+            with self._changed:
+                while position == self.size and not self._ended:
+                    self._changed.wait()
+                if self._given_up:
+                    raise Overtaken("the backup was given up")
+                if position == self.size:
+                    return
+                piece = self.buffer[position : self.size]
+            yield piece
+            position += len(piece)

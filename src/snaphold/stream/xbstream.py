@@ -46,6 +46,7 @@ class File:
     complete: bool = False
     present: bool = True  # False once it was removed or replaced
     position: int = 0  # where its next payload goes on
+    end: int = 0  # where in the stream its last chunk ends, once it is complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ class XbstreamReader:
                 raise Damaged(f"{path} goes back from byte {file.position} to {offset}")
             file.position = offset
         elif kind == b"E":
-            self._complete(self._writable(path, flags))
+            self._complete(self._writable(path, flags), end)
         else:
             found = self._complete_file(path)
             if kind == b"R":
@@ -208,8 +209,8 @@ class XbstreamReader:
         if self._sink is not None:
             self._sink.chunk_ended(file, self._crc32)
 
-    def _complete(self, file: File) -> None:
-        file.complete = True
+    def _complete(self, file: File, end: int) -> None:
+        file.complete, file.end = True, end
         self._open -= 1
         self._last = file
         if self._sink is not None:

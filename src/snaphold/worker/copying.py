@@ -37,7 +37,7 @@ from snaphold.service.copies import announce_copy, ask, begin_ancestor, give_up,
 from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
 from snaphold.store.base import Containers, ObjectStore, Stores
-from snaphold.stream.manifest import Manifest, ObjectFacts, load, sha256_of
+from snaphold.stream.manifest import IndexFacts, Manifest, load, sha256_of
 from snaphold.stream.segments import check_length
 from snaphold.stream.transfer import bring_data
 
@@ -209,7 +209,7 @@ def _manifest_of(source: ObjectStore, backup: Backup) -> Manifest:
     return manifest
 
 
-def _copy_index(source: ObjectStore, target: ObjectStore, manifest: Manifest, copy: Copy) -> ObjectFacts:
+def _copy_index(source: ObjectStore, target: ObjectStore, manifest: Manifest, copy: Copy) -> IndexFacts:
     """Bring the index there; what stands in the manifest of it."""
     data = b"".join(source.get(manifest.index.name))
     if sha256_of(data) != manifest.index.sha256:
@@ -229,7 +229,7 @@ def _renamed(name: str, manifest: Manifest, copy: Copy) -> str:
 
 def _new_manifest(
     manifest: Manifest, copy: Copy, *,
-    deployment: str, region: str, parent_id: str | None, parent_sha256: str | None, index: ObjectFacts,
+    deployment: str, region: str, parent_id: str | None, parent_sha256: str | None, index: IndexFacts,
 ) -> Manifest:  # fmt: skip
     """The copy's own manifest: the same bytes at every try."""
     begun_us = copy.begun_us or copy.created_us
