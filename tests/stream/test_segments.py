@@ -274,7 +274,7 @@ print(len(written.segments), int(status["VmHWM"].split()[0]) >> 10)
     assert mebibytes < 286
 
 
-Segments = Generator[list[bytes], None, None]
+Segments = Generator[memoryview, None, None]
 
 
 def segments_of(manifest: Manifest, store: ObjectStore, stop: threading.Event | None = None) -> Segments:
@@ -285,7 +285,7 @@ def segments_of(manifest: Manifest, store: ObjectStore, stop: threading.Event | 
 def test_segments_read_back(memory: MemoryStore) -> None:
     """Reading yields each segment's bytes, in order."""
     manifest = taken(memory, BIG)
-    assert b"".join(b"".join(pieces) for pieces in segments_of(manifest, memory)) == memory.objects[NAME]
+    assert b"".join(map(bytes, segments_of(manifest, memory))) == memory.objects[NAME]
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -300,7 +300,7 @@ def test_any_flip_is_found_before_its_segment_is_handed_on(data: st.DataObject) 
     memory.objects[NAME] = bytes(content)
     number = bit // 8 // SEGMENT
     segments = segments_of(manifest, memory)
-    assert b"".join(b"".join(next(segments)) for _ in range(number)) == content[: number * SEGMENT]
+    assert b"".join(bytes(next(segments)) for _ in range(number)) == content[: number * SEGMENT]
     with pytest.raises(Damaged, match=f"segment {number} of {NAME} differs"):
         next(segments)
 
@@ -350,7 +350,7 @@ def test_only_what_is_wanted_is_read(memory: MemoryStore) -> None:
     manifest = taken(memory, BIG)
     content = memory.objects[NAME]
     wanted = [(manifest, SEGMENT + 1), (manifest, 0), (manifest, SEGMENT)]
-    read = [b"".join(pieces) for pieces in read_backups(wanted, memory)]
+    read = [bytes(segment) for segment in read_backups(wanted, memory)]
     assert read == [content[:SEGMENT], content[SEGMENT : 2 * SEGMENT], content[:SEGMENT]]
     assert memory.calls["get"] == 3
 
@@ -372,6 +372,6 @@ def test_through_a_real_store(tmp_path: Path) -> None:
         reader([BIG]), store, PREFIX, level=1, watch=Watch(), kill=lambda: None, segment_size=SEGMENT
     )
     store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
-    read = b"".join(b"".join(pieces) for pieces in segments_of(manifest_of(written), store))
+    read = b"".join(map(bytes, segments_of(manifest_of(written), store)))
     assert gzip.decompress(read) == BIG
     assert [info.name for info in store.list("")] == [NAME]

@@ -71,13 +71,12 @@ def extract_backup(
         extractor.finish(names, sum(manifest.stream_bytes for manifest in newest_first))
 
 
-def _send(segments: Iterator[list[bytes]], size_bytes: int, extractor: "_Extractor") -> None:
+def _send(segments: Iterator[memoryview], size_bytes: int, extractor: "_Extractor") -> None:
     """Hand the extractor so many bytes of the next segments; what is behind them in the last of these is left out."""
     while size_bytes:
-        for piece in next(segments):
-            wanted = memoryview(piece)[:size_bytes]
-            extractor.send(wanted)
-            size_bytes -= len(wanted)
+        segment = next(segments)[:size_bytes]
+        extractor.send(segment)
+        size_bytes -= len(segment)
 
 
 def _layers(newest_first: Sequence[Manifest], store: ObjectStore) -> list[Layer]:

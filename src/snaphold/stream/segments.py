@@ -129,8 +129,8 @@ def read_backups(
     *,
     threads: int = 0,
     stop: threading.Event | None = None,
-) -> Generator[list[bytes], None, None]:
-    """The segments of backups in a row, each as pieces whose SHA-256 was verified before any is handed on.
+) -> Generator[memoryview, None, None]:
+    """The segments of backups in a row, each handed on once its SHA-256 was verified, and good until the next one is.
 
     ``wanted``: how many bytes of each data object, from its start; the segments behind these are not read. At most
     IN_FLIGHT segments are in memory, the one that was handed on last included. Close the iterator early to give up.
@@ -145,38 +145,60 @@ def read_backups(
         check_length(manifest, store)
     ahead = IN_FLIGHT - 1
     pool = ThreadPoolExecutor(min(threads, ahead) if threads else ahead, thread_name_prefix="segment")
-    fetching: deque[Future[list[bytes]]] = deque()
+    buffers: queue.LifoQueue[memoryview] = queue.LifoQueue()
+    for _ in range(IN_FLIGHT):
+        buffers.put(memoryview(mmap.mmap(-1, max(manifest.segment_size_bytes for manifest, _ in wanted))))
+    fetching: deque[Future[tuple[memoryview, int]]] = deque()
     ended = threading.Event()
 
     def check() -> None:
         if ended.is_set() or (stop is not None and stop.is_set()):
             raise Overtaken("reading the backup was stopped")
 
-    def fetch(manifest: Manifest, number: int) -> list[bytes]:
-        return list(segment_pieces(manifest, store, number, check))
+    def fetch(manifest: Manifest, number: int) -> tuple[memoryview, int]:
+        buffer = buffers.get()
+        return buffer, _fill_with(buffer, segment_pieces(manifest, store, number, check))
 
-    def oldest() -> list[bytes]:
-        pieces = fetching.popleft().result()
+    def oldest() -> Iterator[memoryview]:
+        buffer, size = fetching.popleft().result()
         check()
-        return pieces
+        yield buffer[:size]
+        buffers.put(buffer)
 
     try:
-        for manifest, size_bytes in wanted:
-            for number in range(-(-size_bytes // manifest.segment_size_bytes)):
-                if len(fetching) == ahead:
-                    yield oldest()
-                fetching.append(pool.submit(fetch, manifest, number))
+        for manifest, number in _segments_of(wanted):
+            if len(fetching) == ahead:
+                yield from oldest()
+            fetching.append(pool.submit(fetch, manifest, number))
         while fetching:
-            yield oldest()
+            yield from oldest()
     finally:
         ended.set()
         pool.shutdown(cancel_futures=True)
 
 
+def _fill_with(buffer: memoryview, pieces: Iterable[bytes]) -> int:
+    """Put the pieces into a buffer in a row; how many bytes they have."""
+    size = 0
+    for piece in pieces:
+        buffer[size : size + len(piece)] = piece
+        size += len(piece)
+    return size
+
+
+def _segments_of(wanted: Sequence[tuple[Manifest, int]]) -> Iterator[tuple[Manifest, int]]:
+    """Which segments hold so many bytes of each backup, in order."""
+    for manifest, size_bytes in wanted:
+        for number in range(-(-size_bytes // manifest.segment_size_bytes)):
+            yield manifest, number
+
+
 def check_length(manifest: Manifest, store: ObjectStore) -> None:
     """Look whether the data object is as long as its segments together. Raises ``ObjectMissing``, ``Damaged``."""
     name, sizes = manifest.data.name, [segment.size_bytes for segment in manifest.segments]
-    if sum(sizes) != manifest.data.size_bytes or any(size != manifest.segment_size_bytes for size in sizes[:-1]):
+    full = manifest.segment_size_bytes
+    whole = all(size == full for size in sizes[:-1]) and all(0 < size <= full for size in sizes[-1:])
+    if sum(sizes) != manifest.data.size_bytes or not whole:
         raise Damaged(f"the manifest's segments of {name} do not add up")
     if (size := store.size(name)) != manifest.data.size_bytes:
         raise Damaged(f"{name} has {size} bytes instead of {manifest.data.size_bytes}")
