@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from snaphold.errors import Damaged, ObjectMissing, Overtaken, Permanent, Transient
 from snaphold.store.base import ObjectStore
 from snaphold.store.local import LocalStores
+from snaphold.store.retrying import Patience, Retrying
 from snaphold.stream.compress import BLOCK_SIZE, decompress_member
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest
@@ -62,7 +64,7 @@ def reader(pieces: list[bytes]) -> Callable[[memoryview], int]:
     return read
 
 
-def write(store: MemoryStore, stream: bytes, **more: object) -> Written:
+def write(store: ObjectStore, stream: bytes, **more: object) -> Written:
     """Write a stream that comes whole."""
     arguments: dict[str, object] = {"level": 1, "threads": 2, "watch": Watch(), "kill": lambda: None}
     arguments |= {"segment_size": SEGMENT, **more}
@@ -174,6 +176,74 @@ def test_a_stop_while_the_tool_runs(memory: MemoryStore, tmp_path: Path, what: s
     timer.join()
 
 
+def blocks_read_before(store: MemoryStore, *, commits_wait: bool) -> int:
+    """How many blocks a store that takes nothing lets through, until the reading waits."""
+    watch, store.gate, read = AnyStream(), threading.Event(), list[int]()
+    watch.commits_wait = commits_wait
+    noise = random.Random(1).randbytes(BLOCK_SIZE)
+
+    def endless(buffer: memoryview) -> int:
+        buffer[:] = noise[: len(buffer)]
+        read.append(len(buffer))
+        return len(buffer) if len(read) < 100 else 0
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(
+            write_backup,
+            endless,
+            store,
+            PREFIX,
+            level=1,
+            threads=2,
+            watch=watch,
+            kill=lambda: None,
+            segment_size=SEGMENT,
+        )
+        before = -1
+        while before != (before := len(read)):
+            time.sleep(0.5)
+        store.gate.set()
+        writing.result()
+    return before
+
+
+def test_while_clients_wait_the_tool_is_not_held_up() -> None:
+    """Once commits wait for the rest of the stream, as much as a tool has in its buffers is read at once."""
+    usual, then = (
+        blocks_read_before(MemoryStore(segment_size=SEGMENT), commits_wait=commits_wait)
+        for commits_wait in (False, True)
+    )
+    assert usual + 20 <= then <= usual + 30
+
+
+def test_while_clients_wait_there_is_no_limit(memory: MemoryStore) -> None:
+    """The rate that a person set for reading does not keep others from committing."""
+    watch = AnyStream()
+    watch.commits_wait = True
+    begun = time.monotonic()
+    write(memory, BIG, watch=watch, max_bytes_per_s=1000)
+    assert time.monotonic() - begun < 60
+
+
+def test_a_put_that_begins_again() -> None:
+    """A store that fails in the middle of a segment that is still being filled gets all of it at the next try."""
+    stumbled = set[int]()
+
+    class Stumbling(MemoryStore):
+        def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+            if number not in stumbled:
+                stumbled.add(number)
+                next(iter(data))
+                raise Transient("the store hung up")
+            super().put_segment(prefix, number, data)
+
+    store = Stumbling(segment_size=SEGMENT)
+    written = write(Retrying(store, Patience(sleep=lambda _: None)), BIG)
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    assert gzip.decompress(store.objects[NAME]) == BIG
+    assert stumbled == set(range(len(written.segments)))
+
+
 def test_a_stop_before_the_start(memory: MemoryStore) -> None:
     """An attempt that was overtaken before it began ends as well."""
     stop = threading.Event()
@@ -253,7 +323,7 @@ from snaphold.store.local import LocalStores
 from snaphold.stream.segments import write_backup
 noise, rest = memoryview(random.Random(1).randbytes(1 << 20)), [400]
 class Anything:
-    files, chunks = [], []
+    files, chunks, commits_wait = [], [], False
     def feed(self, data): pass
     def finish(self): pass
 def read(buffer):

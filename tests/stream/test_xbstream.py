@@ -181,6 +181,15 @@ def test_empty_files_and_payloads() -> None:
     assert watch.chunks == [Chunk(2, 0, len(end("a") + payload("b", b"") + end("b")) + 14 + 15 + 20, 21)]
 
 
+def test_when_commits_wait() -> None:
+    """The contents of the server's logs in tables are the first of what the tool copies while commits wait."""
+    watch = Watch()
+    watch.feed(whole("mysql/slow_log.frm", b"1") + whole("mysql/t.CSV", b"1"))
+    assert not watch.commits_wait
+    watch.feed(whole("mysql/slow_log.CSM", b"1"))
+    assert watch.commits_wait
+
+
 def test_only_the_beginning_of_a_captured_file() -> None:
     """Of the redo log just the header is kept, also across chunks; a renamed or replaced capture is the last one's."""
     log = bytes(range(256)) * 100

@@ -29,6 +29,7 @@ from snaphold.stream.manifest import Manifest, Segment
 from snaphold.stream.xbstream import Chunk, File
 
 IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled included
+_SPARE: Final = 24  # blocks; what a tool still has in its buffers when it keeps clients from committing
 PROGRESS_STEP: Final = 16 << 20  # bytes of the stream between two calls of on_progress
 _STOP_POLL_S: Final = 0.05
 
@@ -38,6 +39,10 @@ class StreamWatch(Protocol):
 
     files: list[File]
     chunks: list[Chunk]
+
+    @property
+    def commits_wait(self) -> bool:
+        """Whether the source's clients wait until the rest of the stream has been taken."""
 
     def feed(self, data: memoryview) -> None:
         """The next bytes. Raises ``Damaged``."""
@@ -76,7 +81,8 @@ def write_backup(
     ``read`` fills the start of a buffer and returns the count, 0 at the end of a good stream; it is called by the
     calling thread only. ``kill`` makes a ``read`` that waits return or raise soon; it is called at most once, by
     another thread, when something else has failed or ``stop`` is set. ``threads``: 0 means one a core.
-    ``max_bytes_per_s``: of the stream that are read; 0: no limit.
+    ``max_bytes_per_s``: of the stream that are read; 0: no limit. What is read while clients wait for it (``watch``)
+    is not held up by it, nor by the compression, up to _SPARE blocks.
     ``on_progress`` gets the bytes read so far, every PROGRESS_STEP and at the end, in the calling thread.
 
     Raises:
@@ -92,14 +98,14 @@ def write_backup(
     ) as intake:
         throttle, stream_bytes, reported = Throttle(max_bytes_per_s), 0, 0
         while True:
-            block = intake.free_block()
+            block = intake.free_block(at_once=watch.commits_wait)
             filled = _fill(block, read, intake.check)
             if not filled:
                 break
             watch.feed(block[:filled])
             intake.submit(block, filled)
             stream_bytes += filled
-            intake.pause(throttle.pause_s(filled))
+            intake.pause(0 if watch.commits_wait else throttle.pause_s(filled))
             if stream_bytes - reported >= PROGRESS_STEP:
                 on_progress(reported := stream_bytes)
             if filled < BLOCK_SIZE:
@@ -267,6 +273,7 @@ class _Intake:
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         for _ in range(2 * threads + 4):
             self._free.put(memoryview(bytearray(BLOCK_SIZE)))
+        self._spare = _SPARE
         self._compressed: queue.SimpleQueue[tuple[Future[bytes], memoryview] | None] = queue.SimpleQueue()
         self._buffers: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in memory already
         for _ in range(IN_FLIGHT):
@@ -308,8 +315,11 @@ class _Intake:
             self._ended.wait(seconds)
         self.check()
 
-    def free_block(self) -> memoryview:
-        """A buffer of BLOCK_SIZE bytes to fill; waits for one."""
+    def free_block(self, *, at_once: bool) -> memoryview:
+        """A buffer of BLOCK_SIZE bytes to fill; waits for one, unless it is wanted at once and a spare one is left."""
+        if at_once and self._spare and self._free.empty():
+            self._spare -= 1
+            self._free.put(memoryview(bytearray(BLOCK_SIZE)))
         block = self._free.get()
         self.check()
         assert block is not None  # noqa: S101 -- None is put after a failure only

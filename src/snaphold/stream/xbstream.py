@@ -29,6 +29,8 @@ MAX_DEPTH: Final = 8
 MAX_OPEN: Final = 256  # files that may be incomplete at once; the tool has as many as it has threads
 LAST_FILES: Final = frozenset({"xtrabackup_info", "mariadb_backup_info"})  # until and since MariaDB 11
 
+_WHILE_COMMITS_WAIT: Final = ("mysql/general_log.CS", "mysql/slow_log.CS")  # the server's logs in tables are first then
+
 _HEAD = struct.Struct("<8sBcI")
 _PAYLOAD = struct.Struct("<QQI")
 _SEEK = struct.Struct("<Q")
@@ -265,13 +267,18 @@ class Watch(XbstreamReader):
     }
 
     def __init__(self, wanted: Mapping[str, int] = WANTED) -> None:
-        super().__init__(_Capture(wanted))
+        self._capture = _Capture(wanted)
+        super().__init__(self._capture)
 
     @property
     def captured(self) -> dict[str, bytes]:
         """What was kept so far."""
-        assert isinstance(self._sink, _Capture)  # noqa: S101 -- made above
-        return {path: bytes(content) for path, content in self._sink.content.items()}
+        return {path: bytes(content) for path, content in self._capture.content.items()}
+
+    @property
+    def commits_wait(self) -> bool:
+        """Whether the tool has begun what it copies last, under ``BACKUP STAGE BLOCK_COMMIT``."""
+        return self._capture.commits_wait
 
 
 class _Capture:
@@ -279,9 +286,11 @@ class _Capture:
 
     def __init__(self, wanted: Mapping[str, int]) -> None:
         self.content: dict[str, bytearray] = {}
+        self.commits_wait = False
         self._wanted = wanted
 
     def opened(self, file: File) -> None:
+        self.commits_wait = self.commits_wait or file.path.startswith(_WHILE_COMMITS_WAIT)
         if self._limit(file.path):
             self.content[file.path] = bytearray()
 
