@@ -1,6 +1,7 @@
 """Riding out the passing faults of a store."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import given
@@ -52,6 +53,20 @@ CALLS: dict[str, Callable[[Retrying], object]] = {
     "list": lambda store: [info.name for info in store.list("")],
     "delete": lambda store: store.delete("old"),
 }
+
+
+def test_what_is_put_may_be_long_in_coming(memory: MemoryStore, naps: Naps) -> None:
+    """The time that the bytes take to come is not the store's: it is asked again after its first failure."""
+    patience = Patience(attempts=3, longest_total_s=0.1, sleep=naps)
+    memory.faults = [Fault("put_segment")]
+
+    class Slow(MemoryStore):
+        def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+            time.sleep(0.3)  # what waiting for the next piece is like
+            memory.put_segment(prefix, number, data)
+
+    Retrying(Slow(), patience).put_segment(PREFIX, 0, [b"1"])
+    assert memory.calls["put_segment"] == 2
 
 
 @pytest.mark.parametrize("method", CALLS)

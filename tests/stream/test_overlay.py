@@ -1,7 +1,12 @@
 """Increments' pages laid over a full backup: the newest of each page, once, and a refusal of whatever is not whole."""
 
+import io
 import os
 import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,14 @@ from snaphold.errors import Damaged
 from snaphold.stream import extractor
 from snaphold.stream.compress import BLOCK_SIZE, compress_block
 from snaphold.stream.delta import DeltaReader, Meta, PageSet
-from tests.stream.xb import INFO, end, payload, whole
+from snaphold.stream.extract import extract_backup
+from snaphold.stream.index import Index, IndexedMember
+from snaphold.stream.manifest import DataFacts, IndexFacts, Manifest, sha256_of
+from snaphold.stream.segments import write_backup
+from snaphold.stream.xbstream import Watch
+from tests.fakes.memory_store import MemoryStore
+from tests.stream.backups import SEGMENT, manifest_of
+from tests.stream.xb import INFO, end, head, payload, whole
 
 PAGE = 1024  # bytes: the smallest there is
 FULL_CLUSTER = PAGE // 4 - 1  # pages
@@ -58,9 +70,9 @@ def laid(streams: list[bytes], target: Path, wanted: dict[int, int] | None = Non
     try:
         for stream in streams:
             blocks = [stream[at : at + BLOCK_SIZE] for at in range(0, len(stream), BLOCK_SIZE)]
-            size = sum(os.write(source, compress_block(memoryview(block), 1)) for block in blocks)
             wanted_bytes = (wanted or {}).get(len(sizes), len(stream))
-            sizes.append(extractor.Layer(size, len(stream), wanted_bytes))
+            members = [compress_block(memoryview(block), 1) for block in blocks[: -(-wanted_bytes // BLOCK_SIZE)]]
+            sizes.append(extractor.Layer(os.write(source, b"".join(members)), len(stream), wanted_bytes))
         os.lseek(source, 0, os.SEEK_SET)
         extractor.lay(source, os.open(target, os.O_RDONLY), sizes, 2, lambda _: None)
     finally:
@@ -133,16 +145,12 @@ def test_a_chain_is_laid(tmp_path: Path) -> None:
 
 
 def test_what_is_not_wanted_is_passed_over(tmp_path: Path) -> None:
-    """An older increment's whole files come last and cost nothing; a file that is wanted is read to its end."""
+    """An older increment's whole files come last and cost nothing; it is cut behind the files that are wanted."""
     older = increment(
         {number: page(number, 2) for number in range(1, 8)}, "db/t.ibd", whole("db/m.MYD", bytes(3 << 20))
     )
-    end_of_pages = older.index(b"db/m.MYD") - 40
-    files = laid(
-        [increment({0: page(0, 3)}), older, FULL],
-        tmp_path,
-        {1: end_of_pages - 500},
-    )
+    end_of_pages = older.index(head(b"P", b"db/m.MYD"))
+    files = laid([increment({0: page(0, 3)}), older, FULL], tmp_path, {1: end_of_pages})
     assert files["db/t.ibd"] == page(0, 3) + b"".join(page(number, 2) for number in range(1, 8))
 
 
@@ -196,6 +204,75 @@ def test_a_chain_that_is_not_whole_is_refused(what: str, tmp_path: Path) -> None
     streams, reason = BROKEN[what]
     with pytest.raises(Damaged, match=reason):
         laid(streams, tmp_path)
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from tests.stream.test_overlay import FULL, increment, laid, page
+target = Path(sys.argv[1])
+(target / "db").mkdir()
+try:
+    with (target / "filling").open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+except OSError:
+    pass
+try:
+    laid([increment({0: page(0, 3)}), FULL], target)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_full_disk_says_nothing_against_the_backup(tmp_path: Path) -> None:
+    """Pages that could not be written for lack of space are not pages that the chain lacks."""
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+    mount = f'mount -t tmpfs -o size=256k none "{tmp_path}" && exec "$0" -c "$1" "{tmp_path}"'
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [*unshare, "sh", "-c", mount, sys.executable, FULL_DISK], capture_output=True, text=True, check=False, cwd=root
+    )
+    assert done.stdout == "No space left on device\n", done.stderr
+
+
+def stored(store: MemoryStore, name: str, stream: bytes, change: Callable[[Index], Index]) -> Manifest:
+    """A backup of this stream whose index was made another one, and is vouched for all the same."""
+    content = io.BytesIO(stream)
+    written = write_backup(
+        content.readinto, store, f"{name}/", level=1, watch=Watch(), kill=lambda: None, segment_size=SEGMENT
+    )
+    store.publish(name, f"{name}/", len(written.segments), size_bytes=written.size_bytes)
+    index = change(Index.decode(written.index)).encode()
+    store.put(f"{name}.index", index)
+    return manifest_of(written).model_copy(
+        update={
+            "data": DataFacts(name=name, size_bytes=written.size_bytes),
+            "index": IndexFacts(name=f"{name}.index", size_bytes=len(index), sha256=sha256_of(index)),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: replace(index, block_size=0),
+        lambda index: replace(index, segment_size=1 << 30),
+        lambda index: replace(index, stream_bytes=0),
+        lambda index: replace(index, members=[IndexedMember(9, 0, 5)]),
+    ],
+    ids=["block size", "segment size", "stream", "members"],
+)
+def test_an_index_of_something_else(tmp_path: Path, change: Callable[[Index], Index]) -> None:
+    """Where an increment's index does not fit its data object, the restore says so and reads nothing of it."""
+    store = MemoryStore(segment_size=SEGMENT)
+    streams = [FULL, increment({0: page(0, 2)}), increment({0: page(0, 3)})]
+    changes = [lambda index: index, change, lambda index: index]
+    chain = [stored(store, str(n), s, c) for n, (s, c) in enumerate(zip(streams, changes, strict=True))]
+    with pytest.raises(Damaged, match=r"1\.index is of"):
+        extract_backup(chain, store, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_far_away_takes_no_memory() -> None:

@@ -318,7 +318,6 @@ def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
     script = f"""
 import random
 from pathlib import Path
-from snaphold.store.base import ObjectStore
 from snaphold.store.local import LocalStores
 from snaphold.stream.segments import write_backup
 noise, rest = memoryview(random.Random(1).randbytes(1 << 20)), [400]

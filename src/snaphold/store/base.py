@@ -31,8 +31,8 @@ class ObjectStore(Protocol):
         """Keep segment ``number`` (from 0) under ``prefix``; durable when this returns. Putting it again replaces it.
 
         All segments but the last have SEGMENT_SIZE bytes. Called from several threads, for different numbers.
-        ``data`` can be iterated again, where the store has to try again. What it raises is raised, and the segment, or
-        one that was put before, is nobody's to use then.
+        ``data`` can be iterated again, where the store has to try again; its next piece may be long in coming. What it
+        raises is raised, and the segment, or one that was put before, is nobody's to use then.
         """
 
     def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:

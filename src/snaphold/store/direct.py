@@ -18,19 +18,20 @@ BLOCK: Final = 4096  # bytes; every disk takes positions, lengths and memory tha
 _WRITE_SIZE: Final = 1 << 20  # bytes; more at once, and a server's log waits behind them
 _READ_SIZE: Final = 4 << 20  # bytes
 _PIECE: Final = 256 << 10  # bytes that are handed on at once: who looks at them finds them in the processor's cache
+_NOT_THIS_WAY: Final = {errno.EINVAL, errno.EOPNOTSUPP}
 _LEAST: Final = 16 * BLOCK  # bytes; for fewer a way through the cache is no slower
 
 
 class DirectWriter:
     """Writes files one after the other, or in turns. What stands in a row is gathered; ``flush`` writes what is left.
 
-    Not for several threads. Nothing is durable before the file is synced.
+    Not for several threads. Nothing is durable before the file is synced. After a failure it is of no more use.
     """
 
     def __init__(self) -> None:
-        self._memory = block_memory(_WRITE_SIZE)  # at ``n`` is what belongs at ``n`` modulo BLOCK
-        self._descriptor = -1  # of the file that they belong to
-        self._position = 0  # where in it the memory's start belongs
+        self._memory = block_memory(_WRITE_SIZE)
+        self._descriptor = -1  # of the file that it belongs to
+        self._position = 0  # where in it the memory's start belongs: at a block
         self._begin = self._end = 0  # what of the memory is to be written
 
     def write(self, descriptor: int, piece: bytes | memoryview, position: int) -> None:
@@ -70,18 +71,19 @@ def read_pieces(descriptor: int, start: int, end: int) -> Iterator[bytes]:
     position = start - start % BLOCK
     memory = block_memory(min(_READ_SIZE, -(-(end - position) // BLOCK) * BLOCK))
     while position < end:
-        count = _past_the_cache(descriptor, partial(os.preadv, descriptor, [memory], position))
+        read = partial(os.preadv, descriptor, [memory], position)
+        count = read() if end - start < _LEAST else _past_the_cache(descriptor, read)
         upto = min(count, end - position)
         for first in range(max(start - position, 0), upto, _PIECE):
             yield bytes(memory[first : min(first + _PIECE, upto)])
-        if count < len(memory):
+        if not count:
             return
         position += count
 
 
 def block_memory(size: int) -> memoryview:
     """Memory that begins at a block; given back once nobody has a view of it."""
-    return memoryview(mmap.mmap(-1, max(size, BLOCK)))
+    return memoryview(mmap.mmap(-1, max(size, BLOCK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def write_all(descriptor: int, piece: bytes | memoryview, position: int) -> None:
@@ -100,7 +102,7 @@ def _past_the_cache(descriptor: int, operation: Callable[[], Result]) -> Result:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
         return operation()
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in _NOT_THIS_WAY:
             raise
     finally:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)

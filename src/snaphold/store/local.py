@@ -312,6 +312,7 @@ class LocalStore:
                         path.mkdir(mode=0o700)
                 for path in reversed(missing):
                     _fsync_directory(path.parent)
+        raise Transient("the store's directories are removed as fast as they are made")
 
     def _remove_empty_directories(self, directory: Path) -> None:
         """Remove the directories of a name, bottom up, as far as they are empty; never the container itself."""

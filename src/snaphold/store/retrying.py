@@ -18,7 +18,8 @@ class Patience:
     """Asks again after a ``Transient``, a bounded number of times.
 
     Waits double from ``first_wait_s`` up to ``longest_wait_s``, each with up to ``first_wait_s`` of jitter; with the
-    defaults a store may be down for about a minute. ``sleep`` takes seconds.
+    defaults a store may be down for about a minute. After ``longest_total_s`` since the first failure it is enough (a
+    first attempt may take long, for what is put may be long in coming). ``sleep`` takes seconds.
     """
 
     attempts: int = 10
@@ -29,13 +30,17 @@ class Patience:
 
     def call(self, attempt: Callable[[], Result]) -> Result:
         """What the first attempt gives that succeeds. Raises the last ``Transient``."""
+        failed_s: list[float] = []  # when each attempt did
+
+        def is_enough(state: tenacity.RetryCallState) -> bool:
+            failed_s.append(state.outcome_timestamp or 0.0)
+            return len(failed_s) >= self.attempts or failed_s[-1] - failed_s[0] >= self.longest_total_s
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
             wait=tenacity.wait_exponential(self.first_wait_s, self.longest_wait_s)
             + tenacity.wait_random(0, self.first_wait_s),
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(self.attempts), tenacity.stop_after_delay(self.longest_total_s)
-            ),
+            stop=is_enough,
             sleep=self.sleep,
             reraise=True,
         )

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +15,11 @@ from typing import Final, Self
 
 from snaphold.errors import Damaged, Overtaken, Permanent
 from snaphold.store.base import ObjectStore
+from snaphold.stream.compress import BLOCK_SIZE
 from snaphold.stream.extractor import DAMAGED, Layer
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, sha256_of
-from snaphold.stream.overlay import INCREMENT_PAGES
+from snaphold.stream.overlay import INCREMENT_PAGES, META
 from snaphold.stream.process import EXIT_WAIT_S, PIPE_SIZE, Running, Tool
 from snaphold.stream.segments import read_backups
 
@@ -84,22 +85,37 @@ def _layers(newest_first: Sequence[Manifest], store: ObjectStore) -> list[Layer]
 
     Raises ``ObjectMissing``, ``Damaged``: the index of one is not what was written.
     """
-    layers = []
-    for number, manifest in enumerate(newest_first):
-        size_bytes, wanted_bytes = manifest.data.size_bytes, manifest.stream_bytes
-        if 0 < number < len(newest_first) - 1:
-            index = _index_of(manifest, store)
-            wanted_bytes = max((file.end for file in index.files if file.path.endswith(INCREMENT_PAGES)), default=0)
-            size_bytes = index.upto(wanted_bytes)
-        layers.append(Layer(size_bytes, manifest.stream_bytes, wanted_bytes))
+    layers = [_whole(manifest) for manifest in newest_first]
+    if len(layers) > 2:
+        newest = _index_of(newest_first[0], store)
+        listed = {file.path.removesuffix(META) for file in newest.files if file.path.endswith(META)}
+        layers[1:-1] = [_pages(manifest, _index_of(manifest, store), listed) for manifest in newest_first[1:-1]]
     return layers
+
+
+def _pages(manifest: Manifest, index: Index, listed: Collection[str]) -> Layer:
+    """Up to where all files of an older increment end that an overlay may read (``OverlayLayer``)."""
+    ends = (file.end for file in index.files if file.path.endswith(INCREMENT_PAGES) or file.path in listed)
+    wanted_bytes = max(ends, default=0)
+    size_bytes = index.upto(wanted_bytes)
+    if size_bytes > manifest.data.size_bytes:
+        raise Damaged(f"{manifest.index.name} is of a longer object than {manifest.data.name}")
+    return Layer(size_bytes, manifest.stream_bytes, wanted_bytes)
+
+
+def _whole(manifest: Manifest) -> Layer:
+    return Layer(manifest.data.size_bytes, manifest.stream_bytes, manifest.stream_bytes)
 
 
 def _index_of(manifest: Manifest, store: ObjectStore) -> Index:
     data = b"".join(store.get(manifest.index.name))
     if sha256_of(data) != manifest.index.sha256:
         raise Damaged(f"{manifest.index.name} differs from what was written")
-    return Index.decode(data)
+    index = Index.decode(data)
+    of = (BLOCK_SIZE, manifest.segment_size_bytes, manifest.stream_bytes)
+    if (index.block_size, index.segment_size, index.stream_bytes) != of:
+        raise Damaged(f"{manifest.index.name} is of another object than {manifest.data.name}")
+    return index
 
 
 class _Extractor:

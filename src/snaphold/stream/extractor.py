@@ -31,7 +31,7 @@ from typing import Final
 from snaphold.errors import Damaged, SnapholdError
 from snaphold.stream.compress import MemberSplitter, decompress_member, keep_block_memory
 from snaphold.stream.files import Tree, WholeFiles
-from snaphold.stream.overlay import Overlay, OverlayLayer
+from snaphold.stream.overlay import Overlay
 from snaphold.stream.xbstream import Sink, XbstreamReader
 
 DAMAGED: Final = 3  # exit status
@@ -103,9 +103,9 @@ def lay(
 ) -> None:
     """Lay a chain down: ``source`` yields the streams of its backups in a row, the newest first, the full one last.
 
-    ``layers``: how many compressed bytes come of each, and where in its stream the last of what is wanted of it ends;
-    from there on it is passed over, once no file that is wanted is incomplete. Raises as ``extract`` does, and
-    ``Damaged`` when the layers do not make a whole (:mod:`snaphold.stream.overlay`).
+    ``layers``: how many compressed bytes come of each, whole members, and where in its stream the last of what is
+    wanted of it ends. Raises as ``extract`` does, and ``Damaged`` when the layers do not make a whole
+    (:mod:`snaphold.stream.overlay`).
     """
     tree = Tree(directory)
     with closing(tree), ThreadPoolExecutor(threads) as pool:
@@ -113,15 +113,12 @@ def lay(
         for number, wanted in enumerate(layers):
             with closing(overlay.layer(newest=number == 0, full=number == len(layers) - 1)) as layer:
                 told = partial(_tell_from, on_progress, position)
-                pieces = _pieces(source, wanted.size_bytes)
-                _read(pieces, layer, pool, threads, told, is_enough=partial(_is_enough, layer, wanted))
-                position += wanted.stream_bytes
+                is_cut = wanted.wanted_bytes < wanted.stream_bytes
+                upto = wanted.wanted_bytes if is_cut else None
+                read = _read(_pieces(source, wanted.size_bytes), layer, pool, threads, told, upto=upto)
+                position += wanted.stream_bytes if is_cut else read
         overlay.finish()
     on_progress(position)
-
-
-def _is_enough(sink: OverlayLayer, layer: Layer, position: int) -> bool:
-    return layer.stream_bytes > layer.wanted_bytes <= position and not sink.is_busy
 
 
 def _tell_from(on_progress: Callable[[int], object], before: int, count: int) -> None:
@@ -135,9 +132,9 @@ def _read(
     threads: int,
     on_progress: Callable[[int], object],
     *,
-    is_enough: Callable[[int], bool] = lambda _: False,
+    upto: int | None = None,
 ) -> int:
-    """Hand one compressed stream to a sink; returns its length. Once ``is_enough``, the rest is passed over."""
+    """Hand one compressed stream to a sink; returns its length. ``upto``: it was cut somewhere behind this."""
     splitter, reader, reported = MemberSplitter(), XbstreamReader(sink), 0
     decompressing: deque[Future[bytes]] = deque()
 
@@ -149,18 +146,17 @@ def _read(
 
     try:
         for piece in pieces:
-            if is_enough(reader.position):
-                continue
             for member in splitter.feed(piece):
                 decompressing.append(pool.submit(decompress_member, member))
                 if len(decompressing) > 2 * threads + 4:
                     take_oldest()
-        while decompressing and not is_enough(reader.position):
+        while decompressing:
             take_oldest()
-        if is_enough(reader.position):
-            return reader.position
         splitter.finish()
-        reader.finish()
+        if upto is None:
+            reader.finish()
+        elif reader.position < upto:
+            raise Damaged("a stream ends before what is wanted of it does")
     finally:
         for future in decompressing:
             future.cancel()

@@ -26,10 +26,10 @@ from snaphold.stream.delta import MAX_META, DeltaReader, Meta, PageSet
 from snaphold.stream.files import Tree
 from snaphold.stream.xbstream import File
 
-_META: Final = ".meta"
+META: Final = ".meta"
 _DELTA: Final = ".delta"
 _WHOLE: Final = (".ibd", ".new")  # InnoDB's files that a layer holds whole; .new: made while it was taken
-INCREMENT_PAGES: Final = (_META, _DELTA, *_WHOLE)  # files of an increment that an overlay of a newer one reads
+INCREMENT_PAGES: Final = (META, _DELTA, *_WHOLE)  # files of an increment that an overlay of a newer one reads
 _PAGE_HEAD: Final = struct.Struct(">4xI26xII4xI")  # number of the page, its tablespace; FSP_SPACE_ID, FSP_SIZE
 _SMALLEST_FILE: Final = 4  # pages, of the system's size
 _CHECKPOINTS: Final = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")  # until and since MariaDB 11
@@ -180,11 +180,10 @@ class OverlayLayer:
 
     def closed(self, file: File) -> None:
         """The file is checked to be whole."""
-        part = self._parts.pop(file.number)
-        try:
-            part.finish()
-        finally:
-            part.close()
+        part = self._parts[file.number]
+        part.finish()
+        del self._parts[file.number]  # what could not be finished is still there for ``close``
+        part.close()
 
     def renamed(self, file: File, old_path: str) -> None:
         """A whole file gets another path."""
@@ -203,23 +202,18 @@ class OverlayLayer:
         """The stream has ended, well or not."""
         for part in self._parts.values():
             part.close()
-        if not self.is_busy:
+        if all(type(part) is _Nothing for part in self._parts.values()):  # all that matters has come
             self._overlay.note_limits()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a file is incomplete that matters."""
-        return any(type(part) is not _Nothing for part in self._parts.values())
 
     def note_meta(self, path: str, text: bytes) -> None:
         """A ``.meta`` has come whole."""
-        meta, name = Meta.parse(path, text), path.removesuffix(_META)
+        meta, name = Meta.parse(path, text), path.removesuffix(META)
         self._metas[name] = meta
         if self._newest:
             self._overlay.add(name, meta)
 
     def _part(self, path: str) -> _Part:
-        if not self._full and path.endswith(_META):
+        if not self._full and path.endswith(META):
             return _MetaText(self, path)
         if not self._full and path.endswith(_DELTA):
             return self._delta(path)
@@ -234,7 +228,7 @@ class OverlayLayer:
         name = path.removesuffix(_DELTA)
         meta = self._metas.get(name)
         if meta is None:
-            raise Damaged(f"{path} comes before {name}{_META}")
+            raise Damaged(f"{path} comes before {name}{META}")
         space = self._overlay.listed(name) if self._newest else self._overlay.find(name, meta.space_id)
         if space is None:
             return _Nothing()
@@ -245,7 +239,7 @@ class OverlayLayer:
     @staticmethod
     def _refuse_of_pages(path: str) -> None:
         """The tool renames and removes whole files only."""
-        if path.endswith((_META, _DELTA)):
+        if path.endswith((META, _DELTA)):
             raise Damaged(f"the stream renames, removes or replaces {path}")
 
 

@@ -9,7 +9,6 @@ returns or raises, no thread of its own is left.
 
 import functools
 import hashlib
-import mmap
 import os
 import queue
 import threading
@@ -22,6 +21,7 @@ from typing import Final, Protocol, Self
 
 from snaphold.errors import Damaged, Overtaken, SnapholdError
 from snaphold.store.base import SEGMENT_SIZE, ObjectStore
+from snaphold.store.direct import block_memory
 from snaphold.stream.compress import BLOCK_SIZE, CodecName, compress_block, keep_block_memory
 from snaphold.stream.courtesy import Throttle
 from snaphold.stream.index import Index
@@ -153,7 +153,7 @@ def read_backups(
     pool = ThreadPoolExecutor(min(threads, ahead) if threads else ahead, thread_name_prefix="segment")
     buffers: queue.LifoQueue[memoryview] = queue.LifoQueue()
     for _ in range(IN_FLIGHT):
-        buffers.put(memoryview(mmap.mmap(-1, max(manifest.segment_size_bytes for manifest, _ in wanted))))
+        buffers.put(block_memory(max(min(manifest.segment_size_bytes, size) for manifest, size in wanted)))
     fetching: deque[Future[tuple[memoryview, int]]] = deque()
     ended = threading.Event()
 
@@ -165,7 +165,7 @@ def read_backups(
         buffer = buffers.get()
         return buffer, _fill_with(buffer, segment_pieces(manifest, store, number, check))
 
-    def oldest() -> Iterator[memoryview]:
+    def hand_on_oldest() -> Iterator[memoryview]:
         buffer, size = fetching.popleft().result()
         check()
         yield buffer[:size]
@@ -174,10 +174,10 @@ def read_backups(
     try:
         for manifest, number in _segments_of(wanted):
             if len(fetching) == ahead:
-                yield from oldest()
+                yield from hand_on_oldest()
             fetching.append(pool.submit(fetch, manifest, number))
         while fetching:
-            yield from oldest()
+            yield from hand_on_oldest()
     finally:
         ended.set()
         pool.shutdown(cancel_futures=True)
@@ -204,7 +204,7 @@ def check_length(manifest: Manifest, store: ObjectStore) -> None:
     name, sizes = manifest.data.name, [segment.size_bytes for segment in manifest.segments]
     full = manifest.segment_size_bytes
     whole = all(size == full for size in sizes[:-1]) and all(0 < size <= full for size in sizes[-1:])
-    if sum(sizes) != manifest.data.size_bytes or not whole:
+    if sum(sizes) != manifest.data.size_bytes or not whole or not 0 < full <= SEGMENT_SIZE:
         raise Damaged(f"the manifest's segments of {name} do not add up")
     if (size := store.size(name)) != manifest.data.size_bytes:
         raise Damaged(f"{name} has {size} bytes instead of {manifest.data.size_bytes}")
@@ -224,6 +224,8 @@ def segment_pieces(
         check()
         sha256.update(piece)
         size += len(piece)
+        if size > expected.size_bytes:
+            break
         yield piece
     if size != expected.size_bytes:
         raise Damaged(f"segment {number} of {name} has {size} bytes instead of {expected.size_bytes}")
@@ -277,7 +279,7 @@ class _Intake:
         self._compressed: queue.SimpleQueue[tuple[Future[bytes], memoryview] | None] = queue.SimpleQueue()
         self._buffers: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in memory already
         for _ in range(IN_FLIGHT):
-            self._buffers.put(memoryview(mmap.mmap(-1, segment_size)))
+            self._buffers.put(block_memory(segment_size))
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._ended = threading.Event()
@@ -351,7 +353,8 @@ class _Intake:
                         buffer = self._buffers.get()  # here a slow store holds up everything before
                         if buffer is None or self._ended.is_set():
                             return
-                        segment = self._begin_segment(buffer)
+                        segment = _Segment(buffer)
+                        self._begin_put(segment)
                     rest = segment.add(rest)
                     if segment.full:
                         self._end_segment(segment)
@@ -366,9 +369,9 @@ class _Intake:
             if segment is not None:
                 segment.end(whole=False)
 
-    def _begin_segment(self, buffer: memoryview) -> "_Segment":
-        """A segment that is being put from now on."""
-        number, segment = len(self._puts), _Segment(buffer)
+    def _begin_put(self, segment: "_Segment") -> None:
+        """Have a segment put from now on, while it is filled."""
+        number = len(self._puts)
 
         def put() -> None:
             try:
@@ -378,10 +381,9 @@ class _Intake:
                 self._fail(error)
                 raise
             finally:
-                self._buffers.put(buffer)
+                self._buffers.put(segment.buffer)
 
         self._puts.append(self._putting.submit(put))
-        return segment
 
     def _end_segment(self, segment: "_Segment") -> None:
         self.segments.append(Segment(size_bytes=segment.size, sha256=segment.sha256.hexdigest()))

@@ -1,0 +1,137 @@
+"""Files past the page cache: the same bytes as through it, wherever pieces begin and end, and on every file system."""
+
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snaphold.store.direct import BLOCK, DirectWriter, read_pieces
+
+NOISE = os.urandom(5 << 20)
+SIZES = st.one_of(
+    st.integers(1, 3 * BLOCK), st.integers(1, 70).map(lambda count: count * BLOCK), st.integers(1, 3 << 20)
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    writes=st.lists(st.tuples(st.integers(0, 1), st.one_of(st.none(), SIZES), SIZES), min_size=1, max_size=12),
+    start=st.integers(0, 2 << 20),
+    length=st.integers(0, 5 << 20),
+)
+def test_as_a_file_is(writes: list[tuple[int, int | None, int]], start: int, length: int) -> None:
+    """Two files, written in turns from anywhere or one behind the other, hold what they would hold; so do ranges."""
+    models, ends = [bytearray(), bytearray()], [0, 0]
+    with tempfile.TemporaryDirectory() as directory:
+        files = [os.open(f"{directory}/{name}", os.O_RDWR | os.O_CREAT) for name in "ab"]
+        writer = DirectWriter()
+        for number, jump, size in writes:
+            position = ends[number] if jump is None else jump
+            model, piece = models[number], NOISE[position % 4096 :][:size]
+            model.extend(bytes(max(0, position + len(piece) - len(model))))
+            model[position : position + len(piece)] = piece
+            writer.write(files[number], piece, position)
+            ends[number] = position + len(piece)
+        writer.flush()
+        for file, model in zip(files, models, strict=True):
+            assert os.pread(file, 8 << 20, 0) == model
+            assert b"".join(read_pieces(file, start, start + length)) == model[start : start + length]
+            os.close(file)
+
+
+def test_a_descriptor_is_as_it_was(tmp_path: Path) -> None:
+    """Whoever uses the same descriptor afterwards goes through the cache as before."""
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    flags = fcntl.fcntl(file, fcntl.F_GETFL)
+    writer = DirectWriter()
+    writer.write(file, NOISE, 0)
+    writer.flush()
+    assert b"".join(read_pieces(file, 0, len(NOISE))) == NOISE
+    assert fcntl.fcntl(file, fcntl.F_GETFL) == flags
+    os.close(file)
+
+
+def is_cached(file: int, position: int) -> bool:
+    """Whether a block of a file can be read without asking the disk."""
+    try:
+        return bool(os.preadv(file, [bytearray(BLOCK)], position, os.RWF_NOWAIT))
+    except BlockingIOError:
+        return False
+
+
+def test_no_page_of_the_cache_is_taken(tmp_path: Path) -> None:
+    """What was written and read in whole blocks is not in the cache; the same written plainly is."""
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    os.pwrite(file, NOISE, 0)
+    os.fsync(file)
+    assert is_cached(file, 0)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    if is_cached(file, 0):
+        pytest.skip("the temporary directory lies in memory")
+    writer = DirectWriter()
+    writer.write(file, NOISE, 0)
+    writer.flush()
+    os.fsync(file)
+    assert b"".join(read_pieces(file, 0, len(NOISE))) == NOISE
+    assert not any(is_cached(file, position) for position in range(0, len(NOISE) - BLOCK, 1 << 20))
+    os.close(file)
+
+
+ANYWHERE = """
+import os, sys
+from snaphold.store.direct import DirectWriter, read_pieces
+noise = os.urandom(3 << 20)
+file = os.open(sys.argv[1] + "/file", os.O_RDWR | os.O_CREAT)
+writer = DirectWriter()
+writer.write(file, noise, 5)
+writer.flush()
+print(b"".join(read_pieces(file, 5, 5 + len(noise))) == noise)
+"""
+
+
+def test_a_file_system_that_has_only_the_cache(tmp_path: Path) -> None:
+    """Where there is no way past the cache, the bytes go through it."""
+    assert shutil.which("unshare"), "util-linux is on every Debian"
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+    mount = f'mount -t ramfs none "{tmp_path}" && exec "$0" -c "$1" "{tmp_path}"'
+    done = subprocess.run(
+        [*unshare, "sh", "-c", mount, sys.executable, ANYWHERE], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_with_other_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Where the way past the cache takes none of ours, the bytes go through it."""
+    plain = os.pwrite
+
+    def pwrite(file: int, piece: bytes, position: int) -> int:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(number, "no")
+        return plain(file, piece, position)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    writer = DirectWriter()
+    writer.write(file, NOISE, 0)
+    writer.flush()
+    assert os.pread(file, len(NOISE) + 1, 0) == NOISE
+    os.close(file)
+
+
+def test_reads_that_come_out_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that returns less than was asked for is not the file's end."""
+    plain = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, views, position: plain(file, [views[0][:300_001]], position))
+    (tmp_path / "file").write_bytes(NOISE)
+    file = os.open(tmp_path / "file", os.O_RDONLY)
+    assert b"".join(read_pieces(file, 7, len(NOISE))) == NOISE[7:]
+    os.close(file)
