@@ -422,6 +422,7 @@ def test_only_what_is_wanted_is_read(memory: MemoryStore) -> None:
     read = [bytes(segment) for segment in read_backups(wanted, memory)]
     assert read == [content[:SEGMENT], content[SEGMENT : 2 * SEGMENT], content[:SEGMENT]]
     assert memory.calls["get"] == 3
+    assert [bytes(segment) for segment in read_backups([(manifest, 1)], memory)] == [content[:SEGMENT]]
 
 
 def test_reading_that_is_stopped(memory: MemoryStore) -> None:

@@ -153,7 +153,7 @@ def read_backups(
     pool = ThreadPoolExecutor(min(threads, ahead) if threads else ahead, thread_name_prefix="segment")
     buffers: queue.LifoQueue[memoryview] = queue.LifoQueue()
     for _ in range(IN_FLIGHT):
-        buffers.put(block_memory(max(min(manifest.segment_size_bytes, size) for manifest, size in wanted)))
+        buffers.put(block_memory(max(segment.size_bytes for manifest, _ in wanted for segment in manifest.segments)))
     fetching: deque[Future[tuple[memoryview, int]]] = deque()
     ended = threading.Event()
 
