@@ -17,15 +17,18 @@ import secrets
 import stat
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
 from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo, Piece, sha256_of_pieces
 from snaphold.store.direct import DirectWriter, read_pieces, write_all
 from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_account, is_name
 
+Made = TypeVar("Made")
 _RACES = 100  # lost at most, for a directory that others remove
 _SIZE = struct.Struct("<Q")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -94,9 +97,9 @@ class LocalStore:
                 if os.path.lexists(target):
                     raise ObjectExists(name)
                 self._check_segments(name, segments, sizes, count, size_bytes)
-                self._make_directories(target.parent)
+                link = partial(os.link, segments, target, follow_symlinks=False)
                 try:
-                    os.link(segments, target, follow_symlinks=False)
+                    _in_directory(target.parent, link)
                 except FileExistsError:
                     raise ObjectExists(name) from None
             _fsync_directory(target.parent)
@@ -219,10 +222,10 @@ class LocalStore:
     @contextmanager
     def _draft(self, target: Path, data: bytes) -> Iterator[Path]:
         """A durable temporary file beside the name, which the body gives its name; nothing of it is left."""
-        self._make_directories(target.parent)
         draft = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
+        make = partial(os.open, draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
+            with os.fdopen(_in_directory(target.parent, make), "wb", buffering=0) as file:
                 write_all(file.fileno(), data, 0)
                 os.fsync(file.fileno())
             yield draft
@@ -233,9 +236,9 @@ class LocalStore:
     def _begin_writing(self, prefix: str, segments: Path, sizes: Path) -> None:
         with self._lock:
             if prefix not in self._known or not segments.exists():
-                self._make_directories(segments.parent)
                 for path in (segments, sizes):
-                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+                    make = partial(os.open, path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+                    os.close(_in_directory(segments.parent, make))
                 _fsync_directory(segments.parent)
                 self._known.add(prefix)
             if segments.stat().st_nlink > 1:
@@ -297,23 +300,6 @@ class LocalStore:
                         continue  # deleted meanwhile
                 yield ObjectInfo(name=name, size_bytes=status.st_size, modified_s=status.st_mtime)
 
-    def _make_directories(self, directory: Path) -> None:
-        """Make a directory and those above it, each entry durable before it is used.
-
-        Another process may remove one meanwhile, for it was empty: it is made again.
-        """
-        for _ in range(_RACES):
-            missing = [path for path in (directory, *directory.parents) if not path.is_dir()]
-            if not missing:
-                return
-            with suppress(FileNotFoundError):
-                for path in reversed(missing):
-                    with suppress(FileExistsError):
-                        path.mkdir(mode=0o700)
-                for path in reversed(missing):
-                    _fsync_directory(path.parent)
-        raise Transient("the store's directories are removed as fast as they are made")
-
     def _remove_empty_directories(self, directory: Path) -> None:
         """Remove the directories of a name, bottom up, as far as they are empty; never the container itself."""
         while directory != self._container:
@@ -327,6 +313,26 @@ class LocalStore:
                 raise
             directory = directory.parent
             _fsync_directory(directory)
+
+
+def _in_directory(directory: Path, make: Callable[[], Made]) -> Made:
+    """Make something in a directory, which is made where it is missing, and those above it; their entries are durable.
+
+    Another process may remove one meanwhile, for it was empty: it is made again. What was made keeps it.
+    """
+    new: set[Path] = set()
+    for _ in range(_RACES):
+        with suppress(FileNotFoundError):
+            missing = [path for path in (directory, *directory.parents) if not path.is_dir()]
+            new.update(missing)
+            for path in reversed(missing):
+                with suppress(FileExistsError):
+                    path.mkdir(mode=0o700)
+            made = make()
+            for path in new:
+                _fsync_directory(path.parent)
+            return made
+    raise Transient("the store's directories are removed as fast as they are made")
 
 
 @contextmanager
