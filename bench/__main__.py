@@ -77,7 +77,7 @@ def main() -> None:
         plain_service = stack.enter_context(Service(options.directory, "--verify-after-backup=none"))
         verifying = stack.enter_context(Service(options.directory, far=True))
         parts = itertools.chain(
-            api(verifying, options.rows),
+            api(verifying, options.rows, options.rounds),
             empty_instance(verifying, options.rounds),
             large_instance(plain_service, verifying, options.gigabytes, options.rounds),
             chain(plain_service, options.gigabytes, options.rounds),
@@ -90,7 +90,7 @@ def main() -> None:
     RESULTS.write_text(page, "utf-8")
 
 
-def api(service: Service, count: int) -> Iterator[Row]:
+def api(service: Service, count: int, rounds: int) -> Iterator[Row]:
     """Requests a second of one API process, with 1,000 backups in the catalog and with ``count``."""
     backup = service.back_up(instance := service.create(1))
     catalog = service.state_dir / "regions" / "DFW" / "catalog.db"
@@ -101,8 +101,9 @@ def api(service: Service, count: int) -> Iterator[Row]:
     for figures, wanted in (("ours", 1000), ("theirs", count)):
         ids = fill_catalog(catalog, ACCOUNT, backup, wanted)
         paths = [f"/v1.0/{ACCOUNT}/backups/{name}" for name in ids]
-        getattr(shows, figures).append(requests_per_s(service.port, paths, service.token))
-        getattr(lists, figures).append(requests_per_s(service.port, [f"/v1.0/{ACCOUNT}/backups"], service.token))
+        for _ in range(rounds):
+            getattr(shows, figures).append(requests_per_s(service.port, paths, service.token))
+            getattr(lists, figures).append(requests_per_s(service.port, [f"/v1.0/{ACCOUNT}/backups"], service.token))
     yield shows
     yield lists
     service.delete(f"/instances/{instance['id']}")
