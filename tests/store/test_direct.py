@@ -3,9 +3,6 @@
 import errno
 import fcntl
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snaphold.store.direct import BLOCK, DirectWriter, read_pieces
+from tests.support.mounts import in_a_file_system
 
 NOISE = os.urandom(5 << 20)
 SIZES = st.one_of(
@@ -99,12 +97,7 @@ print(b"".join(read_pieces(file, 5, 5 + len(noise))) == noise)
 
 def test_a_file_system_that_has_only_the_cache(tmp_path: Path) -> None:
     """Where there is no way past the cache, the bytes go through it."""
-    assert shutil.which("unshare"), "util-linux is on every Debian"
-    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-    mount = f'mount -t ramfs none "{tmp_path}" && exec "$0" -c "$1" "{tmp_path}"'
-    done = subprocess.run(
-        [*unshare, "sh", "-c", mount, sys.executable, ANYWHERE], capture_output=True, text=True, check=False
-    )
+    done = in_a_file_system("ramfs", tmp_path, ANYWHERE)
     assert done.stdout == "True\n", done.stderr
 
 

@@ -2,9 +2,6 @@
 
 import errno
 import os
-import shutil
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +12,7 @@ import pytest
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
 from snaphold.store.local import LocalStore, LocalStores, _mapped
+from tests.support.mounts import in_a_file_system
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,15 +163,6 @@ def test_what_the_file_system_says(number: int, expected: type[Exception], text:
     assert type(caught.value) is expected
 
 
-def in_a_small_file_system(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python with 1 MiB of space at ``directory``, in a mount namespace of its own."""
-    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-    mount = f'mount -t tmpfs -o size=1m none "{directory}" && exec "$0" -c "$1" "{directory}"'
-    return subprocess.run(
-        [*unshare, "sh", "-c", mount, sys.executable, script], capture_output=True, text=True, check=False
-    )
-
-
 DISK_FULL = """
 import sys
 from pathlib import Path
@@ -206,8 +195,7 @@ print([(info.name, info.size_bytes) for info in store.list("")])
 
 def test_a_full_disk(tmp_path: Path) -> None:
     """A full store says so, leaves nothing half made, and has its space back once the attempt's bytes are deleted."""
-    assert shutil.which("unshare"), "util-linux is on every Debian"
-    done = in_a_small_file_system(DISK_FULL, tmp_path)
+    done = in_a_file_system("tmpfs", tmp_path, DISK_FULL, "-o size=1m")
     assert done.stdout.splitlines() == [
         "the store has no space left",
         "[]",

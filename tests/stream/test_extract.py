@@ -34,6 +34,7 @@ from tests.fakes.memory_store import MemoryStore
 from tests.stream.backups import NAME, PREFIX, SEGMENT, manifest_of, taken
 from tests.stream.xb import INFO, end, head, payload, remove, rename, seek, streams, whole
 from tests.support.instances import instance_spec, query, wait_for
+from tests.support.mounts import in_a_file_system
 
 AS_ROOT = os.geteuid() == 0
 NOISE = random.Random(1).randbytes(6 * BLOCK_SIZE)
@@ -280,11 +281,7 @@ try:
 except Permanent as error:
     print(error)
 """
-    unshare = ["unshare", "--mount"] if AS_ROOT else ["unshare", "--map-root-user", "--mount"]
-    mount = f'mount -t tmpfs -o size=1m none "{tmp_path}" && exec "$0" -c "$1"'
-    done = subprocess.run(
-        [*unshare, "sh", "-c", mount, sys.executable, script], capture_output=True, text=True, check=False
-    )
+    done = in_a_file_system("tmpfs", tmp_path, script, "-o size=1m")
     assert done.stdout == "the backup cannot be extracted: the disk has no space left\n", done.stderr
 
 

@@ -3,8 +3,6 @@
 import io
 import os
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from snaphold.stream.xbstream import Watch
 from tests.fakes.memory_store import MemoryStore
 from tests.stream.backups import SEGMENT, manifest_of
 from tests.stream.xb import INFO, end, head, payload, whole
+from tests.support.mounts import in_a_file_system
 
 PAGE = 1024  # bytes: the smallest there is
 FULL_CLUSTER = PAGE // 4 - 1  # pages
@@ -228,12 +227,7 @@ except OSError as error:
 
 def test_a_full_disk_says_nothing_against_the_backup(tmp_path: Path) -> None:
     """Pages that could not be written for lack of space are not pages that the chain lacks."""
-    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-    mount = f'mount -t tmpfs -o size=256k none "{tmp_path}" && exec "$0" -c "$1" "{tmp_path}"'
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [*unshare, "sh", "-c", mount, sys.executable, FULL_DISK], capture_output=True, text=True, check=False, cwd=root
-    )
+    done = in_a_file_system("tmpfs", tmp_path, FULL_DISK, "-o size=256k", cwd=Path(__file__).parents[2])
     assert done.stdout == "No space left on device\n", done.stderr
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CONTAINER = "z_CLOUDDB_BACKUPS"
-Piece = bytes | memoryview
 SEGMENT_SIZE = 64 << 20  # bytes; every segment of an object but the last has exactly this size
 
 
@@ -27,7 +26,7 @@ class ObjectStore(Protocol):
     and ``Permanent`` (refused); nothing is half done when it does.
     """
 
-    def put_segment(self, prefix: str, number: int, data: Iterable[Piece]) -> None:
+    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
         """Keep segment ``number`` (from 0) under ``prefix``; durable when this returns. Putting it again replaces it.
 
         All segments but the last have SEGMENT_SIZE bytes. Called from several threads, for different numbers.
@@ -78,7 +77,7 @@ class ObjectStore(Protocol):
 class OwnStore(ObjectStore, Protocol):
     """One container of a region's own store, which alone may be mended."""
 
-    def overwrite(self, name: str, start: int, data: Sequence[Piece], *, size_bytes: int) -> None:
+    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
         """Write these bytes into an object from ``start`` on, and make it ``size_bytes`` long; durable then.
 
         For mending what was damaged: a crash leaves the range in any state, and all

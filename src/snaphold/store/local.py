@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo, Piece, sha256_of_pieces
+from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo, sha256_of_pieces
 from snaphold.store.direct import DirectWriter, read_pieces, write_all
 from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_account, is_name
 
@@ -72,7 +72,7 @@ class LocalStore:
         self._known: set[str] = set()  # prefixes whose segment files and directories are durable
         self._writing: dict[str, int] = {}  # put_segment calls under way, by prefix
 
-    def put_segment(self, prefix: str, number: int, data: Iterable[Piece]) -> None:
+    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
         """Write the segment to its place in the prefix's one file; its size is noted once its bytes are durable."""
         segments, sizes = self._segment_paths(prefix)
         if number < 0:
@@ -127,7 +127,7 @@ class LocalStore:
                 draft.rename(target)
             _fsync_directory(target.parent)
 
-    def overwrite(self, name: str, start: int, data: Sequence[Piece], *, size_bytes: int) -> None:
+    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
         """Write in place; then cut the file to its length, or let it grow to it."""
         path = self._resolve(name)
         if start < 0 or start + sum(len(piece) for piece in data) > size_bytes:
@@ -357,7 +357,7 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def _write_durably(path: Path, position: int, data: Iterable[Piece], *, at_most: int) -> int:
+def _write_durably(path: Path, position: int, data: Iterable[bytes | memoryview], *, at_most: int) -> int:
     """Write the pieces one behind the other, as they come; how many bytes they have. What they raise ends it.
 
     Raises ``Permanent`` when there are none, or more than ``at_most``, of which none has been written.

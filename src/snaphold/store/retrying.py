@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import tenacity
 
 from snaphold.errors import ObjectExists, Transient
-from snaphold.store.base import Containers, ObjectInfo, ObjectStore, OwnStore, Piece, Stores
+from snaphold.store.base import Containers, ObjectInfo, ObjectStore, OwnStore, Stores
 
 Result = TypeVar("Result")
 
@@ -120,7 +120,7 @@ class Retrying:
         self._store = store
         self._patience = patience
 
-    def put_segment(self, prefix: str, number: int, data: Iterable[Piece]) -> None:
+    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
         """Putting a segment again replaces it."""
         self._patience.call(lambda: self._store.put_segment(prefix, number, data))
 
@@ -199,6 +199,6 @@ class RetryingOwn(Retrying):
         super().__init__(store, patience)
         self._own = store
 
-    def overwrite(self, name: str, start: int, data: Sequence[Piece], *, size_bytes: int) -> None:
+    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
         """Writing the same bytes again is no failure."""
         self._patience.call(lambda: self._own.overwrite(name, start, data, size_bytes=size_bytes))

@@ -182,6 +182,7 @@ class OverlayLayer:
         """The file is checked to be whole."""
         part = self._parts[file.number]
         part.finish()
+        self._overlay.tree.written()
         del self._parts[file.number]  # what could not be finished is still there for ``close``
         part.close()
 
@@ -266,7 +267,7 @@ class _WholeFile:
         self._tree.write(self._descriptor, piece, offset)
 
     def finish(self) -> None:
-        self._tree.written()
+        pass
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -302,7 +303,6 @@ class _DeltaPages:
 
     def finish(self) -> None:
         self._reader.finish()
-        self._tree.written()
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -336,7 +336,6 @@ class _WholePages:
             self._pages(self._space, offset, piece)
 
     def finish(self) -> None:
-        self._overlay.tree.written()
         if self._space is not None:
             self._space.taken.add(0, -(-self._end // self._space.meta.page_size))
 

@@ -414,7 +414,7 @@ class _Segment:
         self.buffer = buffer
         self.size = 0
         self.sha256 = hashlib.sha256()
-        self._ended = self._given_up = False
+        self._whole: bool | None = None  # None: it is still being filled
         self._changed = threading.Condition()
 
     @property
@@ -435,7 +435,7 @@ class _Segment:
     def end(self, *, whole: bool) -> None:
         """There is no more, or will never be all."""
         with self._changed:
-            self._ended, self._given_up = True, not whole
+            self._whole = whole
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[memoryview]:
@@ -443,9 +443,9 @@ class _Segment:
         position = 0
         while True:
             with self._changed:
-                while position == self.size and not self._ended:
+                while position == self.size and self._whole is None:
                     self._changed.wait()
-                if self._given_up:
+                if self._whole is False:
                     raise Overtaken("the backup was given up")
                 if position == self.size:
                     return

@@ -1,7 +1,7 @@
 """Bringing a data object from store to store: each segment counts only when its hash was found right on the way.
 
-The bytes pass once, a piece at a time, and the disk writes meanwhile. May run any number of times: what an earlier try
-has put is used again once its hash was checked.
+The bytes pass once, a piece at a time. May run any number of times: what an earlier try has put is used again once its
+hash was checked.
 """
 
 import threading
