@@ -1,5 +1,6 @@
 """Files past the page cache: the same bytes as through it, wherever pieces begin and end, and on every file system."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -10,30 +11,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snaphold.store.direct import BLOCK, DirectWriter, read_pieces
+from snaphold.store.direct import BLOCK, DirectWriter, block_memory, read_pieces
 from tests.support.mounts import in_a_file_system
 
 NOISE = os.urandom(5 << 20)
+AT_BLOCKS = block_memory(len(NOISE))
+AT_BLOCKS[:] = NOISE
 SIZES = st.one_of(
-    st.integers(1, 3 * BLOCK), st.integers(1, 70).map(lambda count: count * BLOCK), st.integers(1, 3 << 20)
+    st.integers(1, 3 * BLOCK),
+    st.integers(1, 70).map(lambda count: count * BLOCK),
+    st.integers(1, 3).map(lambda count: count << 20),
+    st.integers(1, 3 << 20),
 )
+WRITES = st.tuples(st.integers(0, 1), st.one_of(st.none(), SIZES), SIZES, st.booleans())
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    writes=st.lists(st.tuples(st.integers(0, 1), st.one_of(st.none(), SIZES), SIZES), min_size=1, max_size=12),
+    writes=st.lists(WRITES, min_size=1, max_size=12),
     start=st.integers(0, 2 << 20),
     length=st.integers(0, 5 << 20),
 )
-def test_as_a_file_is(writes: list[tuple[int, int | None, int]], start: int, length: int) -> None:
+def test_as_a_file_is(writes: list[tuple[int, int | None, int, bool]], start: int, length: int) -> None:
     """Two files, written in turns from anywhere or one behind the other, hold what they would hold; so do ranges."""
     models, ends = [bytearray(), bytearray()], [0, 0]
     with tempfile.TemporaryDirectory() as directory:
         files = [os.open(f"{directory}/{name}", os.O_RDWR | os.O_CREAT) for name in "ab"]
         writer = DirectWriter()
-        for number, jump, size in writes:
+        for number, jump, size, at_block in writes:
             position = ends[number] if jump is None else jump
-            model, piece = models[number], NOISE[position % 4096 :][:size]
+            memory = AT_BLOCKS if at_block else memoryview(NOISE)
+            model, piece = models[number], memory[position % BLOCK :][:size]
             model.extend(bytes(max(0, position + len(piece) - len(model))))
             model[position : position + len(piece)] = piece
             writer.write(files[number], piece, position)
@@ -54,6 +62,28 @@ def test_a_descriptor_is_as_it_was(tmp_path: Path) -> None:
     writer.flush()
     assert b"".join(read_pieces(file, 0, len(NOISE))) == NOISE
     assert fcntl.fcntl(file, fcntl.F_GETFL) == flags
+    os.close(file)
+
+
+def test_what_lies_at_a_block_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole pieces of block memory at a block of the file are written from where they are; what else is, is not."""
+    plain, written = os.pwrite, []
+
+    def pwrite(file: int, piece: memoryview, position: int) -> int:
+        written.append((ctypes.addressof(ctypes.c_char.from_buffer(piece)), position))
+        return plain(file, piece, position)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    writer, first = DirectWriter(), ctypes.addressof(ctypes.c_char.from_buffer(AT_BLOCKS))
+    writer.write(file, AT_BLOCKS[: 3 << 20], BLOCK)
+    assert written == [(first + at, BLOCK + at) for at in range(0, 3 << 20, 1 << 20)]
+    written.clear()
+    writer.write(file, AT_BLOCKS[1 : 1 + (1 << 20)], 0)
+    writer.write(file, AT_BLOCKS[: 1 << 20], 1)
+    writer.flush()
+    assert not any(first <= address < first + len(AT_BLOCKS) for address, _ in written)
+    assert os.pread(file, 8 << 20, 0) == NOISE[1:2] + NOISE[: 1 << 20] + NOISE[(1 << 20) + 1 - BLOCK : 3 << 20]
     os.close(file)
 
 

@@ -283,11 +283,11 @@ def test_a_bug_in_a_callback_comes_out(memory: MemoryStore) -> None:
 
 
 def test_a_slow_store_holds_up_the_reading(memory: MemoryStore) -> None:
-    """With a store that does not answer, no more is read than its segments in flight and a few blocks."""
+    """With a store that does not answer, no more is read than its segments in flight and some blocks."""
     memory.gate = threading.Event()
-    limit = IN_FLIGHT * SEGMENT + 2 * (2 * 2 + 4) * BLOCK_SIZE
+    limit = IN_FLIGHT * SEGMENT + 32 * BLOCK_SIZE
     read, waiting = 0, threading.Event()
-    source = reader([payload("a", NOISE * 20), end("a"), INFO])
+    source = reader([payload("a", NOISE * 40), end("a"), INFO])
 
     def counted(buffer: memoryview) -> int:
         nonlocal read

@@ -5,6 +5,7 @@ the database servers beside us. Where a file system has no such way, and at the 
 the cache is used; nobody need know.
 """
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -25,6 +26,8 @@ _LEAST: Final = 16 * BLOCK  # bytes; for fewer a way through the cache is no slo
 class DirectWriter:
     """Writes files one after the other, or in turns. What stands in a row is gathered; ``flush`` writes what is left.
 
+    Pieces of ``block_memory`` at a block are written from where they are.
+
     Not for several threads. Nothing is durable before the file is synced. After a failure it is of no more use.
     """
 
@@ -43,6 +46,11 @@ class DirectWriter:
             self._position, self._end = position - self._begin, self._begin
         while rest:
             part = rest[: len(self._memory) - self._end]
+            if len(part) == len(self._memory) and _at_block(part):
+                _past_the_cache(descriptor, partial(write_all, descriptor, part, self._position))
+                self._position += len(part)
+                rest = rest[len(part) :]
+                continue
             self._memory[self._end : self._end + len(part)] = part
             self._end += len(part)
             rest = rest[len(part) :]
@@ -84,6 +92,11 @@ def read_pieces(descriptor: int, start: int, end: int) -> Iterator[bytes]:
 def block_memory(size: int) -> memoryview:
     """Memory that begins at a block; given back once nobody has a view of it."""
     return memoryview(mmap.mmap(-1, max(size, BLOCK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def _at_block(memory: memoryview) -> bool:
+    """Whether memory begins at a block; of what cannot be written to, nobody knows."""
+    return not memory.readonly and ctypes.addressof(ctypes.c_char.from_buffer(memory)) % BLOCK == 0
 
 
 def write_all(descriptor: int, piece: bytes | memoryview, position: int) -> None:

@@ -29,7 +29,9 @@ from snaphold.stream.manifest import Manifest, Segment
 from snaphold.stream.xbstream import Chunk, File
 
 IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled included
+_AHEAD: Final = 24  # blocks read before they are compressed: neither waits for each pause of the other
 _SPARE: Final = 24  # blocks; what a tool still has in its buffers when it keeps clients from committing
+_PIECE: Final = 1 << 20  # bytes of a segment that are hashed and put at once
 PROGRESS_STEP: Final = 16 << 20  # bytes of the stream between two calls of on_progress
 _STOP_POLL_S: Final = 0.05
 
@@ -273,7 +275,7 @@ class _Intake:
         self.members: list[int] = []  # the length of each
         self._put_segment, self._codec, self._level, self._kill = put, codec, level, kill
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        for _ in range(2 * threads + 4):
+        for _ in range(2 * threads + _AHEAD):
             self._free.put(memoryview(bytearray(BLOCK_SIZE)))
         self._spare = _SPARE
         self._compressed: queue.SimpleQueue[tuple[Future[bytes], memoryview] | None] = queue.SimpleQueue()
@@ -386,8 +388,8 @@ class _Intake:
         self._puts.append(self._putting.submit(put))
 
     def _end_segment(self, segment: "_Segment") -> None:
-        self.segments.append(Segment(size_bytes=segment.size, sha256=segment.sha256.hexdigest()))
         segment.end(whole=True)
+        self.segments.append(Segment(size_bytes=segment.size, sha256=segment.sha256.hexdigest()))
 
     def _look_for_stop(self, stop: threading.Event) -> None:
         while not self._ended.wait(_STOP_POLL_S):
@@ -408,35 +410,46 @@ class _Intake:
 
 
 class _Segment:
-    """A segment that is being filled by one thread. Others iterate over its bytes as they come, from the first on."""
+    """A segment that is being filled by one thread. Others iterate over its bytes as they come, from the first on.
+
+    They get it in pieces of _PIECE bytes, whatever it is filled with.
+    """
 
     def __init__(self, buffer: memoryview) -> None:
         self.buffer = buffer
-        self.size = 0
+        self.size = 0  # handed on, and hashed
         self.sha256 = hashlib.sha256()
+        self._filled = 0
         self._whole: bool | None = None  # None: it is still being filled
         self._changed = threading.Condition()
 
     @property
     def full(self) -> bool:
         """Whether nothing more fits in."""
-        return self.size == len(self.buffer)
+        return self._filled == len(self.buffer)
 
     def add(self, data: memoryview) -> memoryview:
         """Take what fits of these bytes; returns the rest."""
-        part = data[: len(self.buffer) - self.size]
-        self.buffer[self.size : self.size + len(part)] = part
-        self.sha256.update(part)
-        with self._changed:
-            self.size += len(part)
-            self._changed.notify_all()
+        part = data[: len(self.buffer) - self._filled]
+        self.buffer[self._filled : self._filled + len(part)] = part
+        self._filled += len(part)
+        self._hand_on(self._filled // _PIECE * _PIECE)
         return data[len(part) :]
 
     def end(self, *, whole: bool) -> None:
         """There is no more, or will never be all."""
+        if whole:
+            self._hand_on(self._filled)
         with self._changed:
             self._whole = whole
             self._changed.notify_all()
+
+    def _hand_on(self, upto: int) -> None:
+        if upto > self.size:
+            self.sha256.update(self.buffer[self.size : upto])
+            with self._changed:
+                self.size = upto
+                self._changed.notify_all()
 
     def __iter__(self) -> Iterator[memoryview]:
         """Its pieces; waits for those that are still to come. Raises ``Overtaken`` when they never will."""
@@ -449,6 +462,6 @@ class _Segment:
                     raise Overtaken("the backup was given up")
                 if position == self.size:
                     return
-                piece = self.buffer[position : self.size]
+                piece = self.buffer[position : min(position + _PIECE, self.size)]
             yield piece
             position += len(piece)
