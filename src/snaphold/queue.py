@@ -26,9 +26,9 @@ _APPLICATION = "snaphold"
 _VERSION = "1"  # of all workflows: a changed sequence of steps gets a new workflow name, never a new version
 _QUEUE = "work"
 _QUEUES_OF = {"copy_backup": "copies", "prove_objects": "proofs"}  # what takes hours waits for its like, nobody for it
-_CONCURRENCY = {_QUEUE: 4, "copies": 2, "proofs": 2}  # workflows at a time
+_AT_ONCE = {_QUEUE: 4, "copies": 2, "proofs": 2}  # workflows at a time
+_POLL_S = {_QUEUE: 0.5, "copies": 0.25, "proofs": 0.5}  # between two looks; each takes milliseconds
 _EXECUTOR = "worker"
-_POLL_S = 0.25
 _LISTEN_S = 0.1  # it listens for nothing of ours, but an end waits for its next look
 _LAST_WORK_S = 1.0  # what work gets to end by itself
 _AGAIN_S = 1.0  # before work is run again that found the catalog silent
@@ -84,8 +84,8 @@ class QueueRunner:
         for name, handler in self._handlers.items():
             DBOS.workflow(name=name)(self._workflow(name, handler))
         DBOS.launch()
-        for queue, at_once in _CONCURRENCY.items():
-            DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=_POLL_S)
+        for queue, at_once in _AT_ONCE.items():
+            DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=_POLL_S[queue])
         return self
 
     def __exit__(

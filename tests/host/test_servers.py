@@ -484,3 +484,15 @@ def test_a_server_that_is_tried_out(
         servers.discard_attempt(spec.id, 1)
     assert processes_naming(state_dir) == []
     assert list((state_dir / "instances").iterdir()) == []
+
+
+def test_no_certificate_is_read_to_get_into_a_server(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way through the socket needs no TLS, whose set-up takes tens of times longer than the rest of the way."""
+    spec = instance_spec()
+    servers.create(spec, 1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("TLS was set up")
+
+    monkeypatch.setattr("ssl.create_default_context", fail)
+    assert servers.access(spec.id).administer("SELECT 1", 5) == [(1,)]
