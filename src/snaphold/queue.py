@@ -26,8 +26,11 @@ _APPLICATION = "snaphold"
 _VERSION = "1"  # of all workflows: a changed sequence of steps gets a new workflow name, never a new version
 _QUEUE = "work"
 _QUEUES_OF = {"copy_backup": "copies", "prove_objects": "proofs"}  # what takes hours waits for its like, nobody for it
-_AT_ONCE = {_QUEUE: 4, "copies": 2, "proofs": 2}  # workflows at a time
-_POLL_S = {_QUEUE: 0.5, "copies": 0.25, "proofs": 0.5}  # between two looks; each takes milliseconds
+_QUEUES = {  # workflows at a time, and seconds between two looks for new ones, each of which takes milliseconds
+    _QUEUE: (4, 0.5),  # what is deleted is out of sight before
+    "copies": (2, 0.25),
+    "proofs": (2, 0.5),
+}
 _EXECUTOR = "worker"
 _LISTEN_S = 0.1  # it listens for nothing of ours, but an end waits for its next look
 _LAST_WORK_S = 1.0  # what work gets to end by itself
@@ -84,8 +87,8 @@ class QueueRunner:
         for name, handler in self._handlers.items():
             DBOS.workflow(name=name)(self._workflow(name, handler))
         DBOS.launch()
-        for queue, at_once in _AT_ONCE.items():
-            DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=_POLL_S[queue])
+        for queue, (at_once, poll_s) in _QUEUES.items():
+            DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=poll_s)
         return self
 
     def __exit__(

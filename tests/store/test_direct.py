@@ -95,7 +95,8 @@ def is_cached(file: int, position: int) -> bool:
         return False
 
 
-def test_no_page_of_the_cache_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece", [NOISE, AT_BLOCKS], ids=["anywhere", "at blocks"])
+def test_no_page_of_the_cache_is_taken(tmp_path: Path, piece: bytes | memoryview) -> None:
     """What was written and read in whole blocks is not in the cache; the same written plainly is."""
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     os.pwrite(file, NOISE, 0)
@@ -105,7 +106,7 @@ def test_no_page_of_the_cache_is_taken(tmp_path: Path) -> None:
     if is_cached(file, 0):
         pytest.skip("the temporary directory lies in memory")
     writer = DirectWriter()
-    writer.write(file, NOISE, 0)
+    writer.write(file, piece, 0)
     writer.flush()
     os.fsync(file)
     assert b"".join(read_pieces(file, 0, len(NOISE))) == NOISE
@@ -131,20 +132,39 @@ def test_a_file_system_that_has_only_the_cache(tmp_path: Path) -> None:
     assert done.stdout == "True\n", done.stderr
 
 
+@pytest.mark.parametrize("piece", [NOISE, AT_BLOCKS], ids=["anywhere", "at blocks"])
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
-def test_a_file_system_with_other_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_file_system_with_other_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, piece: bytes | memoryview
+) -> None:
     """Where the way past the cache takes none of ours, the bytes go through it."""
     plain = os.pwrite
 
-    def pwrite(file: int, piece: bytes, position: int) -> int:
+    def pwrite(file: int, data: bytes, position: int) -> int:
         if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
             raise OSError(number, "no")
-        return plain(file, piece, position)
+        return plain(file, data, position)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     writer = DirectWriter()
-    writer.write(file, NOISE, 0)
+    writer.write(file, piece, 0)
+    writer.flush()
+    assert os.pread(file, len(NOISE) + 1, 0) == NOISE
+    os.close(file)
+
+
+@pytest.mark.parametrize("most", [BLOCK, 300_001])
+@pytest.mark.parametrize("piece", [NOISE, AT_BLOCKS], ids=["anywhere", "at blocks"])
+def test_writes_that_come_out_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: bytes | memoryview, most: int
+) -> None:
+    """A write that takes less than it was given is gone on with, wherever it ended."""
+    plain = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, position: plain(file, data[:most], position))
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    writer = DirectWriter()
+    writer.write(file, piece, 0)
     writer.flush()
     assert os.pread(file, len(NOISE) + 1, 0) == NOISE
     os.close(file)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import random
 import subprocess
 import sys
@@ -78,17 +79,18 @@ BIG = whole("a", NOISE) + whole("b", bytes(3 << 20)) + INFO
 @given(
     made=streams(),
     big=st.sampled_from([b"", whole("big", NOISE)]),
-    level=st.integers(0, 3),
-    threads=st.integers(1, 3),
+    how=st.tuples(st.integers(0, 3), st.integers(1, 3)),
+    size=st.sampled_from([700_001, SEGMENT, 2_500_001]),
     data=st.data(),
 )
 def test_what_is_written_is_what_was_read(
-    made: tuple[list[bytes], dict[str, bytes]], big: bytes, level: int, threads: int, data: st.DataObject
+    made: tuple[list[bytes], dict[str, bytes]], big: bytes, how: tuple[int, int], size: int, data: st.DataObject
 ) -> None:
     """However reads end: the object is the stream, plainly gzipped; hashes, sizes and index are of these bytes."""
     chunks, _ = made
+    level, threads = how
     stream = big + b"".join(chunks)
-    store, watch, told = MemoryStore(segment_size=SEGMENT), Watch(), list[int]()
+    store, watch, told = MemoryStore(segment_size=size), Watch(), list[int]()
     written = write_backup(
         reader(data.draw(cut_anyhow(stream))),
         store,
@@ -98,20 +100,20 @@ def test_what_is_written_is_what_was_read(
         watch=watch,
         kill=lambda: pytest.fail("killed a good stream"),
         on_progress=told.append,
-        segment_size=SEGMENT,
+        segment_size=size,
     )
     store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
     content = store.objects[NAME]
     assert gzip.decompress(content) == stream
     assert (written.stream_bytes, told[-1]) == (len(stream), len(stream))
     assert written.size_bytes == len(content)
-    parts = [content[at : at + SEGMENT] for at in range(0, len(content), SEGMENT)]
+    parts = [content[at : at + size] for at in range(0, len(content), size)]
     assert [segment.sha256 for segment in written.segments] == [hashlib.sha256(p).hexdigest() for p in parts]
     index = Index.decode(written.index)
-    assert (index.block_size, index.segment_size, index.stream_bytes) == (BLOCK_SIZE, SEGMENT, len(stream))
+    assert (index.block_size, index.segment_size, index.stream_bytes) == (BLOCK_SIZE, size, len(stream))
     assert index.chunks == watch.chunks
     for number, member in enumerate(index.members):
-        at = member.segment * SEGMENT + member.offset
+        at = member.segment * size + member.offset
         data_of_member = content[at : at + member.length]
         assert decompress_member(data_of_member) == stream[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]
 
@@ -227,21 +229,50 @@ def test_while_clients_wait_there_is_no_limit(memory: MemoryStore) -> None:
 
 def test_a_put_that_begins_again() -> None:
     """A store that fails in the middle of a segment that is still being filled gets all of it at the next try."""
-    stumbled = set[int]()
+    size, stumbled = 5 * SEGMENT // 2, set[int]()
 
     class Stumbling(MemoryStore):
         def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
             if number not in stumbled:
                 stumbled.add(number)
-                next(iter(data))
+                assert len(next(iter(data))) <= SEGMENT
                 raise Transient("the store hung up")
             super().put_segment(prefix, number, data)
 
-    store = Stumbling(segment_size=SEGMENT)
-    written = write(Retrying(store, Patience(sleep=lambda _: None)), BIG)
+    store = Stumbling(segment_size=size)
+    written = write(Retrying(store, Patience(sleep=lambda _: None)), BIG, segment_size=size)
     store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
     assert gzip.decompress(store.objects[NAME]) == BIG
     assert stumbled == set(range(len(written.segments)))
+
+
+def test_a_segment_is_put_while_it_is_filled() -> None:
+    """A store has the first bytes of a segment before the last ones were read."""
+    begun = threading.Event()
+
+    class Early(MemoryStore):
+        def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+            pieces = iter(data)
+            first = bytes(next(pieces))
+            begun.set()
+            super().put_segment(prefix, number, itertools.chain([first], pieces))
+
+    source = reader([payload("a", NOISE * 3), end("a"), INFO])
+    read = 0
+
+    def waiting(buffer: memoryview) -> int:
+        nonlocal read
+        if read > 4 * BLOCK_SIZE:
+            assert begun.wait(30)
+        read += (count := source(buffer))
+        return count
+
+    store = Early(segment_size=32 * BLOCK_SIZE)
+    written = write_backup(
+        waiting, store, PREFIX, level=1, watch=Watch(), kill=lambda: None, segment_size=32 * BLOCK_SIZE
+    )
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    assert gzip.decompress(store.objects[NAME]) == payload("a", NOISE * 3) + end("a") + INFO
 
 
 def test_a_stop_before_the_start(memory: MemoryStore) -> None:
@@ -285,9 +316,9 @@ def test_a_bug_in_a_callback_comes_out(memory: MemoryStore) -> None:
 def test_a_slow_store_holds_up_the_reading(memory: MemoryStore) -> None:
     """With a store that does not answer, no more is read than its segments in flight and some blocks."""
     memory.gate = threading.Event()
-    limit = IN_FLIGHT * SEGMENT + 32 * BLOCK_SIZE
+    limit = IN_FLIGHT * SEGMENT + 16 * BLOCK_SIZE
     read, waiting = 0, threading.Event()
-    source = reader([payload("a", NOISE * 40), end("a"), INFO])
+    source = reader([payload("a", NOISE * 20), end("a"), INFO])
 
     def counted(buffer: memoryview) -> int:
         nonlocal read
@@ -332,7 +363,7 @@ def read(buffer):
     buffer[:] = noise[:len(buffer)]
     return len(buffer)
 store = LocalStores(Path({str(tmp_path)!r})).of("1")
-written = write_backup(read, store, "snaphold/d/b/1/", level=1, watch=Anything(), kill=lambda: None)
+written = write_backup(read, store, "snaphold/d/b/1/", level=1, threads=2, watch=Anything(), kill=lambda: None)
 store.publish("1.gz", "snaphold/d/b/1/", len(written.segments), size_bytes=written.size_bytes)
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
 print(len(written.segments), int(status["VmHWM"].split()[0]) >> 10)

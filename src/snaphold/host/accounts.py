@@ -103,7 +103,7 @@ def administer(admin_file: Path, socket: Path, *, timeout_s: float) -> Iterator[
 def _connect(user: str, password: str, socket: str, timeout_s: float) -> "pymysql.Connection[Any]":
     return pymysql.connect(
         unix_socket=socket,
-        ssl_disabled=True,  # else it reads all of the system's certificates at each connection
+        ssl_disabled=True,  # needless on this machine, and all of the system's certificates are read for it
         user=user,
         password=password,
         charset="utf8mb4",

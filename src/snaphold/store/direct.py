@@ -26,7 +26,7 @@ _LEAST: Final = 16 * BLOCK  # bytes; for fewer a way through the cache is no slo
 class DirectWriter:
     """Writes files one after the other, or in turns. What stands in a row is gathered; ``flush`` writes what is left.
 
-    Pieces of ``block_memory`` at a block are written from where they are.
+    Whole MiBs that begin at a block, in the file and in memory, are written from where they are.
 
     Not for several threads. Nothing is durable before the file is synced. After a failure it is of no more use.
     """
@@ -49,13 +49,12 @@ class DirectWriter:
             if len(part) == len(self._memory) and _at_block(part):
                 _past_the_cache(descriptor, partial(write_all, descriptor, part, self._position))
                 self._position += len(part)
-                rest = rest[len(part) :]
-                continue
-            self._memory[self._end : self._end + len(part)] = part
-            self._end += len(part)
+            else:
+                self._memory[self._end : self._end + len(part)] = part
+                self._end += len(part)
+                if self._end == len(self._memory):
+                    self._write_out()
             rest = rest[len(part) :]
-            if self._end == len(self._memory):
-                self._write_out()
 
     def flush(self) -> None:
         """Write what was gathered. Before its file is read, synced or closed. Raises ``OSError``."""
@@ -95,8 +94,10 @@ def block_memory(size: int) -> memoryview:
 
 
 def _at_block(memory: memoryview) -> bool:
-    """Whether memory begins at a block; of what cannot be written to, nobody knows."""
-    return not memory.readonly and ctypes.addressof(ctypes.c_char.from_buffer(memory)) % BLOCK == 0
+    """Whether memory is known to begin at a block: Python tells no address of what is read-only."""
+    return (
+        not memory.readonly and memory.c_contiguous and ctypes.addressof(ctypes.c_char.from_buffer(memory)) % BLOCK == 0
+    )
 
 
 def write_all(descriptor: int, piece: bytes | memoryview, position: int) -> None:

@@ -3,8 +3,8 @@
     read → 1 MiB blocks → compress (``threads`` at once) → in order → segments → put (``IN_FLIGHT`` at most)
 
 A segment is put while it is filled, and kept until it is put: a store may have to begin again. Memory is bounded by the
-segments under way, whatever the size of the stream. The first failure anywhere ends everything; when a function here
-returns or raises, no thread of its own is left.
+segments and blocks under way, whatever the size of the stream. The first failure anywhere ends everything; when a
+function here returns or raises, no thread of its own is left.
 """
 
 import functools
@@ -29,7 +29,7 @@ from snaphold.stream.manifest import Manifest, Segment
 from snaphold.stream.xbstream import Chunk, File
 
 IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled included
-_AHEAD: Final = 24  # blocks read before they are compressed: neither waits for each pause of the other
+_AHEAD: Final = 12  # blocks read before they are compressed: a tool writes 10 MiB, and reads 10 before it writes again
 _SPARE: Final = 24  # blocks; what a tool still has in its buffers when it keeps clients from committing
 _PIECE: Final = 1 << 20  # bytes of a segment that are hashed and put at once
 PROGRESS_STEP: Final = 16 << 20  # bytes of the stream between two calls of on_progress
@@ -274,10 +274,8 @@ class _Intake:
         self.segments: list[Segment] = []
         self.members: list[int] = []  # the length of each
         self._put_segment, self._codec, self._level, self._kill = put, codec, level, kill
-        self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        for _ in range(2 * threads + _AHEAD):
-            self._free.put(memoryview(bytearray(BLOCK_SIZE)))
-        self._spare = _SPARE
+        self._free: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in the caches yet
+        self._blocks, self._most_blocks = 0, 2 * threads + _AHEAD
         self._compressed: queue.SimpleQueue[tuple[Future[bytes], memoryview] | None] = queue.SimpleQueue()
         self._buffers: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in memory already
         for _ in range(IN_FLIGHT):
@@ -320,10 +318,10 @@ class _Intake:
         self.check()
 
     def free_block(self, *, at_once: bool) -> memoryview:
-        """A buffer of BLOCK_SIZE bytes to fill; waits for one, unless it is wanted at once and a spare one is left."""
-        if at_once and self._spare and self._free.empty():
-            self._spare -= 1
-            self._free.put(memoryview(bytearray(BLOCK_SIZE)))
+        """A buffer of BLOCK_SIZE bytes to fill; waits for one, unless wanted at once: then there are _SPARE more."""
+        if self._free.empty() and self._blocks < self._most_blocks + (_SPARE if at_once else 0):
+            self._blocks += 1
+            return memoryview(bytearray(BLOCK_SIZE))
         block = self._free.get()
         self.check()
         assert block is not None  # noqa: S101 -- None is put after a failure only
