@@ -59,12 +59,18 @@ class Settings(BaseModel):
         310_000, ge=1000, description="with root, the first of the 100,000 system user ids that instances get"
     )
     codec: Literal["gzip", "zstd"] = Field("gzip", description="how backups are compressed: gzip or zstd")
-    compression_level: int = Field(1, ge=0, le=19, description="level of it: 0 to 3 for gzip (isal), 1 to 19 for zstd")
+    compression_level: int = Field(1, description="level of it: 0 to 3 for gzip (isal), 1 to 19 for zstd")
     compression_threads: int = Field(0, ge=0, description="threads that compress and decompress; 0: one a core")
     max_backup_mb_per_s: float = Field(
-        0, ge=0, description="MB (1,000,000 bytes) a second that one backup reads at most; 0: no limit"
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="MB (1,000,000 bytes) a second that one backup takes from its tool at most; 0: no limit. What an "
+        "increment's tool only looks at is not counted, nor what is copied while clients cannot write",
     )
-    niceness: int = Field(10, ge=0, le=19, description="niceness of the tools and threads that back up and restore")
+    niceness: int = Field(
+        10, ge=0, le=19, description="niceness, 0 to 19, of the tools and threads that back up and restore"
+    )
     io_priority: Literal["normal", "low", "idle"] = Field(
         "normal", description="disk priority of the same: normal, low, or idle (only when nobody else uses the disk)"
     )

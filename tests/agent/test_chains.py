@@ -5,10 +5,12 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snaphold.agent.chain import Chain
+from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room
 from snaphold.config import Settings
 from snaphold.engines.base import ServerAccess
@@ -198,6 +200,23 @@ def test_an_increment_on_a_merged_backup(bench: tuple[ChainBench, InstanceResult
     query(source, "UPDATE shop.t SET v = 'second' WHERE id % 5 = 0")
     chain.take()
     assert tables_of(chain.restore()) == tables_of(source)
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "increment"])
+def test_progress_is_of_the_instance(
+    bench: tuple[ChainBench, InstanceResult], monkeypatch: pytest.MonkeyPatch, *, full: bool
+) -> None:
+    """Of an increment too, though it has little of it: what is done grows until all was looked at, and no further."""
+    chain, source = bench
+    chain.take(full=True)
+    query(source, "UPDATE shop.t SET v = 'other' WHERE id = 1")
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(Lease, "tell", lambda _, **news: told.append(news))
+    size = chain.take(full=full).size_bytes
+    done = [news["done_bytes"] for news in told if "done_bytes" in news]
+    assert [news["expected_bytes"] for news in told if "expected_bytes" in news] == [size]
+    assert done == sorted(done)
+    assert 0.95 * size <= done[-1] <= size
 
 
 def test_another_life_of_the_data_is_no_parent(bench: tuple[ChainBench, InstanceResult]) -> None:

@@ -50,8 +50,8 @@ def test_a_new_step_begins_anew() -> None:
     assert pace.bytes_per_s is None
 
 
-def test_quarters_of_a_long_step_are_logged() -> None:
-    """A step of half a minute or more says each quarter once; a short one says nothing."""
+def test_a_long_step_is_logged_now_and_then() -> None:
+    """A step says how far it is each half a minute, where it got on by then; a short one says nothing."""
     clock = Clock()
     pace = Pace(clock)
     with capture_logs() as logs:
@@ -63,4 +63,8 @@ def test_quarters_of_a_long_step_are_logged() -> None:
         for done in range(0, 1001, 10):
             clock.now_s += 1
             pace.note(done)
-    assert [line["percent"] for line in logs] == [29, 50, 75]
+        for _ in range(100):
+            clock.now_s += 1
+            pace.note(1000)
+    assert [line["percent"] for line in logs] == [29, 59, 89, 100]
+    assert logs[0]["expected_bytes"] == 1000

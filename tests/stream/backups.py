@@ -22,7 +22,7 @@ class AnyStream:
     def __init__(self) -> None:
         self.files: list[File] = []
         self.chunks: list[Chunk] = []
-        self.commits_wait = False
+        self.commits_wait = self.writers_wait = False
 
     def feed(self, data: memoryview) -> None:
         """Look away."""

@@ -181,7 +181,7 @@ def test_a_stop_while_the_tool_runs(memory: MemoryStore, tmp_path: Path, what: s
 def blocks_read_before(store: MemoryStore, *, commits_wait: bool) -> int:
     """How many blocks a store that takes nothing lets through, until the reading waits."""
     watch, store.gate, read = AnyStream(), threading.Event(), list[int]()
-    watch.commits_wait = commits_wait
+    watch.commits_wait = watch.writers_wait = commits_wait
     noise = random.Random(1).randbytes(BLOCK_SIZE)
 
     def endless(buffer: memoryview) -> int:
@@ -221,7 +221,7 @@ def test_while_clients_wait_the_tool_is_not_held_up() -> None:
 def test_while_clients_wait_there_is_no_limit(memory: MemoryStore) -> None:
     """The rate that a person set for reading does not keep others from committing."""
     watch = AnyStream()
-    watch.commits_wait = True
+    watch.writers_wait = True
     begun = time.monotonic()
     write(memory, BIG, watch=watch, max_bytes_per_s=1000)
     assert time.monotonic() - begun < 60
@@ -353,7 +353,7 @@ from snaphold.store.local import LocalStores
 from snaphold.stream.segments import write_backup
 noise, rest = memoryview(random.Random(1).randbytes(1 << 20)), [400]
 class Anything:
-    files, chunks, commits_wait = [], [], False
+    files, chunks, commits_wait, writers_wait = [], [], False, False
     def feed(self, data): pass
     def finish(self): pass
 def read(buffer):

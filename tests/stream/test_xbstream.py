@@ -181,13 +181,22 @@ def test_empty_files_and_payloads() -> None:
     assert watch.chunks == [Chunk(2, 0, len(end("a") + payload("b", b"") + end("b")) + 14 + 15 + 20, 21)]
 
 
+def test_when_writers_wait() -> None:
+    """Tables without transactions are copied when nobody writes to them any more; what comes before holds up nobody."""
+    watch = Watch()
+    watch.feed(whole("shop/t.ibd", b"1") + whole("shop/t.frm", b"1") + whole("mysql/db.MAD", b"1"))
+    assert (watch.writers_wait, watch.commits_wait) == (False, False)
+    watch.feed(whole("shop/old.MYI", b"1") + whole("shop/u.MAD", b"1"))
+    assert (watch.writers_wait, watch.commits_wait) == (True, False)
+
+
 def test_when_commits_wait() -> None:
     """The contents of the server's logs in tables are the first of what the tool copies while commits wait."""
     watch = Watch()
     watch.feed(whole("mysql/slow_log.frm", b"1") + whole("mysql/t.CSV", b"1"))
     assert not watch.commits_wait
     watch.feed(whole("mysql/slow_log.CSM", b"1"))
-    assert watch.commits_wait
+    assert (watch.writers_wait, watch.commits_wait) == (True, True)
 
 
 def test_only_the_beginning_of_a_captured_file() -> None:

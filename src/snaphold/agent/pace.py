@@ -8,8 +8,8 @@ from typing import Final
 import structlog
 
 _WINDOW_S: Final = 10.0  # the time that a rate is of
-_LOGGED_PERCENT: Final = (25, 50, 75)
-_LONG_S: Final = 30.0  # what takes less is not worth a line on the way
+_LOGGED_S: Final = 30.0  # between two lines of a long step, at least; a step that takes less has none
+_LOGGED_PERCENT: Final = 5  # and so much of it
 
 _log = structlog.get_logger(__name__)
 
@@ -20,29 +20,33 @@ class Pace:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._expected_bytes: int | None = None
-        self._begin_s = now()
+        self._logged_s = now()
         self._counts: deque[tuple[float, int]] = deque()  # the newest, and those of the window before it
-        self._logged = 0  # percent
+        self._logged_percent = 0
 
     def expect(self, expected_bytes: int) -> None:
         """A step begins that has so many bytes before it."""
         self._expected_bytes = expected_bytes
-        self._begin_s = self._now()
+        self._logged_s, self._logged_percent = self._now(), 0
         self._counts.clear()
-        self._logged = 0
 
     def note(self, done_bytes: int) -> None:
-        """So many bytes are done by now. A long step says so in the log at each quarter."""
+        """So many bytes are done by now. A long step says so in the log now and then."""
         now = self._now()
         self._counts.append((now, done_bytes))
         while len(self._counts) > 2 and self._counts[1][0] <= now - _WINDOW_S:
             self._counts.popleft()
-        if self._expected_bytes and now - self._begin_s >= _LONG_S:
+        if self._expected_bytes and now - self._logged_s >= _LOGGED_S:
             percent = 100 * done_bytes // self._expected_bytes
-            reached = max((mark for mark in _LOGGED_PERCENT if self._logged < mark <= percent), default=None)
-            if reached is not None:
-                self._logged = reached
-                _log.info("progress", percent=percent, bytes_per_s=self.bytes_per_s, done_bytes=done_bytes)
+            if percent - self._logged_percent >= _LOGGED_PERCENT:
+                self._logged_s, self._logged_percent = now, percent
+                _log.info(
+                    "progress",
+                    percent=percent,
+                    done_bytes=done_bytes,
+                    expected_bytes=self._expected_bytes,
+                    bytes_per_s=self.bytes_per_s,
+                )
 
     @property
     def bytes_per_s(self) -> int | None:

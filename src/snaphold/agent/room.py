@@ -1,9 +1,11 @@
 """What the tasks of one region work with."""
 
+import contextvars
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from snaphold.config import Settings
@@ -34,8 +36,9 @@ class Room:
         would be too, for all their lives.
         """
         name = f"{threading.current_thread().name}-bytes"
+        context = contextvars.copy_context()  # what the log says of each line
         with ThreadPoolExecutor(1, name, initializer=courtesy_of(self.settings).show) as one:
-            return one.submit(work, *arguments, **named).result()
+            return one.submit(context.run, partial(work, *arguments, **named)).result()
 
 
 def courtesy_of(settings: Settings) -> Courtesy:

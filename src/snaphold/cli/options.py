@@ -90,7 +90,7 @@ def _option(name: str) -> inspect.Parameter:
 
 
 def _metavar(name: str) -> str:
-    return "NAME=ADDRESS:PORT" if name == "region" else name.rsplit("_", 1)[-1].upper()
+    return "NAME=ADDRESS:PORT" if name == "region" else name.removesuffix("_per_s").rsplit("_", 1)[-1].upper()
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:

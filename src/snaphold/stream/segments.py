@@ -12,6 +12,7 @@ import hashlib
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +33,7 @@ IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled
 _AHEAD: Final = 12  # blocks read before they are compressed: a tool writes 10 MiB, and reads 10 before it writes again
 _SPARE: Final = 24  # blocks; what a tool still has in its buffers when it keeps clients from committing
 _PIECE: Final = 1 << 20  # bytes of a segment that are hashed and put at once
-PROGRESS_STEP: Final = 16 << 20  # bytes of the stream between two calls of on_progress
+_PROGRESS_S: Final = 0.1  # between two calls of on_progress, at least
 _STOP_POLL_S: Final = 0.05
 
 
@@ -43,8 +44,12 @@ class StreamWatch(Protocol):
     chunks: list[Chunk]
 
     @property
+    def writers_wait(self) -> bool:
+        """Whether some of the source's clients wait until the rest of the stream has been taken."""
+
+    @property
     def commits_wait(self) -> bool:
-        """Whether the source's clients wait until the rest of the stream has been taken."""
+        """Whether all of them wait."""
 
     def feed(self, data: memoryview) -> None:
         """The next bytes. Raises ``Damaged``."""
@@ -84,8 +89,8 @@ def write_backup(
     calling thread only. ``kill`` makes a ``read`` that waits return or raise soon; it is called at most once, by
     another thread, when something else has failed or ``stop`` is set. ``threads``: 0 means one a core.
     ``max_bytes_per_s``: of the stream that are read; 0: no limit. What is read while clients wait for it (``watch``)
-    is not held up by it, nor by the compression, up to _SPARE blocks.
-    ``on_progress`` gets the bytes read so far, every PROGRESS_STEP and at the end, in the calling thread.
+    is not held up by it; nor by the compression, up to _SPARE blocks, while all of them wait.
+    ``on_progress`` gets the bytes that ``watch`` was fed so far, now and then and at the end, in the calling thread.
 
     Raises:
         Overtaken: ``stop`` was set.
@@ -98,20 +103,20 @@ def write_backup(
     with _Intake(
         put, codec=codec, level=level, threads=threads, segment_size=segment_size, kill=kill, stop=stop
     ) as intake:
-        throttle, stream_bytes, reported = Throttle(max_bytes_per_s), 0, 0
-        while True:
-            block = intake.free_block(at_once=watch.commits_wait)
-            filled = _fill(block, read, intake.check)
-            if not filled:
-                break
-            watch.feed(block[:filled])
-            intake.submit(block, filled)
+        throttle, stream_bytes, told_s = Throttle(max_bytes_per_s), 0, time.monotonic()
+        filled = BLOCK_SIZE
+        while filled == BLOCK_SIZE:
+            block, filled = intake.free_block(at_once=watch.commits_wait), 0
+            while filled < BLOCK_SIZE and (count := _read(block[filled:], read, intake.check)):
+                watch.feed(block[filled : filled + count])
+                filled += count
+                if time.monotonic() - told_s >= _PROGRESS_S:
+                    on_progress(stream_bytes + filled)
+                    told_s = time.monotonic()
+            if filled:
+                intake.submit(block, filled)
             stream_bytes += filled
-            intake.pause(0 if watch.commits_wait else throttle.pause_s(filled))
-            if stream_bytes - reported >= PROGRESS_STEP:
-                on_progress(reported := stream_bytes)
-            if filled < BLOCK_SIZE:
-                break
+            intake.pause(0 if watch.writers_wait else throttle.pause_s(filled))
         watch.finish()
         intake.finish()
         on_progress(stream_bytes)
@@ -241,20 +246,15 @@ def discard(store: ObjectStore, prefix: str) -> None:
         store.delete(info.name)
 
 
-def _fill(block: memoryview, read: Callable[[memoryview], int], check: Callable[[], None]) -> int:
-    """Fill a block; less than all of it only at the stream's end."""
-    filled = 0
-    while filled < len(block):
-        try:
-            count = read(block[filled:])
-        except SnapholdError:
-            check()  # a read that failed because of kill() is not the first cause
-            raise
-        check()
-        if not count:
-            break
-        filled += count
-    return filled
+def _read(rest: memoryview, read: Callable[[memoryview], int], check: Callable[[], None]) -> int:
+    """The next bytes of the stream; how many, 0 at its end. Raises the first failure, whatever it was."""
+    try:
+        count = read(rest)
+    except SnapholdError:
+        check()  # a read that failed because of kill() is not the first cause
+        raise
+    check()
+    return count
 
 
 class _Intake:

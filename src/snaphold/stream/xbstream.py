@@ -30,6 +30,7 @@ MAX_OPEN: Final = 256  # files that may be incomplete at once; the tool has as m
 LAST_FILES: Final = frozenset({"xtrabackup_info", "mariadb_backup_info"})  # until and since MariaDB 11
 
 _WHILE_COMMITS_WAIT: Final = ("mysql/general_log.CS", "mysql/slow_log.CS")  # the server's logs in tables are first then
+_WHILE_WRITERS_WAIT: Final = (".MYD", ".MYI", ".MRG", ".ARZ", ".ARM", ".CSV", ".CSM")  # tables without transactions
 
 _HEAD = struct.Struct("<8sBcI")
 _PAYLOAD = struct.Struct("<QQI")
@@ -276,8 +277,13 @@ class Watch(XbstreamReader):
         return {path: bytes(content) for path, content in self._capture.content.items()}
 
     @property
+    def writers_wait(self) -> bool:
+        """Whether the tool has begun what it copies from ``BACKUP STAGE FLUSH`` on: nobody writes to MyISAM then."""
+        return self._capture.writers_wait
+
+    @property
     def commits_wait(self) -> bool:
-        """Whether the tool has begun what it copies last, under ``BACKUP STAGE BLOCK_COMMIT``."""
+        """Whether the tool has begun what it copies last, under ``BACKUP STAGE BLOCK_COMMIT``: nobody commits then."""
         return self._capture.commits_wait
 
 
@@ -286,11 +292,12 @@ class _Capture:
 
     def __init__(self, wanted: Mapping[str, int]) -> None:
         self.content: dict[str, bytearray] = {}
-        self.commits_wait = False
+        self.commits_wait = self.writers_wait = False
         self._wanted = wanted
 
     def opened(self, file: File) -> None:
         self.commits_wait = self.commits_wait or file.path.startswith(_WHILE_COMMITS_WAIT)
+        self.writers_wait = self.writers_wait or file.path.endswith(_WHILE_WRITERS_WAIT)
         if self._limit(file.path):
             self.content[file.path] = bytearray()
 
