@@ -68,3 +68,27 @@ def test_a_long_step_is_logged_now_and_then() -> None:
             pace.note(1000)
     assert [line["percent"] for line in logs] == [29, 59, 89, 100]
     assert logs[0]["expected_bytes"] == 1000
+
+
+def test_a_long_step_that_hardly_gets_on_is_logged_too() -> None:
+    """Ten minutes without a line are enough, though there is nothing new to say; each step has its own lines."""
+    clock = Clock()
+    pace = Pace(clock)
+    with capture_logs() as logs:
+        for _ in range(2):
+            pace.expect(1000)
+            for _ in range(1210):
+                clock.now_s += 1
+                pace.note(500)
+    assert [line["percent"] for line in logs] == [50, 50, 50, 50]
+    assert logs[0]["bytes_per_s"] == 0
+
+
+def test_a_count_that_goes_back_is_no_rate() -> None:
+    """What is begun anew within a step has no rate below nothing."""
+    clock = Clock()
+    pace = Pace(clock)
+    pace.note(1000)
+    clock.now_s += 1
+    pace.note(10)
+    assert pace.bytes_per_s == 0

@@ -218,6 +218,13 @@ def test_while_clients_wait_the_tool_is_not_held_up() -> None:
     assert usual + 20 <= then <= usual + 30
 
 
+def test_a_limit_limits(memory: MemoryStore) -> None:
+    """As long as nobody waits a stream takes as long as its rate says."""
+    begun = time.monotonic()
+    write(memory, bytes(12 << 20), watch=AnyStream(), max_bytes_per_s=10 << 20)
+    assert 0.9 < time.monotonic() - begun < 30
+
+
 def test_while_clients_wait_there_is_no_limit(memory: MemoryStore) -> None:
     """The rate that a person set for reading does not keep others from committing."""
     watch = AnyStream()

@@ -181,12 +181,15 @@ def test_empty_files_and_payloads() -> None:
     assert watch.chunks == [Chunk(2, 0, len(end("a") + payload("b", b"") + end("b")) + 14 + 15 + 20, 21)]
 
 
-def test_when_writers_wait() -> None:
-    """Tables without transactions are copied when nobody writes to them any more; what comes before holds up nobody."""
+@pytest.mark.parametrize(
+    "first", ["old.MYD", "old.MYI", "old.ARZ", "old.CSV", "all.MRG", "t.frm", "made.ibd.new", "was.ren", "gone.del"]
+)
+def test_when_writers_wait(first: str) -> None:
+    """Tables without transactions are copied when nobody writes to them, definitions when nobody makes tables."""
     watch = Watch()
-    watch.feed(whole("shop/t.ibd", b"1") + whole("shop/t.frm", b"1") + whole("mysql/db.MAD", b"1"))
+    watch.feed(whole("shop/t.ibd", b"1") + whole("shop/t.ibd.delta", b"1") + whole("mysql/db.MAD", b"1"))
     assert (watch.writers_wait, watch.commits_wait) == (False, False)
-    watch.feed(whole("shop/old.MYI", b"1") + whole("shop/u.MAD", b"1"))
+    watch.feed(whole(f"shop/{first}", b"1") + whole("shop/u.MAD", b"1"))
     assert (watch.writers_wait, watch.commits_wait) == (True, False)
 
 

@@ -2,23 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from snaphold.agent.chain import Chain
+from snaphold.agent.covered import Covered
 from snaphold.agent.lease import Lease
 from snaphold.agent.publishing import Publishing
 from snaphold.agent.room import Room
 from snaphold.engines.base import Taken
 from snaphold.errors import Overtaken, Permanent
-from snaphold.host.disk import birth_ns, file_used_bytes
+from snaphold.host.disk import birth_ns
 from snaphold.protocol import BackupResult, BackupSpec, Task
 from snaphold.steps import Step, reached
 from snaphold.stream.manifest import Datastore, Lineage, Manifest
 from snaphold.stream.segments import Written, discard, write_backup
-from snaphold.stream.xbstream import File, Watch
+from snaphold.stream.xbstream import Watch
 
 MEGABYTE: Final = 1_000_000  # bytes; of a rate
 
@@ -61,7 +61,6 @@ class _Attempt:
         self._lease = lease
         self._publishing = publishing
         self._engine = room.engines[spec.datastore]
-        self._size_bytes = 0  # of the source, once it was measured
 
     def take(self) -> BackupResult:
         """Measure, stream, publish; what the record is to keep of it.
@@ -77,7 +76,7 @@ class _Attempt:
         incarnation = self._room.servers.incarnation(
             spec.instance_id, max_lsn=spec.max_lsn, ended=spec.ended_incarnation
         )
-        size_bytes = self._size_bytes = self._room.servers.result(spec.instance_id).used_bytes
+        size_bytes = self._room.servers.result(spec.instance_id).used_bytes
         self._lease.tell(step="taking", size_bytes=size_bytes, done_bytes=0, expected_bytes=size_bytes)
         reached(Step.BACKUP_MEASURED)
         imported = self._imported()
@@ -90,6 +89,7 @@ class _Attempt:
                 raise
             _log.warning("full backup instead of an increment", parent=spec.parent_id, reason=str(error))
             discard(self._publishing.store, self._publishing.prefix)
+            self._lease.tell(done_bytes=0, expected_bytes=size_bytes)
             parent, imported = None, self._imported()
             written, taken = self._room.nicely(self._stream, None, imported)
         self._room.servers.saw_lsn(spec.instance_id, incarnation, taken.last_lsn)
@@ -157,7 +157,7 @@ class _Attempt:
         """Run the backup tool and put what it says as segments. A stream read to its end is a good one."""
         settings, watch = self._room.settings, Watch()
         server = self._room.servers.access(self._spec.instance_id)
-        covered = None if parent is None else _Covered(server.data_directory, watch)
+        covered = None if parent is None else Covered(server.data_directory, watch)
         parent_lsn = None if parent is None else parent.lineage.checkpoint_lsn
         with self._engine.take(
             server, parent_lsn=parent_lsn, lock_wait_timeout_s=settings.lock_wait_timeout_s
@@ -173,7 +173,7 @@ class _Attempt:
                 max_bytes_per_s=settings.max_backup_mb_per_s * MEGABYTE,
                 watch=watch,
                 kill=stream.kill,
-                on_progress=lambda count: self._tell(count if covered is None else covered.bytes()),
+                on_progress=lambda count: self._lease.tell(done_bytes=count if covered is None else covered.bytes()),
                 stop=self._lease.stop,
             )
             taken = stream.taken(watch.captured)
@@ -190,10 +190,6 @@ class _Attempt:
                 )
         return written, taken
 
-    def _tell(self, done_bytes: int) -> None:
-        """Have progress told; the source's size was measured before, and may have grown since."""
-        self._lease.tell(done_bytes=min(done_bytes, self._size_bytes))
-
     def _imported(self) -> set[str]:
         """The imported tablespaces that the instance has now: id, inode and birth of each file."""
         server = self._room.servers.access(self._spec.instance_id)
@@ -204,30 +200,3 @@ class _Attempt:
             except FileNotFoundError:  # it was dropped meanwhile
                 continue
         return found
-
-
-class _Covered:
-    """How much of a data directory an increment's stream stands for so far: the files that it has all there is of.
-
-    The stream has only the changed pages of each file, but the tool reads every page to find them.
-    """
-
-    def __init__(self, data: Path, watch: Watch) -> None:
-        self._data = data
-        self._watch = watch
-        self._seen = 0  # files of the stream
-        self._open: list[File] = []  # those of them that are not complete
-        self._bytes = 0
-
-    def bytes(self) -> int:
-        """So much by now."""
-        files = [*self._open, *self._watch.files[self._seen :]]
-        self._seen = len(self._watch.files)
-        self._open = [file for file in files if not file.complete]
-        self._bytes += sum(file_used_bytes(self._data / _source_of(file.path)) for file in files if file.complete)
-        return self._bytes
-
-
-def _source_of(path: str) -> str:
-    """Which file an increment's ``<file>.delta`` is of; any other one is a file itself."""
-    return path.removesuffix(".delta")

@@ -16,7 +16,7 @@ from snaphold.protocol import BackupResult, BackupSpec, InstanceSpec, Task
 from snaphold.steps import Step, reached
 from snaphold.stream.manifest import Datastore
 from snaphold.stream.segments import Written, write_backup
-from snaphold.stream.xbstream import Watch
+from snaphold.stream.xbstream import XbstreamReader
 from snaphold.stream.xbwriter import TreeStream
 
 _log = structlog.get_logger(__name__)
@@ -82,6 +82,12 @@ def _consolidate(room: Room, task: Task, spec: BackupSpec, lease: Lease, publish
     )
 
 
+class _Merged(XbstreamReader):
+    """Looks at a stream that nobody waits for, whatever files are in it."""
+
+    writers_wait = commits_wait = False
+
+
 def _write(room: Room, staging: Staging, lease: Lease, publishing: Publishing) -> Written:
     """Stream the files of a directory into the store, each gone once it is read."""
     settings = room.settings
@@ -94,7 +100,7 @@ def _write(room: Room, staging: Staging, lease: Lease, publishing: Publishing) -
             level=settings.compression_level,
             threads=settings.compression_threads,
             max_bytes_per_s=settings.max_backup_mb_per_s * MEGABYTE,
-            watch=Watch(),
+            watch=_Merged(),
             kill=stream.kill,
             on_progress=lambda count: lease.tell(done_bytes=count),
             stop=lease.stop,

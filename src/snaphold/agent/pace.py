@@ -8,8 +8,8 @@ from typing import Final
 import structlog
 
 _WINDOW_S: Final = 10.0  # the time that a rate is of
-_LOGGED_S: Final = 30.0  # between two lines of a long step, at least; a step that takes less has none
-_LOGGED_PERCENT: Final = 5  # and so much of it
+_LOGGED_S: Final = (30.0, 600.0)  # between two lines of a long step, at least and at most; a shorter one has none
+_LOGGED_PERCENT: Final = 5  # so much more is worth a line within these
 
 _log = structlog.get_logger(__name__)
 
@@ -36,9 +36,10 @@ class Pace:
         self._counts.append((now, done_bytes))
         while len(self._counts) > 2 and self._counts[1][0] <= now - _WINDOW_S:
             self._counts.popleft()
-        if self._expected_bytes and now - self._logged_s >= _LOGGED_S:
-            percent = 100 * done_bytes // self._expected_bytes
-            if percent - self._logged_percent >= _LOGGED_PERCENT:
+        least_s, most_s = _LOGGED_S
+        if self._expected_bytes and (silent_s := now - self._logged_s) >= least_s:
+            percent = min(100, 100 * done_bytes // self._expected_bytes)
+            if percent - self._logged_percent >= _LOGGED_PERCENT or silent_s >= most_s:
                 self._logged_s, self._logged_percent = now, percent
                 _log.info(
                     "progress",
@@ -54,4 +55,4 @@ class Pace:
         if len(self._counts) < 2:
             return None
         (first_s, first), (last_s, last) = self._counts[0], self._counts[-1]
-        return round((last - first) / (last_s - first_s)) if last_s > first_s else None
+        return max(0, round((last - first) / (last_s - first_s))) if last_s > first_s else None

@@ -125,16 +125,26 @@ def used_bytes(data: Path) -> int:
     Logs are left out because they are as large as the configuration says, whatever is stored. Blocks, not lengths,
     because sparse and page-compressed tables take less than they measure. Cheap: one ``lstat`` a file.
     """
-    return sum(file_used_bytes(Path(entry.path)) for entry in _walk(data))
+    total = 0
+    for entry in _walk(data):
+        try:
+            if entry.is_file(follow_symlinks=False):
+                total += _counted(entry.name, entry.stat(follow_symlinks=False))
+        except FileNotFoundError:  # a table was dropped meanwhile
+            continue
+    return total
 
 
 def file_used_bytes(path: Path) -> int:
-    """What one file of a data directory takes, counted as ``used_bytes`` does; 0 where there is none any more."""
+    """What one file of a data directory adds to ``used_bytes``; 0 where that cannot be seen."""
     try:
-        facts = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
+        return _counted(path.name, path.lstat())
+    except OSError:
         return 0
-    return facts.st_blocks * 512 if stat.S_ISREG(facts.st_mode) and not path.name.startswith(_LOG_NAMES) else 0
+
+
+def _counted(name: str, facts: os.stat_result) -> int:
+    return facts.st_blocks * 512 if stat.S_ISREG(facts.st_mode) and not name.startswith(_LOG_NAMES) else 0
 
 
 def birth_ns(path: Path) -> int | None:

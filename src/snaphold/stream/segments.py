@@ -314,7 +314,7 @@ class _Intake:
     def pause(self, seconds: float) -> None:
         """Wait, unless something fails. Raises like ``check``."""
         if seconds:
-            self._ended.wait(seconds)
+            self._ended.wait(min(seconds, threading.TIMEOUT_MAX))
         self.check()
 
     def free_block(self, *, at_once: bool) -> memoryview:

@@ -30,7 +30,10 @@ MAX_OPEN: Final = 256  # files that may be incomplete at once; the tool has as m
 LAST_FILES: Final = frozenset({"xtrabackup_info", "mariadb_backup_info"})  # until and since MariaDB 11
 
 _WHILE_COMMITS_WAIT: Final = ("mysql/general_log.CS", "mysql/slow_log.CS")  # the server's logs in tables are first then
-_WHILE_WRITERS_WAIT: Final = (".MYD", ".MYI", ".MRG", ".ARZ", ".ARM", ".CSV", ".CSM")  # tables without transactions
+_WHILE_WRITERS_WAIT: Final = (
+    *(".MYD", ".MYI", ".MRG", ".ARZ", ".ARM", ".CSV", ".CSM"),  # tables without transactions, from BACKUP STAGE FLUSH on
+    *(".frm", ".new", ".ren", ".del"),  # definitions, and what was made or changed meanwhile: from BLOCK_DDL on
+)
 
 _HEAD = struct.Struct("<8sBcI")
 _PAYLOAD = struct.Struct("<QQI")
@@ -278,7 +281,10 @@ class Watch(XbstreamReader):
 
     @property
     def writers_wait(self) -> bool:
-        """Whether the tool has begun what it copies from ``BACKUP STAGE FLUSH`` on: nobody writes to MyISAM then."""
+        """Whether the tool has begun what it copies from ``BACKUP STAGE FLUSH`` on: nobody writes to MyISAM then.
+
+        Aria tables without transactions, which are copied then too, look like those that are copied before.
+        """
         return self._capture.writers_wait
 
     @property
