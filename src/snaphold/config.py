@@ -66,7 +66,8 @@ class Settings(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="MB (1,000,000 bytes) a second that one backup takes from its tool at most; 0: no limit. What an "
-        "increment's tool only looks at is not counted, nor what is copied while nobody writes to MyISAM or makes tables",
+        "increment's tool only looks at does not count, nor what it copies while nobody can write to MyISAM or make "
+        "tables",
     )
     niceness: int = Field(
         10, ge=0, le=19, description="niceness, 0 to 19, of the tools and threads that back up and restore"

@@ -69,7 +69,7 @@ def test_the_tools_own_way_ends_in_the_same(bench: tuple[ChainBench, InstanceRes
     with writers(source):
         chain.take(full=True)
         for _ in range(4):
-            chain.take()
+            chain.take(named=False)  # of a table that is being rebuilt at this moment only a full one has all
     overlaid, files = chain.laid(Chain.overlay)
     in_turn, expected_files = chain.laid(Chain.apply_in_turn)
     merged, _ = chain.consolidate()
@@ -231,7 +231,7 @@ def test_progress_is_of_the_instance(
     done = [news["done_bytes"] for news in told if "done_bytes" in news]
     assert [news["expected_bytes"] for news in told if "expected_bytes" in news] == [size]
     assert done == sorted(done)
-    assert 0.95 * size <= done[-1] <= 1.05 * size
+    assert 0.95 * size <= done[-1] <= (2 if full else 1.05) * size  # the stream of a full one has logs too
 
 
 def test_another_life_of_the_data_is_no_parent(bench: tuple[ChainBench, InstanceResult]) -> None:

@@ -11,7 +11,7 @@ from tests.stream.xb import end, payload, whole
 def test_files_count_once_they_are_complete(tmp_path: Path) -> None:
     """A file counts as what it takes in the source, once; logs, and what the source does not have, count nothing."""
     (tmp_path / "shop").mkdir()
-    sizes = {}
+    sizes: dict[str, int] = {}
     for name in ("shop/a.ibd", "shop/b.ibd", "shop/c.MYD", "ib_logfile0"):
         (tmp_path / name).write_bytes(b"x" * (1 + len(sizes)) * 5000)
         sizes[name] = (tmp_path / name).stat().st_blocks * 512
@@ -22,7 +22,9 @@ def test_files_count_once_they_are_complete(tmp_path: Path) -> None:
     assert covered.bytes() == 0
     watch.feed(end("shop/a.ibd.delta") + payload("shop/b.ibd.delta", b"1"))
     assert covered.bytes() == covered.bytes() == sizes["shop/a.ibd"]
-    watch.feed(end("shop/b.ibd.delta") + whole("shop/c.MYD", b"1") + whole("xtrabackup_info", b"1") + end("ib_logfile0"))
+    watch.feed(
+        end("shop/b.ibd.delta") + whole("shop/c.MYD", b"1") + whole("xtrabackup_info", b"1") + end("ib_logfile0")
+    )
     assert covered.bytes() == sum(sizes.values()) - sizes["ib_logfile0"]
 
 

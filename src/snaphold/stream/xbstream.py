@@ -31,7 +31,15 @@ LAST_FILES: Final = frozenset({"xtrabackup_info", "mariadb_backup_info"})  # unt
 
 _WHILE_COMMITS_WAIT: Final = ("mysql/general_log.CS", "mysql/slow_log.CS")  # the server's logs in tables are first then
 _WHILE_WRITERS_WAIT: Final = (
-    *(".MYD", ".MYI", ".MRG", ".ARZ", ".ARM", ".CSV", ".CSM"),  # tables without transactions, from BACKUP STAGE FLUSH on
+    *(
+        ".MYD",
+        ".MYI",
+        ".MRG",
+        ".ARZ",
+        ".ARM",
+        ".CSV",
+        ".CSM",
+    ),  # tables without transactions, from BACKUP STAGE FLUSH on
     *(".frm", ".new", ".ren", ".del"),  # definitions, and what was made or changed meanwhile: from BLOCK_DDL on
 )
 
