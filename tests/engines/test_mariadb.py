@@ -1,11 +1,17 @@
 """What MariaDB's stream says of itself, and when it is not believed. The bytes are as 10.11.19 writes them."""
 
+import itertools
 import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from snaphold.engines.mariadb import start_checkpoint, taken_from
-from snaphold.errors import Permanent
+from snaphold.engines.base import ServerAccess
+from snaphold.engines.mariadb import checkpoint_in_a_lull, start_checkpoint, taken_from
+from snaphold.errors import Permanent, Unavailable
 
 CHECKPOINTS = b"backup_type = full-backuped\nfrom_lsn = %d\nto_lsn = %d\nlast_lsn = %d\nrecover_binlog_info = 0\n"
 INFO = (
@@ -88,3 +94,42 @@ def test_an_older_redo_log_is_not_guessed_at() -> None:
     """Before 10.8 the header was another."""
     with pytest.raises(Permanent, match="unknown format"):
         start_checkpoint(bytes(0x3000))
+
+
+class Log:
+    """A server that says only where its log is, and hears what else it is asked for."""
+
+    def __init__(self, positions: Iterator[int]) -> None:
+        self.heard: list[str] = []
+        self._positions = positions
+
+    def __call__(self, statement: str, _: float) -> list[tuple[Any, ...]]:
+        """Answer."""
+        if "lsn" in statement:
+            return [("Innodb_lsn_current", str(next(self._positions)))]
+        self.heard.append(statement)
+        raise Unavailable("it does not answer")
+
+    def access(self) -> ServerAccess:
+        """The way to it."""
+        nowhere = Path("/nowhere")
+        return ServerAccess(
+            data_directory=nowhere, socket=nowhere, defaults_file=nowhere, uid=None, gid=None, scratch=nowhere,
+            messages=nowhere, administer=self,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("before", [0, 5], ids=["at once", "soon"])
+def test_a_checkpoint_in_a_lull(before: int) -> None:
+    """A server that changes nothing more is asked for a checkpoint, once; that it gives none is no failure."""
+    log = Log(itertools.chain(range(before), itertools.repeat(before)))
+    checkpoint_in_a_lull(log.access())
+    assert log.heard == ["SET GLOBAL innodb_log_checkpoint_now = ON"]
+
+
+def test_no_checkpoint_under_steady_writes() -> None:
+    """A server that changes all the time would never end it, and is not asked; the backup begins soon all the same."""
+    log, begun = Log(itertools.count()), time.monotonic()
+    checkpoint_in_a_lull(log.access())
+    assert log.heard == []
+    assert time.monotonic() - begun < 10
