@@ -23,6 +23,7 @@ SIZES = st.one_of(
     st.integers(1, 3).map(lambda count: count << 20),
     st.integers(1, 3 << 20),
 )
+WHEREVER = pytest.mark.parametrize("piece", [NOISE, AT_BLOCKS], ids=["anywhere", "at blocks"])
 WRITES = st.tuples(st.integers(0, 1), st.one_of(st.none(), SIZES), SIZES, st.booleans())
 
 
@@ -95,7 +96,7 @@ def is_cached(file: int, position: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("piece", [NOISE, AT_BLOCKS], ids=["anywhere", "at blocks"])
+@WHEREVER
 def test_no_page_of_the_cache_is_taken(tmp_path: Path, piece: bytes | memoryview) -> None:
     """What was written and read in whole blocks is not in the cache; the same written plainly is."""
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
@@ -132,7 +133,17 @@ def test_a_file_system_that_has_only_the_cache(tmp_path: Path) -> None:
     assert done.stdout == "True\n", done.stderr
 
 
-@pytest.mark.parametrize("piece", [NOISE, AT_BLOCKS], ids=["anywhere", "at blocks"])
+def written(path: Path, piece: bytes | memoryview) -> bytes:
+    """All of a new file that has this piece at its start."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    writer = DirectWriter()
+    writer.write(file, piece, 0)
+    writer.flush()
+    os.close(file)
+    return path.read_bytes()
+
+
+@WHEREVER
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
 def test_a_file_system_with_other_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, piece: bytes | memoryview
@@ -146,28 +157,18 @@ def test_a_file_system_with_other_blocks(
         return plain(file, data, position)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    writer = DirectWriter()
-    writer.write(file, piece, 0)
-    writer.flush()
-    assert os.pread(file, len(NOISE) + 1, 0) == NOISE
-    os.close(file)
+    assert written(tmp_path / "file", piece) == NOISE
 
 
 @pytest.mark.parametrize("most", [BLOCK, 300_001])
-@pytest.mark.parametrize("piece", [NOISE, AT_BLOCKS], ids=["anywhere", "at blocks"])
+@WHEREVER
 def test_writes_that_come_out_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: bytes | memoryview, most: int
 ) -> None:
     """A write that takes less than it was given is gone on with, wherever it ended."""
     plain = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, data, position: plain(file, data[:most], position))
-    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    writer = DirectWriter()
-    writer.write(file, piece, 0)
-    writer.flush()
-    assert os.pread(file, len(NOISE) + 1, 0) == NOISE
-    os.close(file)
+    assert written(tmp_path / "file", piece) == NOISE
 
 
 def test_reads_that_come_out_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from typing import Final
 import structlog
 
 _WINDOW_S: Final = 10.0  # the time that a rate is of
-_LOGGED_S: Final = (30.0, 600.0)  # between two lines of a long step, at least and at most; a shorter one has none
-_LOGGED_PERCENT: Final = 5  # so much more is worth a line within these
+_LOGGED_S: Final = 30.0  # between two lines of a long step, at least; a shorter one has none
+_LOGGED_PERCENT: Final = 5  # so much more is worth a line
+_SILENT_S: Final = 600.0  # after so long there is one in any case
 
 _log = structlog.get_logger(__name__)
 
@@ -36,10 +37,9 @@ class Pace:
         self._counts.append((now, done_bytes))
         while len(self._counts) > 2 and self._counts[1][0] <= now - _WINDOW_S:
             self._counts.popleft()
-        least_s, most_s = _LOGGED_S
-        if self._expected_bytes and (silent_s := now - self._logged_s) >= least_s:
+        if self._expected_bytes and (silent_s := now - self._logged_s) >= _LOGGED_S:
             percent = min(100, 100 * done_bytes // self._expected_bytes)
-            if percent - self._logged_percent >= _LOGGED_PERCENT or silent_s >= most_s:
+            if percent - self._logged_percent >= _LOGGED_PERCENT or silent_s >= _SILENT_S:
                 self._logged_s, self._logged_percent = now, percent
                 _log.info(
                     "progress",

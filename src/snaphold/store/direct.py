@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 Result = TypeVar("Result")
 BLOCK: Final = 4096  # bytes; every disk takes positions, lengths and memory that are multiples of it
-_WRITE_SIZE: Final = 1 << 20  # bytes; more at once, and a server's log waits behind them
+WRITE_SIZE: Final = 1 << 20  # bytes; more at once, and a server's log waits behind them
 _READ_SIZE: Final = 4 << 20  # bytes
 _PIECE: Final = 256 << 10  # bytes that are handed on at once: who looks at them finds them in the processor's cache
 _NOT_THIS_WAY: Final = {errno.EINVAL, errno.EOPNOTSUPP}
@@ -32,7 +32,7 @@ class DirectWriter:
     """
 
     def __init__(self) -> None:
-        self._memory = block_memory(_WRITE_SIZE)
+        self._memory = block_memory(WRITE_SIZE)
         self._descriptor = -1  # of the file that it belongs to
         self._position = 0  # where in it the memory's start belongs: at a block
         self._begin = self._end = 0  # what of the memory is to be written

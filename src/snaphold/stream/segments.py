@@ -22,7 +22,7 @@ from typing import Final, Protocol, Self
 
 from snaphold.errors import Damaged, Overtaken, SnapholdError
 from snaphold.store.base import SEGMENT_SIZE, ObjectStore
-from snaphold.store.direct import block_memory
+from snaphold.store.direct import WRITE_SIZE, block_memory
 from snaphold.stream.compress import BLOCK_SIZE, CodecName, compress_block, keep_block_memory
 from snaphold.stream.courtesy import Throttle
 from snaphold.stream.index import Index
@@ -32,7 +32,6 @@ from snaphold.stream.xbstream import Chunk, File
 IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled included
 _AHEAD: Final = 12  # blocks read before they are compressed: a tool writes 10 MiB, and reads 10 before it writes again
 _SPARE: Final = 24  # blocks; what a tool still has in its buffers when it keeps clients from committing
-_PIECE: Final = 1 << 20  # bytes of a segment that are hashed and put at once
 _PROGRESS_S: Final = 0.1  # between two calls of on_progress, at least
 _STOP_POLL_S: Final = 0.05
 
@@ -410,7 +409,7 @@ class _Intake:
 class _Segment:
     """A segment that is being filled by one thread. Others iterate over its bytes as they come, from the first on.
 
-    They get it in pieces of _PIECE bytes, whatever it is filled with.
+    They get it in pieces of WRITE_SIZE bytes, whatever it is filled with: a disk takes these from where they are.
     """
 
     def __init__(self, buffer: memoryview) -> None:
@@ -431,7 +430,7 @@ class _Segment:
         part = data[: len(self.buffer) - self._filled]
         self.buffer[self._filled : self._filled + len(part)] = part
         self._filled += len(part)
-        self._hand_on(self._filled // _PIECE * _PIECE)
+        self._hand_on(self._filled // WRITE_SIZE * WRITE_SIZE)
         return data[len(part) :]
 
     def end(self, *, whole: bool) -> None:
@@ -460,6 +459,6 @@ class _Segment:
                     raise Overtaken("the backup was given up")
                 if position == self.size:
                     return
-                piece = self.buffer[position : min(position + _PIECE, self.size)]
+                piece = self.buffer[position : min(position + WRITE_SIZE, self.size)]
             yield piece
             position += len(piece)

@@ -30,18 +30,8 @@ MAX_OPEN: Final = 256  # files that may be incomplete at once; the tool has as m
 LAST_FILES: Final = frozenset({"xtrabackup_info", "mariadb_backup_info"})  # until and since MariaDB 11
 
 _WHILE_COMMITS_WAIT: Final = ("mysql/general_log.CS", "mysql/slow_log.CS")  # the server's logs in tables are first then
-_WHILE_WRITERS_WAIT: Final = (
-    *(
-        ".MYD",
-        ".MYI",
-        ".MRG",
-        ".ARZ",
-        ".ARM",
-        ".CSV",
-        ".CSM",
-    ),  # tables without transactions, from BACKUP STAGE FLUSH on
-    *(".frm", ".new", ".ren", ".del"),  # definitions, and what was made or changed meanwhile: from BLOCK_DDL on
-)
+_NOT_TRANSACTIONAL: Final = (".MYD", ".MYI", ".MRG", ".ARZ", ".ARM", ".CSV", ".CSM")  # from BACKUP STAGE FLUSH on
+_DEFINITIONS: Final = (".frm", ".new", ".ren", ".del")  # and what was made or changed meanwhile: from BLOCK_DDL on
 
 _HEAD = struct.Struct("<8sBcI")
 _PAYLOAD = struct.Struct("<QQI")
@@ -311,7 +301,7 @@ class _Capture:
 
     def opened(self, file: File) -> None:
         self.commits_wait = self.commits_wait or file.path.startswith(_WHILE_COMMITS_WAIT)
-        self.writers_wait = self.writers_wait or file.path.endswith(_WHILE_WRITERS_WAIT)
+        self.writers_wait = self.writers_wait or file.path.endswith(_NOT_TRANSACTIONAL + _DEFINITIONS)
         if self._limit(file.path):
             self.content[file.path] = bytearray()
 
