@@ -17,6 +17,7 @@ import secrets
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -29,7 +30,7 @@ from snaphold.store.direct import DirectWriter, read_pieces, write_all
 from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_account, is_name
 
 Made = TypeVar("Made")
-_RACES = 100  # lost at most, for a directory that others remove
+_RACES_S = 10.0  # lost at most, for a directory that others remove
 _SIZE = struct.Struct("<Q")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
@@ -321,7 +322,8 @@ def _in_directory(directory: Path, make: Callable[[], Made]) -> Made:
     Another process may remove one meanwhile, for it was empty: it is made again. What was made keeps it.
     """
     new: set[Path] = set()
-    for _ in range(_RACES):
+    end = time.monotonic() + _RACES_S
+    while time.monotonic() < end:
         with suppress(FileNotFoundError):
             missing = [path for path in (directory, *directory.parents) if not path.is_dir()]
             new.update(missing)
