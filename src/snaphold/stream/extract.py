@@ -20,9 +20,10 @@ from snaphold.stream.extractor import DAMAGED, Layer
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, sha256_of
 from snaphold.stream.overlay import INCREMENT_PAGES, META
-from snaphold.stream.process import EXIT_WAIT_S, PIPE_SIZE, Running, Tool
+from snaphold.stream.process import EXIT_WAIT_S, Running, Tool
 from snaphold.stream.segments import read_backups
 
+_PIPE_SIZE: Final = 1 << 20  # bytes; the most that Linux allows everybody
 _STOP_POLL_MS: Final = 100
 
 
@@ -144,7 +145,7 @@ class _Extractor:
         assert self._running.stdout is not None  # noqa: S101 -- the same
         self._input, self._output = self._running.stdin, self._running.stdout
         with suppress(PermissionError):  # the user's pipes take too much memory already: slower, no worse
-            fcntl.fcntl(self._input, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            fcntl.fcntl(self._input, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         os.set_blocking(self._input.fileno(), False)
         self._poll = select.poll()
         self._poll.register(self._input, select.POLLOUT)
