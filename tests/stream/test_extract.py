@@ -23,7 +23,7 @@ from snaphold.host.servers import Servers
 from snaphold.store.base import ObjectStore
 from snaphold.store.local import LocalStores
 from snaphold.stream import extractor
-from snaphold.stream.compress import BLOCK_SIZE, CodecName, compress_block
+from snaphold.stream.compress import BLOCK_SIZE, CodecName
 from snaphold.stream.extract import extract_backup
 from snaphold.stream.manifest import Manifest
 from snaphold.stream.process import Running, Tool
@@ -34,6 +34,7 @@ from tests.fakes.memory_store import MemoryStore
 from tests.stream.backups import NAME, PREFIX, SEGMENT, manifest_of, taken
 from tests.stream.xb import INFO, end, head, payload, remove, rename, seek, streams, whole
 from tests.support.instances import instance_spec, query, wait_for
+from tests.support.members import member_of
 from tests.support.mounts import in_a_file_system
 
 AS_ROOT = os.geteuid() == 0
@@ -73,7 +74,7 @@ def extracted_here(stream: bytes, target: Path, level: int = 1) -> None:
     source = os.memfd_create("stream")
     try:
         for at in range(0, len(stream), BLOCK_SIZE):
-            os.write(source, compress_block(memoryview(stream)[at : at + BLOCK_SIZE], level))
+            os.write(source, member_of(memoryview(stream)[at : at + BLOCK_SIZE], level))
         os.lseek(source, 0, os.SEEK_SET)
         extractor.extract(source, os.open(target, os.O_RDONLY), 2, lambda _: None)
     finally:
@@ -210,7 +211,7 @@ def test_a_missing_object(memory: MemoryStore, target: Path) -> None:
 def test_a_foreign_gzip_stream(memory: MemoryStore, target: Path) -> None:
     """An object that is no row of our members is refused."""
     manifest = taken(memory, BIG)
-    first = compress_block(memoryview(BIG)[:BLOCK_SIZE], 1)
+    first = member_of(memoryview(BIG)[:BLOCK_SIZE])
     assert memory.objects[NAME].startswith(first)
     foreign = bytearray(memory.objects[NAME])
     foreign[12:14] = b"XX"  # the extra field's name

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from snaphold.errors import Damaged
 from snaphold.stream import extractor
-from snaphold.stream.compress import BLOCK_SIZE, compress_block
+from snaphold.stream.compress import BLOCK_SIZE
 from snaphold.stream.delta import DeltaReader, Meta, PageSet
 from snaphold.stream.extract import extract_backup
 from snaphold.stream.index import Index, IndexedMember
@@ -23,6 +23,7 @@ from snaphold.stream.xbstream import Watch
 from tests.fakes.memory_store import MemoryStore
 from tests.stream.backups import SEGMENT, manifest_of
 from tests.stream.xb import INFO, end, head, payload, whole
+from tests.support.members import member_of
 from tests.support.mounts import in_a_file_system
 
 PAGE = 1024  # bytes: the smallest there is
@@ -70,7 +71,7 @@ def laid(streams: list[bytes], target: Path, wanted: dict[int, int] | None = Non
         for stream in streams:
             blocks = [stream[at : at + BLOCK_SIZE] for at in range(0, len(stream), BLOCK_SIZE)]
             wanted_bytes = (wanted or {}).get(len(sizes), len(stream))
-            members = [compress_block(memoryview(block), 1) for block in blocks[: -(-wanted_bytes // BLOCK_SIZE)]]
+            members = [member_of(block) for block in blocks[: -(-wanted_bytes // BLOCK_SIZE)]]
             sizes.append(extractor.Layer(os.write(source, b"".join(members)), len(stream), wanted_bytes))
         os.lseek(source, 0, os.SEEK_SET)
         extractor.lay(source, os.open(target, os.O_RDONLY), sizes, 2, lambda _: None)

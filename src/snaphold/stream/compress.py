@@ -45,8 +45,8 @@ class Codec(Protocol):
     suffix: str  # of the data object's name
     header_size: int  # bytes, at the start of a member, that ``length`` needs
 
-    def compress(self, block: memoryview, level: int) -> bytes:
-        """Make a member of at most BLOCK_SIZE bytes."""
+    def compress(self, block: memoryview, level: int) -> tuple[bytes, bytes]:
+        """Make a member of at most BLOCK_SIZE bytes, in two parts: to join them would be another copy."""
 
     def decompress(self, member: memoryview) -> bytes:
         """The block of a whole member. Raises ``Damaged`` when it is not the one that was compressed."""
@@ -61,11 +61,9 @@ class _Gzip:
     suffix = "gz"
     header_size = _HEADER.size
 
-    def compress(self, block: memoryview, level: int) -> bytes:
-        body = igzip_lib.compress(block, level, igzip_lib.COMP_DEFLATE)
-        length = _HEADER.size + len(body) + _TRAILER.size
-        header = _HEADER.pack(_START, 8, _FIELD, 4, length)
-        return b"".join((header, body, _TRAILER.pack(isal_zlib.crc32(block), len(block))))
+    def compress(self, block: memoryview, level: int) -> tuple[bytes, bytes]:
+        body = igzip_lib.compress(block, level, igzip_lib.COMP_GZIP_NO_HDR)  # with the trailer
+        return _HEADER.pack(_START, 8, _FIELD, 4, _HEADER.size + len(body)), body
 
     def decompress(self, member: memoryview) -> bytes:
         crc32, length = _TRAILER.unpack(member[-_TRAILER.size :])
@@ -109,9 +107,9 @@ class _Zstd:
     def __init__(self) -> None:
         self._own = _Compressors()
 
-    def compress(self, block: memoryview, level: int) -> bytes:
+    def compress(self, block: memoryview, level: int) -> tuple[bytes, bytes]:
         frame = self._own.of(level).compress(block)
-        return _SKIPPABLE.pack(_SKIPPABLE_MAGIC, 4, _SKIPPABLE.size + len(frame)) + frame
+        return _SKIPPABLE.pack(_SKIPPABLE_MAGIC, 4, _SKIPPABLE.size + len(frame)), frame
 
     def decompress(self, member: memoryview) -> bytes:
         frame = member[_SKIPPABLE.size :]
@@ -133,8 +131,8 @@ class _Zstd:
 CODECS: Final[Mapping[CodecName, Codec]] = {"gzip": _Gzip(), "zstd": _Zstd()}
 
 
-def compress_block(block: memoryview, level: int, codec: CodecName = "gzip") -> bytes:
-    """Make a member of at most BLOCK_SIZE bytes. Runs without the interpreter lock."""
+def compress_block(block: memoryview, level: int, codec: CodecName = "gzip") -> tuple[bytes, bytes]:
+    """Make a member of at most BLOCK_SIZE bytes, in two parts. Runs without the interpreter lock."""
     return CODECS[codec].compress(block, level)
 
 

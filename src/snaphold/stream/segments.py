@@ -275,7 +275,8 @@ class _Intake:
         self._put_segment, self._codec, self._level, self._kill = put, codec, level, kill
         self._free: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in the caches yet
         self._blocks, self._most_blocks = 0, 2 * threads + _AHEAD
-        self._compressed: queue.SimpleQueue[tuple[Future[bytes], memoryview] | None] = queue.SimpleQueue()
+        self._compressed: queue.SimpleQueue[tuple[Future[tuple[bytes, bytes]], memoryview] | None] = queue.SimpleQueue()
+        self._filling: _Segment | None = None
         self._buffers: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in memory already
         for _ in range(IN_FLIGHT):
             self._buffers.put(block_memory(segment_size))
@@ -342,31 +343,35 @@ class _Intake:
 
     def _cut(self) -> None:
         """Cut the members, in order, in segments, which are put while they are filled. A thread's body."""
-        segment: _Segment | None = None
         try:
             while (item := self._compressed.get()) is not None:
-                rest = memoryview(item[0].result())
-                self.members.append(len(rest))
-                while rest:
-                    if segment is None:
-                        buffer = self._buffers.get()  # here a slow store holds up everything before
-                        if buffer is None or self._ended.is_set():
-                            return
-                        segment = _Segment(buffer)
-                        self._begin_put(segment)
-                    rest = segment.add(rest)
-                    if segment.full:
-                        self._end_segment(segment)
-                        segment = None
-                self._free.put(item[1])
-            if segment is not None and not self._ended.is_set():
-                self._end_segment(segment)
-                segment = None
+                member, block = item[0].result(), item[1]
+                self.members.append(sum(len(part) for part in member))
+                for part in member:
+                    if not self._append(memoryview(part)):
+                        return
+                self._free.put(block)
+            if self._filling is not None and not self._ended.is_set():
+                self._end_segment(self._filling)
         except BaseException as error:  # noqa: BLE001 -- check() raises it in the calling thread
             self._fail(error)
         finally:
-            if segment is not None:
-                segment.end(whole=False)
+            if self._filling is not None:
+                self._filling.end(whole=False)
+
+    def _append(self, rest: memoryview) -> bool:
+        """Put bytes behind those before, in one segment or in several. False: it has all ended meanwhile."""
+        while rest:
+            if self._filling is None:
+                buffer = self._buffers.get()  # here a slow store holds up everything before
+                if buffer is None or self._ended.is_set():
+                    return False
+                self._filling = _Segment(buffer)
+                self._begin_put(self._filling)
+            rest = self._filling.add(rest)
+            if self._filling.full:
+                self._end_segment(self._filling)
+        return True
 
     def _begin_put(self, segment: "_Segment") -> None:
         """Have a segment put from now on, while it is filled."""
@@ -387,6 +392,7 @@ class _Intake:
     def _end_segment(self, segment: "_Segment") -> None:
         segment.end(whole=True)
         self.segments.append(Segment(size_bytes=segment.size, sha256=segment.sha256.hexdigest()))
+        self._filling = None
 
     def _look_for_stop(self, stop: threading.Event) -> None:
         while not self._ended.wait(_STOP_POLL_S):

@@ -1,0 +1,8 @@
+"""Members of a compressed stream."""
+
+from snaphold.stream.compress import CodecName, compress_block
+
+
+def member_of(block: bytes | memoryview, level: int = 1, codec: CodecName = "gzip") -> bytes:
+    """The whole member of a block."""
+    return b"".join(compress_block(memoryview(block), level, codec))
