@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from snaphold.engines.installation import Installation
+from snaphold.engines.mariadb import LOG_COPY_INTERVAL_MS
 
 GZIP: Final = ("gzip",)
 IGZIP: Final = (sys.executable, "-m", "isal.igzip", "-1", "-c")  # one thread, as the program igzip
@@ -38,7 +39,7 @@ class PlainTools:
 
     def take_to_nowhere(self) -> float:
         """The tool alone, with the options that snaphold gives it; the seconds it took."""
-        return self._back_up(Path(os.devnull), None, "--log-copy-interval=10")
+        return self._back_up(Path(os.devnull), None, f"--log-copy-interval={LOG_COPY_INTERVAL_MS}")
 
     def restore(self) -> float:
         """``gzip -dc file | mbstream -x``, ``--prepare``, and a server until it is ready; the seconds it took."""

@@ -97,16 +97,22 @@ def test_an_older_redo_log_is_not_guessed_at() -> None:
 
 
 class Log:
-    """A server that says only where its log is, and hears what else it is asked for."""
+    """A server that says only where its log is, and hears what else it is asked for.
 
-    def __init__(self, positions: Iterator[int]) -> None:
+    ``age_bytes``: of the log that came after its last checkpoint.
+    """
+
+    def __init__(self, positions: Iterator[int], age_bytes: int = 1 << 20) -> None:
         self.heard: list[str] = []
         self._positions = positions
+        self._age_bytes = age_bytes
 
     def __call__(self, statement: str, _: float) -> list[tuple[Any, ...]]:
         """Answer."""
-        if "lsn" in statement:
+        if "Innodb_lsn_current" in statement:
             return [("Innodb_lsn_current", str(next(self._positions)))]
+        if "Innodb_checkpoint_age" in statement:
+            return [("Innodb_checkpoint_age", str(self._age_bytes))]
         self.heard.append(statement)
         raise Unavailable("it does not answer")
 
@@ -125,6 +131,13 @@ def test_a_checkpoint_in_a_lull(before: int) -> None:
     log = Log(itertools.chain(range(before), itertools.repeat(before)))
     checkpoint_in_a_lull(log.access())
     assert log.heard == ["SET GLOBAL innodb_log_checkpoint_now = ON"]
+
+
+def test_no_checkpoint_right_after_one() -> None:
+    """A server whose last checkpoint is at its newest change is neither asked for another nor waited for."""
+    log = Log(iter(()), age_bytes=16)
+    checkpoint_in_a_lull(log.access())
+    assert log.heard == []
 
 
 def test_no_checkpoint_under_steady_writes() -> None:

@@ -26,11 +26,12 @@ from snaphold.stream.delta import MAX_META, Meta
 from snaphold.stream.process import Tool, ToolStream, run_tool
 
 PREPARE_TIMEOUT_S: Final = 24 * 3600.0  # a large redo log on a slow disk takes its time
-LOG_COPY_INTERVAL_MS: Final = 10  # of the redo log: a small one keeps the longest write of the source short
+LOG_COPY_INTERVAL_MS: Final = 20  # of the redo log: the source's longest write is about as long, and each look costs
 WATCH_INTERVAL_S: Final = 0.5
 ANSWER_TIMEOUT_S: Final = 5.0
 CHECKPOINT_TIMEOUT_S: Final = 5.0
 _FILES_TIMEOUT_S: Final = 60.0
+_YOUNG: Final = 4096  # bytes of log since the last checkpoint: a few pages at most
 _LULL_S: Final = 0.1  # without a change: more than writers stand still while the disk is slow
 _LULL_WAIT_S: Final = 1.0
 _LULL_POLL_S: Final = 0.02
@@ -62,7 +63,6 @@ _WAITING: Final = (
 )
 _SPACES: Final = "SELECT NAME, SPACE FROM information_schema.INNODB_SYS_TABLES"
 _FILES: Final = "SELECT SPACE FROM information_schema.INNODB_SYS_TABLESPACES WHERE NAME LIKE '%/%'"
-_LSN: Final = "SHOW GLOBAL STATUS LIKE 'Innodb_lsn_current'"
 _LOCKED_TABLES: Final = "SHOW OPEN TABLES WHERE In_use > 0"
 _CLIENTS: Final = (
     "SELECT ID, USER, HOST, TIME FROM information_schema.PROCESSLIST"
@@ -332,6 +332,8 @@ def checkpoint_in_a_lull(server: ServerAccess) -> None:
     """
     with suppress(SnapholdError):
         begun_s = changed_s = time.monotonic()
+        if _status(server, "Innodb_checkpoint_age") <= _YOUNG:
+            return
         last = _lsn_of(server)
         while time.monotonic() - changed_s < _LULL_S:
             time.sleep(_LULL_POLL_S)
@@ -344,8 +346,13 @@ def checkpoint_in_a_lull(server: ServerAccess) -> None:
 
 def _lsn_of(server: ServerAccess) -> int:
     """The newest position of the server's log."""
-    ((_, lsn),) = server.administer(_LSN, ANSWER_TIMEOUT_S)
-    return int(lsn)
+    return _status(server, "Innodb_lsn_current")
+
+
+def _status(server: ServerAccess, name: str) -> int:
+    """One of the numbers that a server tells of itself."""
+    ((_, number),) = server.administer(f"SHOW GLOBAL STATUS LIKE '{name}'", ANSWER_TIMEOUT_S)
+    return int(number)
 
 
 @dataclass(frozen=True, kw_only=True)
