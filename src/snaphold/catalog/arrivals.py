@@ -1,6 +1,6 @@
 """The rows of copies that come from other regions and are no backups yet."""
 
-from snaphold.catalog.database import Transaction
+from snaphold.catalog.database import Transaction, all_rows, one_row
 from snaphold.catalog.schema import arrivals
 from snaphold.model import Arrival
 
@@ -13,7 +13,7 @@ def insert(tx: Transaction, arrival: Arrival) -> None:
 
 def get(tx: Transaction, copy_id: str) -> Arrival | None:
     """What is known of it, also when it has ended."""
-    row = tx.connection.execute(arrivals.select().where(arrivals.c.id == copy_id)).mappings().one_or_none()
+    row = one_row(tx.connection.execute(arrivals.select().where(arrivals.c.id == copy_id)))
     return None if row is None else Arrival(**row)
 
 
@@ -36,7 +36,7 @@ def end_silent(tx: Transaction, since_us: int) -> list[str]:
 
 def ended(tx: Transaction, until_us: int) -> list[Arrival]:
     """Those that ended before."""
-    rows = tx.connection.execute(arrivals.select().where(arrivals.c.ended_us <= until_us)).mappings()
+    rows = all_rows(tx.connection.execute(arrivals.select().where(arrivals.c.ended_us <= until_us)))
     return [Arrival(**row) for row in rows]
 
 

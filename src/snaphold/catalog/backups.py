@@ -6,8 +6,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from snaphold.catalog import copies
-from snaphold.catalog.database import Transaction
-from snaphold.catalog.paging import page_of, position_of
+from snaphold.catalog.database import Transaction, all_rows, one_row
+from snaphold.catalog.paging import page_of
 from snaphold.catalog.schema import (
     AUTOMATED_FULLS,
     BEING_DELETED,
@@ -31,6 +31,8 @@ from snaphold.model import (
 )
 from snaphold.protocol import ProofResult
 
+_BY_ID: Final = backups.select().where(backups.c.id == sa.bindparam("backup_id"))
+
 
 def insert(tx: Transaction, backup: Backup) -> bool:
     """Add a new backup; False when its source has a running one already."""
@@ -53,7 +55,7 @@ def find(tx: Transaction, account: str, backup_id: str) -> Backup | None:
 
 def get(tx: Transaction, backup_id: str) -> Backup | None:
     """The backup of any account, deleted ones too."""
-    row = tx.connection.execute(backups.select().where(backups.c.id == backup_id)).mappings().one_or_none()
+    row = one_row(tx.connection.execute(_BY_ID, {"backup_id": backup_id}))
     return None if row is None else _backup(row)
 
 
@@ -126,14 +128,14 @@ def newest_completed(
     if incarnation is not None:
         statement = statement.where(backups.c.incarnation == incarnation)
     newest = statement.order_by(backups.c.created_us.desc(), backups.c.id.desc()).limit(1)
-    row = tx.connection.execute(newest).mappings().one_or_none()
+    row = one_row(tx.connection.execute(newest))
     return None if row is None else _backup(row)
 
 
 def automated_fulls(tx: Transaction, source_id: str) -> list[Backup]:
     """The COMPLETED fulls that a schedule has had taken of this source, newest first."""
     statement = backups.select().where(backups.c.source_id == source_id, sa.text(AUTOMATED_FULLS))
-    rows = tx.connection.execute(statement.order_by(backups.c.created_us.desc(), backups.c.id.desc())).mappings()
+    rows = all_rows(tx.connection.execute(statement.order_by(backups.c.created_us.desc(), backups.c.id.desc())))
     return [_backup(row) for row in rows]
 
 
@@ -197,7 +199,7 @@ def completed(tx: Transaction, account: str | None) -> list[Backup]:
     statement = backups.select().where(*USABLE)
     if account is not None:
         statement = statement.where(backups.c.account == account)
-    rows = tx.connection.execute(statement.order_by(backups.c.created_us, backups.c.id)).mappings()
+    rows = all_rows(tx.connection.execute(statement.order_by(backups.c.created_us, backups.c.id)))
     return [_backup(row) for row in rows]
 
 
@@ -209,7 +211,7 @@ def unknown_proofs(tx: Transaction) -> list[Backup]:
         backups.c.proving.is_(None),
         *USABLE,
     )
-    return [_backup(row) for row in tx.connection.execute(statement).mappings()]
+    return [_backup(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def being_proven(tx: Transaction, level: ProofLevel) -> list[str]:
@@ -228,22 +230,14 @@ def page(
     instance_id: str | None = None,
 ) -> tuple[list[Backup], bool] | None:
     """Up to ``limit`` backups, newest first, and whether there are more; None when the marker was never a backup."""
-    start = position_of(tx, backups, account, marker)
-    if start is None:
-        return None
-    statement = backups.select().where(backups.c.account == account, backups.c.deleted_us.is_(None))
-    if datastore is not None:
-        statement = statement.where(backups.c.datastore == datastore)
-    if instance_id is not None:
-        statement = statement.where(backups.c.instance_id == instance_id)
-    rows, more = page_of(tx, statement, backups, start, limit)
-    return [_backup(row) for row in rows], more
+    found = page_of(tx, backups, account, limit=limit, marker=marker, datastore=datastore, instance_id=instance_id)
+    return None if found is None else ([_backup(row) for row in found[0]], found[1])
 
 
 def failed_since(tx: Transaction, since_us: int, until_us: int) -> list[Backup]:
     """Failed backups, deleted ones too, whose end lies in this time: what they wrote may be swept."""
     statement = backups.select().where(sa.text(HAVING_FAILED), backups.c.updated_us.between(since_us, until_us))
-    return [_backup(row) for row in tx.connection.execute(statement).mappings()]
+    return [_backup(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def endings(tx: Transaction, account: str) -> dict[str, int | None]:
@@ -275,8 +269,7 @@ _KINDS: Final = {
 }
 
 
-def _backup(row: sa.RowMapping) -> Backup:
-    values = dict(row)
+def _backup(values: dict[str, Any]) -> Backup:
     for name, kind in _KINDS.items():
         values[name] = None if values[name] is None else kind(values[name])
     backup = object.__new__(Backup)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction
+from snaphold.catalog.database import Transaction, all_rows, one_row
 from snaphold.catalog.schema import USABLE, backups, copies
 from snaphold.model import Backup, Copy, CopyStatus, Made
 
@@ -29,7 +29,7 @@ def insert(tx: Transaction, copy: Copy) -> bool:
 
 def get(tx: Transaction, copy_id: str) -> Copy | None:
     """A copy by the id of its row."""
-    row = tx.connection.execute(copies.select().where(copies.c.id == copy_id)).mappings().one_or_none()
+    row = one_row(tx.connection.execute(copies.select().where(copies.c.id == copy_id)))
     return None if row is None else _copy(row)
 
 
@@ -38,7 +38,7 @@ def open_copy(tx: Transaction, backup_id: str, region: str) -> Copy | None:
     statement = copies.select().where(
         copies.c.backup_id == backup_id, copies.c.region == region, copies.c.status.in_(OPEN)
     )
-    row = tx.connection.execute(statement).mappings().one_or_none()
+    row = one_row(tx.connection.execute(statement))
     return None if row is None else _copy(row)
 
 
@@ -88,7 +88,7 @@ def with_copies(tx: Transaction, found: Iterable[Backup]) -> list[Backup]:
         return rows
     statement = copies.select().where(copies.c.backup_id.in_([backup.id for backup in rows]))
     by_backup: dict[str, list[Copy]] = {}
-    for row in tx.connection.execute(statement.order_by(copies.c.created_us, copies.c.id)).mappings():
+    for row in all_rows(tx.connection.execute(statement.order_by(copies.c.created_us, copies.c.id))):
         by_backup.setdefault(row["backup_id"], []).append(_copy(row))
     return [
         replace(backup, copies=tuple(by_backup[backup.id])) if backup.id in by_backup else backup for backup in rows
@@ -116,7 +116,7 @@ def here(tx: Transaction, account: str, region: str, wanted: Mapping[str, str | 
     of_original = {original: there for there, original in wanted.items() if original is not None}
     return {
         of_original.get(row["id"], row["made_from"]): (row["id"], row["manifest_sha256"])
-        for row in tx.connection.execute(statement).mappings()
+        for row in all_rows(tx.connection.execute(statement))
     }
 
 
@@ -139,5 +139,5 @@ def ids_in_use(backup_ids: Sequence[str]) -> sa.Select[tuple[str]]:
     return sa.select(copies.c.backup_id).where(copies.c.backup_id.in_(backup_ids), copies.c.status.in_(OPEN))
 
 
-def _copy(row: sa.RowMapping) -> Copy:
+def _copy(row: Mapping[str, Any]) -> Copy:
     return Copy(**{**row, "status": CopyStatus(row["status"])})

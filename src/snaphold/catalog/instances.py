@@ -1,12 +1,12 @@
 """The rows of instances."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction
-from snaphold.catalog.paging import page_of, position_of
+from snaphold.catalog.database import Transaction, one_row
+from snaphold.catalog.paging import page_of
 from snaphold.catalog.schema import backups, instances
 from snaphold.model import INSTANCE_MOVES, Instance, InstanceStatus
 
@@ -36,7 +36,7 @@ def was_known(tx: Transaction, account: str, instance_id: str) -> bool:
 
 def get(tx: Transaction, instance_id: str) -> Instance | None:
     """The instance of any account, deleted ones too."""
-    row = tx.connection.execute(instances.select().where(instances.c.id == instance_id)).mappings().one_or_none()
+    row = one_row(tx.connection.execute(instances.select().where(instances.c.id == instance_id)))
     return None if row is None else _instance(row)
 
 
@@ -105,12 +105,8 @@ def mark_deleted(tx: Transaction, instance_id: str) -> None:
 
 def page(tx: Transaction, account: str, *, limit: int, marker: str | None) -> tuple[list[Instance], bool] | None:
     """Up to ``limit`` instances, newest first, and whether there are more; None when the marker never was one."""
-    start = position_of(tx, instances, account, marker)
-    if start is None:
-        return None
-    statement = instances.select().where(instances.c.account == account, instances.c.deleted_us.is_(None))
-    rows, more = page_of(tx, statement, instances, start, limit)
-    return [_instance(row) for row in rows], more
+    found = page_of(tx, instances, account, limit=limit, marker=marker)
+    return None if found is None else ([_instance(row) for row in found[0]], found[1])
 
 
 def tenants(tx: Transaction) -> tuple[dict[str, int], dict[str, set[str]]]:
@@ -125,6 +121,6 @@ def tenants(tx: Transaction) -> tuple[dict[str, int], dict[str, set[str]]]:
     return load, accounts
 
 
-def _instance(row: sa.RowMapping) -> Instance:
+def _instance(row: Mapping[str, Any]) -> Instance:
     values = dict(row)
     return Instance(**(values | {"status": InstanceStatus(values["status"])}))

@@ -1,38 +1,45 @@
 """Pages that stay consistent while rows come and go: newest first by (created, id), which never change."""
 
-from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction
-
-
-@dataclass(frozen=True, kw_only=True)
-class Position:
-    """Where a page starts: behind a row that is (or was) there, or at an offset."""
-
-    behind: tuple[int, str] | None = None
-    offset: int = 0
-
-
-def position_of(tx: Transaction, table: sa.Table, account: str, marker: str | None) -> Position | None:
-    """Resolve a marker: an id that is or was a row of this account, or an offset in digits; else None."""
-    if marker is None:
-        return Position()
-    if marker.isascii() and marker.isdigit():
-        return Position(offset=min(int(marker[:18]), 1 << 62))
-    statement = sa.select(table.c.created_us, table.c.id).where(table.c.id == marker, table.c.account == account)
-    row = tx.connection.execute(statement).one_or_none()
-    return None if row is None else Position(behind=(row.created_us, row.id))
+from snaphold.catalog.database import Transaction, all_rows
 
 
 def page_of(
-    tx: Transaction, statement: sa.Select[Any], table: sa.Table, start: Position, limit: int
-) -> tuple[list[sa.RowMapping], bool]:
-    """Up to ``limit`` rows from there on, and whether there are more."""
-    if start.behind is not None:
-        statement = statement.where(sa.tuple_(table.c.created_us, table.c.id) < sa.tuple_(*start.behind))
-    statement = statement.order_by(table.c.created_us.desc(), table.c.id.desc()).offset(start.offset).limit(limit + 1)
-    rows = list(tx.connection.execute(statement).mappings())
+    tx: Transaction, table: sa.Table, account: str, *, limit: int, marker: str | None, **wanted: str | None
+) -> tuple[list[dict[str, Any]], bool] | None:
+    """Up to ``limit`` of an account's rows that are not deleted, and whether there are more.
+
+    ``marker``: an id that is or was a row of this account, behind which the page starts, or an offset in digits. None
+    is returned for one that is neither. ``wanted``: the values that columns must have; None: any.
+    """
+    values: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    columns, behind, offset = tuple(values), False, 0
+    if marker is not None and marker.isascii() and marker.isdigit():
+        offset = min(int(marker[:18]), 1 << 62)
+    elif marker is not None:
+        position = sa.select(table.c.created_us, table.c.id).where(table.c.id == marker, table.c.account == account)
+        row = tx.connection.execute(position).one_or_none()
+        if row is None:
+            return None
+        behind = True
+        values |= {"behind_us": row.created_us, "behind_id": row.id}
+    values |= {"of_account": account, "at_most": limit + 1, "skipped": offset}
+    rows = all_rows(tx.connection.execute(_statement(table, columns, behind=behind), values))
     return rows[:limit], len(rows) > limit
+
+
+@cache
+def _statement(table: sa.Table, columns: tuple[str, ...], *, behind: bool) -> sa.Select[Any]:
+    """The same object each time: to build it, and to find how it was compiled, takes longer than to run it."""
+    statement = table.select().where(table.c.account == sa.bindparam("of_account"), table.c.deleted_us.is_(None))
+    for column in columns:
+        statement = statement.where(table.c[column] == sa.bindparam(column))
+    if behind:
+        position = sa.tuple_(sa.bindparam("behind_us", type_=sa.BigInteger), sa.bindparam("behind_id", type_=sa.String))
+        statement = statement.where(sa.tuple_(table.c.created_us, table.c.id) < position)
+    newest_first = statement.order_by(table.c.created_us.desc(), table.c.id.desc())
+    return newest_first.offset(sa.bindparam("skipped")).limit(sa.bindparam("at_most"))

@@ -1,11 +1,12 @@
 """The rows of schedules."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction
-from snaphold.catalog.paging import page_of, position_of
+from snaphold.catalog.database import Transaction, all_rows, one_row
+from snaphold.catalog.paging import page_of
 from snaphold.catalog.schema import AUTOMATED_FULLS, backups, hosts, instances, schedules
 from snaphold.model import DAY_US, DueRun, InstanceStatus, Schedule
 
@@ -32,7 +33,7 @@ def find(tx: Transaction, account: str, schedule_id: str) -> Schedule | None:
 def get(tx: Transaction, schedule_id: str) -> Schedule | None:
     """The schedule of any account, unless it is deleted."""
     statement = schedules.select().where(schedules.c.id == schedule_id, schedules.c.deleted_us.is_(None))
-    row = tx.connection.execute(statement).mappings().one_or_none()
+    row = one_row(tx.connection.execute(statement))
     return None if row is None else _schedule(row)
 
 
@@ -68,16 +69,8 @@ def page(
     tx: Transaction, account: str, *, limit: int, marker: str | None, source_type: str | None, source_id: str | None
 ) -> tuple[list[Schedule], bool] | None:
     """Up to ``limit`` schedules, newest first, and whether there are more; None when the marker never was one."""
-    start = position_of(tx, schedules, account, marker)
-    if start is None:
-        return None
-    statement = schedules.select().where(schedules.c.account == account, schedules.c.deleted_us.is_(None))
-    if source_type is not None:
-        statement = statement.where(schedules.c.source_type == source_type)
-    if source_id is not None:
-        statement = statement.where(schedules.c.source_id == source_id)
-    rows, more = page_of(tx, statement, schedules, start, limit)
-    return [_schedule(row) for row in rows], more
+    found = page_of(tx, schedules, account, limit=limit, marker=marker, source_type=source_type, source_id=source_id)
+    return None if found is None else ([_schedule(row) for row in found[0]], found[1])
 
 
 def due(tx: Transaction) -> list[DueRun]:
@@ -95,14 +88,14 @@ def due(tx: Transaction) -> list[DueRun]:
             instance_status=None if row["instance_status"] is None else InstanceStatus(row["instance_status"]),
             host_seen_us=row["host_seen_us"],
         )
-        for row in tx.connection.execute(statement).mappings()
+        for row in all_rows(tx.connection.execute(statement))
     ]
 
 
 def far_away(tx: Transaction) -> list[Schedule]:
     """The schedules whose next run is more than a day away: it was set before the clock was put back."""
     statement = schedules.select().where(schedules.c.next_run_us > tx.now_us + DAY_US, schedules.c.deleted_us.is_(None))
-    return [_schedule(row) for row in tx.connection.execute(statement).mappings()]
+    return [_schedule(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def with_too_many_fulls(tx: Transaction) -> list[Schedule]:
@@ -118,8 +111,8 @@ def with_too_many_fulls(tx: Transaction) -> list[Schedule]:
         .join(counted, counted.c.source_id == schedules.c.source_id)
         .where(counted.c.fulls > schedules.c.full_backup_retention, schedules.c.deleted_us.is_(None))
     )
-    return [_schedule(row) for row in tx.connection.execute(statement).mappings()]
+    return [_schedule(row) for row in all_rows(tx.connection.execute(statement))]
 
 
-def _schedule(row: sa.RowMapping) -> Schedule:
+def _schedule(row: Mapping[str, Any]) -> Schedule:
     return Schedule(**{column.name: row[column.name] for column in schedules.columns})

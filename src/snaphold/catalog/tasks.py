@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction
+from snaphold.catalog.database import Transaction, all_rows, one_row
 from snaphold.catalog.schema import hosts, tasks
 from snaphold.model import Attempt, TaskState
 from snaphold.protocol import TaskKind
@@ -44,7 +44,7 @@ def claim(tx: Transaction, host_id: str, session: str, lease_until_us: int) -> t
     """Take the host's oldest waiting task: its next attempt, and the payload."""
     waiting = tasks.select().where(tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING)
     oldest = waiting.order_by(tasks.c.created_us, tasks.c.id).limit(1)
-    row = tx.connection.execute(oldest).mappings().one_or_none()
+    row = one_row(tx.connection.execute(oldest))
     if row is None:
         return None
     claimed = {
@@ -56,25 +56,20 @@ def claim(tx: Transaction, host_id: str, session: str, lease_until_us: int) -> t
     mine = tasks.update().where(tasks.c.id == row["id"], tasks.c.state == TaskState.WAITING)
     if tx.connection.execute(mine.values(claimed)).rowcount == 0:
         return None
-    return _attempt(dict(row) | claimed), row["payload"]
+    return _attempt(row | claimed), row["payload"]
 
 
 def current(tx: Transaction, host_id: str, task_id: str, session: str, number: int) -> Attempt | None:
     """The attempt, if it is still the one that may report."""
-    row = (
-        tx.connection.execute(
-            tasks.select().where(
-                tasks.c.id == task_id,
-                tasks.c.host_id == host_id,
-                tasks.c.session == session,
-                tasks.c.attempt == number,
-                tasks.c.state == TaskState.CLAIMED,
-            )
-        )
-        .mappings()
-        .one_or_none()
+    statement = tasks.select().where(
+        tasks.c.id == task_id,
+        tasks.c.host_id == host_id,
+        tasks.c.session == session,
+        tasks.c.attempt == number,
+        tasks.c.state == TaskState.CLAIMED,
     )
-    return None if row is None else _attempt(dict(row))
+    row = one_row(tx.connection.execute(statement))
+    return None if row is None else _attempt(row)
 
 
 def is_known(tx: Transaction, task_id: str) -> bool:
@@ -119,7 +114,7 @@ def of_other_sessions(tx: Transaction, host_id: str, session: str) -> list[Attem
     statement = tasks.select().where(
         tasks.c.host_id == host_id, tasks.c.state == TaskState.CLAIMED, tasks.c.session != session
     )
-    return [_attempt(dict(row)) for row in tx.connection.execute(statement).mappings()]
+    return [_attempt(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
@@ -139,7 +134,7 @@ def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
         .outerjoin(hosts, hosts.c.id == tasks.c.host_id)
         .where(tasks.c.state != TaskState.ENDED, sa.or_(expired, unheard))  # the first in the words of an index
     )
-    return [_attempt(dict(row)) for row in tx.connection.execute(statement).mappings()]
+    return [_attempt(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def forget_ended(tx: Transaction, before_us: int) -> None:
@@ -150,16 +145,16 @@ def forget_ended(tx: Transaction, before_us: int) -> None:
 def open_of_instance(tx: Transaction, instance_id: str) -> Attempt | None:
     """The task of an instance that has not ended, or None."""
     statement = tasks.select().where(tasks.c.instance_id == instance_id, tasks.c.state != TaskState.ENDED)
-    row = tx.connection.execute(statement).mappings().one_or_none()
-    return None if row is None else _attempt(dict(row))
+    row = one_row(tx.connection.execute(statement))
+    return None if row is None else _attempt(row)
 
 
 def taking(tx: Transaction, backup_id: str) -> Attempt | None:
     """The task of a host that takes or makes this backup, while it has not ended."""
     making = tasks.c.kind.in_([TaskKind.BACKUP, TaskKind.CONSOLIDATE])
     open_one = tasks.select().where(tasks.c.backup_id == backup_id, tasks.c.state != TaskState.ENDED, making)
-    row = tx.connection.execute(open_one).mappings().one_or_none()
-    return None if row is None else _attempt(dict(row))
+    row = one_row(tx.connection.execute(open_one))
+    return None if row is None else _attempt(row)
 
 
 def has_open_of_backup(tx: Transaction, backup_id: str) -> bool:
