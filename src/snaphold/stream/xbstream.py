@@ -298,6 +298,7 @@ class _Capture:
         self.content: dict[str, bytearray] = {}
         self.commits_wait = self.writers_wait = False
         self._wanted = wanted
+        self._most = max(wanted.values(), default=0)
 
     def opened(self, file: File) -> None:
         self.commits_wait = self.commits_wait or file.path.startswith(_WHILE_COMMITS_WAIT)
@@ -306,6 +307,8 @@ class _Capture:
             self.content[file.path] = bytearray()
 
     def payload(self, file: File, offset: int, piece: memoryview) -> None:
+        if offset >= self._most:  # nearly all of the stream
+            return
         content, limit = self.content.get(file.path), self._limit(file.path)
         if content is not None and offset < limit:
             content += bytes(offset - len(content)) + piece[: limit - offset]
