@@ -3,7 +3,8 @@
     mariabackup --backup --stream=xbstream | gzip > file          what OpenStack Trove runs
     gzip -dc file | mbstream -x -C directory; mariabackup --prepare --target-dir=directory; and a server on it
 
-Same server, same data (fixed seed), same disk, in turn. The best of each is compared; the worst is shown behind it.
+Same server, same data (fixed seed), same disk, in turn, while the service that is not measured is paused. The best of
+each is compared; the worst is shown behind it.
 ``bench/results.md`` gets the figures and what machine it was.
 """
 
@@ -77,10 +78,10 @@ def main() -> None:
         plain_service = stack.enter_context(Service(options.directory, "--verify-after-backup=none"))
         verifying = stack.enter_context(Service(options.directory, far=True))
         parts = itertools.chain(
-            api(verifying, options.rows, options.rounds),
-            empty_instance(verifying, options.rounds),
+            beside(plain_service, api(verifying, options.rows, options.rounds)),
+            beside(plain_service, empty_instance(verifying, options.rounds)),
             large_instance(plain_service, verifying, options.gigabytes, options.rounds),
-            chain(plain_service, options.gigabytes, options.rounds),
+            beside(verifying, chain(plain_service, options.gigabytes, options.rounds)),
         )
         for row in parts:
             sys.stderr.write(f"{row.text()}\n")
@@ -88,6 +89,12 @@ def main() -> None:
     page = results(rows, options.rounds, options.gigabytes)
     sys.stdout.write(page)
     RESULTS.write_text(page, "utf-8")
+
+
+def beside(other: Service, rows: Iterator[Row]) -> Iterator[Row]:
+    """The same rows, while the other service is paused: one is measured, and the plain tools, as if it were alone."""
+    with other.paused():
+        yield from rows
 
 
 def api(service: Service, count: int, rounds: int) -> Iterator[Row]:
@@ -125,7 +132,9 @@ def empty_instance(service: Service, rounds: int) -> Iterator[Row]:
     service.delete(f"/instances/{instance['id']}")
 
 
-def large_instance(service: Service, verifying: Service, gigabytes: float, rounds: int) -> Iterator[Row]:
+def large_instance(  # noqa: PLR0915 - a row each, filled in the same rounds
+    service: Service, verifying: Service, gigabytes: float, rounds: int
+) -> Iterator[Row]:
     """Backup and restore of a large instance, beside the tools and the limit; what writers feel; how much memory."""
     volume_gb = max(1, int(gigabytes * 3) + 1)
     instances = {part: part.create(volume_gb, **data.definition()) for part in (service, verifying)}
@@ -144,46 +153,49 @@ def large_instance(service: Service, verifying: Service, gigabytes: float, round
     restored = Row("restore, s", "gzip -dc \\| mbstream -x, prepare, start", "≥ 2 times faster", ratio=times_faster)
     restore_limit = Row("restore, s", "the longer of decompressing and dd", "≤ 1.35")
     for number in range(rounds):
-        if number < 2:  # it takes minutes, and is far from any limit
-            against_gzip.theirs.append(plain.back_up(GZIP))
-            restored.theirs.append(plain.restore())
-        against_igzip.theirs.append(plain.back_up(IGZIP))
-        stored.theirs.append(plain.archive.stat().st_size / MEGABYTE)
-        before_s = service.agent_cpu_s()
-        seconds, made = timed(partial(service.back_up, instance))
-        cpu.ours.append(service.agent_cpu_s() - before_s)
-        for row in (against_gzip, against_igzip, against_limit):
-            row.ours.append(seconds)
-        verified.theirs.append(seconds)
-        stored.ours.append(made["object_size"] / MEGABYTE)
-        against_limit.theirs.append(limits.compressing(plain.stream, 1))
-        cpu.theirs.append(against_limit.theirs[-1] * (os.cpu_count() or 1))
-        seconds, other = timed(partial(verifying.back_up, instances[verifying]))
-        verified.ours.append(seconds)
-        decompressing = limits.decompressing(*service.objects([made["id"]]))
-        writing = limits.writing(service.state_dir / "zeros", plain.stream.stat().st_size)
-        restore_limit.theirs.append(max(decompressing, writing))
-        seconds, again = timed(partial(service.create, volume_gb, restorePoint={"backupRef": made["id"]}))
-        restored.ours.append(seconds)
-        restore_limit.ours.append(seconds)
-        service.delete(f"/instances/{again['id']}")
-        service.delete(f"/backups/{made['id']}")
-        (data_object,) = verifying.objects([other["id"]])
-        copied.theirs.append(limits.copying(data_object, verifying.state_dir / "copied"))
-        seconds, copy = timed(partial(verifying.copy, other))
-        copied.ours.append(seconds)
-        verifying.forget_copy(copy)
-        verifying.delete(f"/backups/{other['id']}")
+        with verifying.paused():
+            if number < 2:  # it takes minutes, and is far from any limit
+                against_gzip.theirs.append(plain.back_up(GZIP))
+                restored.theirs.append(plain.restore())
+            against_igzip.theirs.append(plain.back_up(IGZIP))
+            stored.theirs.append(plain.archive.stat().st_size / MEGABYTE)
+            before_s = service.agent_cpu_s()
+            seconds, made = timed(partial(service.back_up, instance))
+            cpu.ours.append(service.agent_cpu_s() - before_s)
+            for row in (against_gzip, against_igzip, against_limit):
+                row.ours.append(seconds)
+            verified.theirs.append(seconds)
+            stored.ours.append(made["object_size"] / MEGABYTE)
+            against_limit.theirs.append(limits.compressing(plain.stream, 1))
+            cpu.theirs.append(against_limit.theirs[-1] * (os.cpu_count() or 1))
+            decompressing = limits.decompressing(*service.objects([made["id"]]))
+            writing = limits.writing(service.state_dir / "zeros", plain.stream.stat().st_size)
+            restore_limit.theirs.append(max(decompressing, writing))
+            seconds, again = timed(partial(service.create, volume_gb, restorePoint={"backupRef": made["id"]}))
+            restored.ours.append(seconds)
+            restore_limit.ours.append(seconds)
+            service.delete(f"/instances/{again['id']}")
+            service.delete(f"/backups/{made['id']}")
+        with service.paused():
+            seconds, made = timed(partial(verifying.back_up, instances[verifying]))
+            verified.ours.append(seconds)
+            (data_object,) = verifying.objects([made["id"]])
+            copied.theirs.append(limits.copying(data_object, verifying.state_dir / "copied"))
+            seconds, copy = timed(partial(verifying.copy, made))
+            copied.ours.append(seconds)
+            verifying.forget_copy(copy)
+            verifying.delete(f"/backups/{made['id']}")
     yield from (against_gzip, against_igzip, stored, against_limit, verified, copied, cpu, restored, restore_limit)
     plain.stream.unlink()
-    yield from writers(service, instance, plain, rounds)
-    yield from memory(service, instance, volume_gb)
-    yield from api_meanwhile(service, instance, rounds)
+    with verifying.paused():
+        yield from writers(service, instance, plain, rounds)
+        yield from memory(service, instance, volume_gb)
+        yield from api_meanwhile(service, instance, rounds)
 
 
 def writers(service: Service, instance: dict[str, Any], plain: PlainTools, rounds: int) -> Iterator[Row]:
     """What InnoDB's writers feel of a backup, beside the tool alone with the same options."""
-    slowest = Row("slowest write during a backup, ms", "the tool alone", "≤ 1.2")
+    slowest = Row("slowest write during a backup, ms", "the tool alone", "≤ 1.2; ≤ 30 ms")
     written = Row("writes a second during a backup", "the tool alone", "≥ 0.9", best=max)
     for _ in range(rounds):
         with Writer(instance) as writer:
