@@ -1,84 +1,81 @@
-"""Routes: reads one behind the other, none behind one that does not end."""
+"""Routes: plain reads have turns, and none waits for one that takes long."""
 
 import threading
-from collections.abc import Iterator
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
-import pytest
 from fastapi import FastAPI, Response
 
-from snaphold.api import route
+from snaphold.api.route import Turns, reads, router_of
 from tests.api.site import NO_TLS, served
-from tests.support.instances import wait_for
 
 
-class Reads:
-    """What reads are under way. ``go_on``: they end then."""
+def test_one_behind_the_other() -> None:
+    """However many come at once, no two are at it at a time."""
+    turns, at_once, most = Turns(60), 0, 0
 
-    def __init__(self) -> None:
-        self.go_on = threading.Event()
-        self.at_once = self.most_at_once = 0
-        self._lock = threading.Lock()
+    def work(_: int) -> None:
+        nonlocal at_once, most
+        with turns.next():
+            at_once += 1
+            most = max(most, at_once)
+            time.sleep(0.005)
+            at_once -= 1
 
-    def read(self, seconds: float) -> Response:
-        """A read that takes so long, at most."""
-        with self._lock:
-            self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
-        self.go_on.wait(seconds)
-        with self._lock:
-            self.at_once -= 1
-        return Response()
-
-
-@pytest.fixture
-def reads() -> Reads:
-    """What reads are under way."""
-    return Reads()
-
-
-@pytest.fixture
-def client(reads: Reads) -> Iterator[httpx.Client]:
-    """An application whose reads are these."""
-    router, app = route.router_of(), FastAPI()
-    router.add_api_route("/read/{seconds}", reads.read, methods=["GET"], response_class=Response)
-    router.add_api_route("/write/{seconds}", reads.read, methods=["POST"], response_class=Response)
-    app.include_router(router)
-    with served(app) as url, httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as client:
-        yield client
-
-
-def test_reads_are_answered_one_behind_the_other(
-    client: httpx.Client, reads: Reads, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many ask at once, no two short reads are under way at a time; each is answered."""
-    monkeypatch.setattr(route, "TURN_S", 60)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: client.get("/read/0.01").status_code, range(24)))
-    assert answers == [200] * 24
-    assert reads.most_at_once == 1
+        list(pool.map(work, range(24)))
+    assert (at_once, most) == (0, 1)
 
 
-def test_no_read_waits_for_one_that_does_not_end(client: httpx.Client, reads: Reads) -> None:
-    """Another read is answered while one goes on; what comes behind both is too."""
+def test_nobody_waits_for_one_that_does_not_end() -> None:
+    """While one goes on for ever, all the others together wait for its time, not each of them."""
+    turns, begun, go_on = Turns(0.2), threading.Event(), threading.Event()
+
+    def go_on_for_long() -> None:
+        with turns.next():
+            begun.set()
+            go_on.wait(60)
+
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(client.get, "/read/60")
-        wait_for(lambda: reads.at_once == 1, "the slow read")
-        assert client.get("/read/0").status_code == 200
-        assert not slow.done()
-        reads.go_on.set()
-        assert slow.result().status_code == 200
-    assert client.get("/read/0").status_code == 200
+        slow = pool.submit(go_on_for_long)
+        try:
+            assert begun.wait(10)
+            begun_s = time.monotonic()
+            for _ in range(20):
+                with turns.next():
+                    assert not slow.done()
+            assert time.monotonic() - begun_s < 2
+        finally:
+            go_on.set()
+    assert not turns.taken
 
 
-def test_writes_wait_for_no_read(client: httpx.Client, reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What changes something has no turn to wait for."""
-    monkeypatch.setattr(route, "TURN_S", 60)
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(client.get, "/read/60")
-        wait_for(lambda: reads.at_once == 1, "the slow read")
-        assert client.post("/write/0").status_code == 200
-        assert not slow.done()
-        reads.go_on.set()
-        slow.result()
+def test_a_failure_ends_a_turn() -> None:
+    """The next one has its turn at once."""
+    turns = Turns(60)
+    with suppress(LookupError), turns.next():
+        raise LookupError
+    begun_s = time.monotonic()
+    with turns.next():
+        assert turns.taken
+    assert time.monotonic() - begun_s < 10
+
+
+def test_which_handlers_have_turns() -> None:
+    """A plain handler of GET has one; what changes something, and what waits on no thread of all, has none."""
+
+    def plain() -> Response:
+        return Response(str(reads.taken))
+
+    async def waiting() -> Response:
+        return Response(str(reads.taken))
+
+    router, app = router_of(), FastAPI()
+    router.add_api_route("/", plain, methods=["GET"], response_class=Response)
+    router.add_api_route("/", plain, methods=["POST"], response_class=Response)
+    router.add_api_route("/waiting", waiting, methods=["GET"], response_class=Response)
+    app.router.routes.extend(router.routes)
+    with served(app) as url, httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as client:
+        assert [client.get("/").text, client.post("/").text, client.get("/waiting").text] == ["True", "False", "False"]

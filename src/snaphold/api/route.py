@@ -1,17 +1,48 @@
-"""How a route answers: the handler's thread writes the body too."""
+"""How a route answers: the handler's thread writes the body too, and reads are answered in turn."""
 
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-TURN_S: Final = 0.05  # what a read has for itself
-_reading = threading.Lock()
+
+class Turns:
+    """Has threads do something one behind the other, but lets nobody wait for one that takes long.
+
+    ``seconds``: what each has for itself. After that others go beside it, without a turn of their own.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._begun_s = 0.0  # of the one whose turn it is
+
+    @property
+    def taken(self) -> bool:
+        """Whether it is somebody's turn."""
+        return self._lock.locked()
+
+    @contextmanager
+    def next(self) -> Iterator[None]:
+        """Wait for a turn, as long as whoever has it has time left; the body is done with it, or beside it."""
+        mine = self._lock.acquire(timeout=max(0.0, self._begun_s + self._seconds - time.monotonic()))
+        try:
+            if mine:
+                self._begun_s = time.monotonic()
+            yield
+        finally:
+            if mine:
+                self._lock.release()
+
+
+reads: Final = Turns(0.05)
 
 
 class Route(APIRoute):
@@ -19,6 +50,9 @@ class Route(APIRoute):
 
     The framework would hand an answer to another thread, to be checked once more before it is written: half of the
     time that a read takes.
+
+    A plain ``def`` handler of GET has its turn in ``reads``; a coroutine, or one that runs on threads of its own
+    (``desk.on_threads_of``), has none, and what waits for a host or a store must be such.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], *, status_code: int | None = None, **more: Any) -> None:
@@ -46,19 +80,15 @@ def _writing(handler: Callable[..., Any], status_code: int) -> Callable[..., Any
 
 
 def _in_turn(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The same handler of a read, which begins when the one before it has ended, or has had its time.
+    """The same handler, in its turn.
 
-    Side by side they would hand on the interpreter's lock at each row that they read: a list took a third more
-    processor time beside three others.
+    Side by side reads would hand on the interpreter's lock at each row: a list took a third more processor time
+    beside three others.
     """
 
     @functools.wraps(handler)
     def wait_and_answer(*args: Any, **kwargs: Any) -> Any:
-        alone = _reading.acquire(timeout=TURN_S)
-        try:
+        with reads.next():
             return handler(*args, **kwargs)
-        finally:
-            if alone:
-                _reading.release()
 
     return wait_and_answer
