@@ -99,20 +99,22 @@ def test_an_older_redo_log_is_not_guessed_at() -> None:
 class Log:
     """A server that says only where its log is, and hears what else it is asked for.
 
-    ``age_bytes``: of the log that came after its last checkpoint.
+    ``age_bytes``: of the log that came after its last checkpoint. ``answer_s``: how long each answer takes.
     """
 
-    def __init__(self, positions: Iterator[int], age_bytes: int = 1 << 20) -> None:
+    def __init__(self, positions: Iterator[int], age_bytes: int | None = 1 << 20, answer_s: float = 0) -> None:
         self.heard: list[str] = []
         self._positions = positions
         self._age_bytes = age_bytes
+        self._answer_s = answer_s
 
     def __call__(self, statement: str, _: float) -> list[tuple[Any, ...]]:
         """Answer."""
+        time.sleep(self._answer_s)
         if "Innodb_lsn_current" in statement:
             return [("Innodb_lsn_current", str(next(self._positions)))]
         if "Innodb_checkpoint_age" in statement:
-            return [("Innodb_checkpoint_age", str(self._age_bytes))]
+            return [] if self._age_bytes is None else [("Innodb_checkpoint_age", str(self._age_bytes))]
         self.heard.append(statement)
         raise Unavailable("it does not answer")
 
@@ -133,16 +135,25 @@ def test_a_checkpoint_in_a_lull(before: int) -> None:
     assert log.heard == ["SET GLOBAL innodb_log_checkpoint_now = ON"]
 
 
-def test_no_checkpoint_right_after_one() -> None:
+@pytest.mark.parametrize(("age_bytes", "asked"), [(16, False), (256, False), (257, True)])
+def test_no_checkpoint_right_after_one(age_bytes: int, *, asked: bool) -> None:
     """A server whose last checkpoint is at its newest change is neither asked for another nor waited for."""
-    log = Log(iter(()), age_bytes=16)
+    log = Log(itertools.repeat(5) if asked else iter(()), age_bytes)
+    checkpoint_in_a_lull(log.access())
+    assert bool(log.heard) is asked
+
+
+def test_no_checkpoint_of_a_server_that_does_not_tell_how_old_the_last_one_is() -> None:
+    """The backup is as good without."""
+    log = Log(iter(()), None)
     checkpoint_in_a_lull(log.access())
     assert log.heard == []
 
 
-def test_no_checkpoint_under_steady_writes() -> None:
+@pytest.mark.parametrize("answer_s", [0, 0.12], ids=["quick answers", "slow answers"])
+def test_no_checkpoint_under_steady_writes(answer_s: float) -> None:
     """A server that changes all the time would never end it, and is not asked; the backup begins soon all the same."""
-    log, begun = Log(itertools.count()), time.monotonic()
+    log, begun = Log(itertools.count(), answer_s=answer_s), time.monotonic()
     checkpoint_in_a_lull(log.access())
     assert log.heard == []
     assert time.monotonic() - begun < 10

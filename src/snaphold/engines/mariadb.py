@@ -21,17 +21,17 @@ from typing import Any, Final, Self
 from snaphold.engines.base import ServerAccess, Taken
 from snaphold.engines.holes import page_size_of, punch_holes
 from snaphold.engines.installation import Installation
-from snaphold.errors import Permanent, SnapholdError
+from snaphold.errors import Permanent, SnapholdError, Unavailable
 from snaphold.stream.delta import MAX_META, Meta
 from snaphold.stream.process import Tool, ToolStream, run_tool
 
 PREPARE_TIMEOUT_S: Final = 24 * 3600.0  # a large redo log on a slow disk takes its time
-LOG_COPY_INTERVAL_MS: Final = 20  # of the redo log: the source's longest write is about as long, and each look costs
+LOG_COPY_INTERVAL_MS: Final = 10  # of the redo log: the longest write of the source is hardly longer
 WATCH_INTERVAL_S: Final = 0.5
 ANSWER_TIMEOUT_S: Final = 5.0
 CHECKPOINT_TIMEOUT_S: Final = 5.0
 _FILES_TIMEOUT_S: Final = 60.0
-_YOUNG: Final = 4096  # bytes of log since the last checkpoint: a few pages at most
+_YOUNG: Final = 256  # bytes of log since the last checkpoint: its own record has 16, that of a change some more
 _LULL_S: Final = 0.1  # without a change: more than writers stand still while the disk is slow
 _LULL_WAIT_S: Final = 1.0
 _LULL_POLL_S: Final = 0.02
@@ -322,7 +322,7 @@ def start_checkpoint(redo_header: bytes) -> int:
 
 
 def checkpoint_in_a_lull(server: ServerAccess) -> None:
-    """Have a server write what it has changed in memory, where it does not change more all the time.
+    """Have a server write what it has changed in memory, unless it has done so just now, or changes more all the time.
 
     Then the checkpoint at which a backup starts is close to the newest change: an increment from it has nothing to
     repeat. (The tool's own option for that does not do it.) A backup is as good without, and nothing is raised.
@@ -331,13 +331,14 @@ def checkpoint_in_a_lull(server: ServerAccess) -> None:
     steady writes it would go on for as long as they do. So a moment without a change is waited for, not for long.
     """
     with suppress(SnapholdError):
-        begun_s = changed_s = time.monotonic()
+        begun_s = time.monotonic()
         if _status(server, "Innodb_checkpoint_age") <= _YOUNG:
             return
-        last = _lsn_of(server)
-        while time.monotonic() - changed_s < _LULL_S:
+        last, changed_s, asked_s = _lsn_of(server), time.monotonic(), begun_s
+        while asked_s - changed_s < _LULL_S:
             time.sleep(_LULL_POLL_S)
-            if (lsn := _lsn_of(server)) != last:
+            asked_s, lsn = time.monotonic(), _lsn_of(server)
+            if lsn != last:
                 last, changed_s = lsn, time.monotonic()
             if changed_s - begun_s > _LULL_WAIT_S:
                 return
@@ -350,9 +351,13 @@ def _lsn_of(server: ServerAccess) -> int:
 
 
 def _status(server: ServerAccess, name: str) -> int:
-    """One of the numbers that a server tells of itself."""
-    ((_, number),) = server.administer(f"SHOW GLOBAL STATUS LIKE '{name}'", ANSWER_TIMEOUT_S)
-    return int(number)
+    """One of the numbers that a server tells of itself. Raises ``Unavailable`` when it does not tell this one."""
+    rows = server.administer(f"SHOW GLOBAL STATUS LIKE '{name}'", ANSWER_TIMEOUT_S)
+    try:
+        ((_, number),) = rows
+        return int(number)
+    except ValueError:
+        raise Unavailable(f"the database server does not tell its {name}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
