@@ -1,6 +1,6 @@
 """The rows of backups."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -230,7 +230,8 @@ def page(
     instance_id: str | None = None,
 ) -> tuple[list[Backup], bool] | None:
     """Up to ``limit`` backups, newest first, and whether there are more; None when the marker was never a backup."""
-    found = page_of(tx, backups, account, limit=limit, marker=marker, datastore=datastore, instance_id=instance_id)
+    wanted = {"datastore": datastore, "instance_id": instance_id}
+    found = page_of(tx, backups, account, limit=limit, marker=marker, wanted=wanted)
     return None if found is None else ([_backup(row) for row in found[0]], found[1])
 
 
@@ -269,7 +270,8 @@ _KINDS: Final = {
 }
 
 
-def _backup(values: dict[str, Any]) -> Backup:
+def _backup(row: Mapping[str, Any]) -> Backup:
+    values = dict(row)
     for name, kind in _KINDS.items():
         values[name] = None if values[name] is None else kind(values[name])
     backup = object.__new__(Backup)

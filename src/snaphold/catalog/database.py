@@ -77,8 +77,9 @@ def all_rows(result: sa.CursorResult[Any]) -> list[dict[str, Any]]:
 
 
 def one_row(result: sa.CursorResult[Any]) -> dict[str, Any] | None:
-    """The one row of a result; None: it has none."""
-    return next(iter(all_rows(result)), None)
+    """The one row of a result; None: it has none. To have several is a mistake of ours, and raises."""
+    names, row = result.keys(), result.one_or_none()
+    return None if row is None else dict(zip(names, row, strict=True))
 
 
 def open_database(path: Path, migrations: str) -> sa.Engine:

@@ -122,5 +122,4 @@ def tenants(tx: Transaction) -> tuple[dict[str, int], dict[str, set[str]]]:
 
 
 def _instance(row: Mapping[str, Any]) -> Instance:
-    values = dict(row)
-    return Instance(**(values | {"status": InstanceStatus(values["status"])}))
+    return Instance(**{**row, "status": InstanceStatus(row["status"])})

@@ -1,6 +1,8 @@
 """Pages that stay consistent while rows come and go: newest first by (created, id), which never change."""
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,7 +11,13 @@ from snaphold.catalog.database import Transaction, all_rows
 
 
 def page_of(
-    tx: Transaction, table: sa.Table, account: str, *, limit: int, marker: str | None, **wanted: str | None
+    tx: Transaction,
+    table: sa.Table,
+    account: str,
+    *,
+    limit: int,
+    marker: str | None,
+    wanted: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[list[dict[str, Any]], bool] | None:
     """Up to ``limit`` of an account's rows that are not deleted, and whether there are more.
 

@@ -69,7 +69,8 @@ def page(
     tx: Transaction, account: str, *, limit: int, marker: str | None, source_type: str | None, source_id: str | None
 ) -> tuple[list[Schedule], bool] | None:
     """Up to ``limit`` schedules, newest first, and whether there are more; None when the marker never was one."""
-    found = page_of(tx, schedules, account, limit=limit, marker=marker, source_type=source_type, source_id=source_id)
+    wanted = {"source_type": source_type, "source_id": source_id}
+    found = page_of(tx, schedules, account, limit=limit, marker=marker, wanted=wanted)
     return None if found is None else ([_schedule(row) for row in found[0]], found[1])
 
 
