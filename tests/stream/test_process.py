@@ -97,7 +97,7 @@ def test_kill_frees_a_reader_that_waits(messages: Path) -> None:
 
 
 def test_leaving_ends_the_tool(messages: Path) -> None:
-    """Nothing of a tool is left when its context is left early, and its pipes are closed."""
+    """Nothing of a tool is left when its context is left early, and its output is closed."""
     gc.collect()  # what earlier tests left open and unreachable would else be closed meanwhile
     before = open_files()
     with ToolStream(shell("sleep 1000 & echo $!; cat /dev/zero", messages)) as stream:

@@ -118,6 +118,22 @@ def test_what_is_written_is_what_was_read(
         assert decompress_member(data_of_member) == stream[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]
 
 
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_a_segment_that_ends_inside_a_header(codec: str) -> None:
+    """A member may begin with the last bytes of a segment: its header goes on in the next one."""
+    first = Index.decode(write(MemoryStore(segment_size=SEGMENT), BIG, codec=codec).index).members[0].length
+    size = first + 11
+    store = MemoryStore(segment_size=size)
+    written = write(store, BIG, codec=codec, segment_size=size)
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    members = Index.decode(written.index).members
+    starts = [member.segment * size + member.offset for member in members]
+    assert starts[:2] == [0, first]
+    content = store.objects[NAME]
+    blocks = [decompress_member(content[at : at + m.length]) for at, m in zip(starts, members, strict=True)]
+    assert b"".join(blocks) == BIG
+
+
 def test_the_last_upload_fails_after_the_tool_ended_well(memory: MemoryStore) -> None:
     """A tool that exited 0 does not make good what the store refused: the store's error comes out."""
     count = len(write(memory, BIG).segments)
@@ -216,6 +232,25 @@ def test_while_clients_wait_the_tool_is_not_held_up() -> None:
         for commits_wait in (False, True)
     )
     assert usual + 20 <= then <= usual + 30
+
+
+class CommitsWait(AnyStream):
+    """Whose clients cannot commit from its first byte on. ``begun_s``: when that came."""
+
+    begun_s = 0.0
+
+    def feed(self, data: memoryview) -> None:
+        """Note the time, once."""
+        super().feed(data)
+        self.begun_s, self.commits_wait = self.begun_s or time.monotonic(), True
+
+
+def test_when_commits_begin_to_wait_the_compression_rests(memory: MemoryStore) -> None:
+    """The tool has the processor for the moment that it needs; then all goes on."""
+    watch = CommitsWait()
+    written = write(memory, b"1", watch=watch)
+    assert 0.03 <= time.monotonic() - watch.begun_s < 10
+    assert written.stream_bytes == 1
 
 
 def test_a_limit_limits(memory: MemoryStore) -> None:

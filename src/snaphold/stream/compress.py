@@ -27,6 +27,7 @@ from isal import igzip_lib, isal_zlib
 from snaphold.errors import Damaged
 
 CodecName = Literal["gzip", "zstd"]
+Member = tuple[bytes, bytes]  # its header and the rest: to join them would be another copy
 BLOCK_SIZE: Final = 1 << 20  # bytes of input a member
 
 _ISAL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stub says that it is an instance
@@ -45,8 +46,8 @@ class Codec(Protocol):
     suffix: str  # of the data object's name
     header_size: int  # bytes, at the start of a member, that ``length`` needs
 
-    def compress(self, block: memoryview, level: int) -> tuple[bytes, bytes]:
-        """Make a member of at most BLOCK_SIZE bytes, in two parts: to join them would be another copy."""
+    def compress(self, block: memoryview, level: int) -> Member:
+        """Make a member of at most BLOCK_SIZE bytes."""
 
     def decompress(self, member: memoryview) -> bytes:
         """The block of a whole member. Raises ``Damaged`` when it is not the one that was compressed."""
@@ -61,7 +62,7 @@ class _Gzip:
     suffix = "gz"
     header_size = _HEADER.size
 
-    def compress(self, block: memoryview, level: int) -> tuple[bytes, bytes]:
+    def compress(self, block: memoryview, level: int) -> Member:
         body = igzip_lib.compress(block, level, igzip_lib.COMP_GZIP_NO_HDR)  # with the trailer
         return _HEADER.pack(_START, 8, _FIELD, 4, _HEADER.size + len(body)), body
 
@@ -107,7 +108,7 @@ class _Zstd:
     def __init__(self) -> None:
         self._own = _Compressors()
 
-    def compress(self, block: memoryview, level: int) -> tuple[bytes, bytes]:
+    def compress(self, block: memoryview, level: int) -> Member:
         frame = self._own.of(level).compress(block)
         return _SKIPPABLE.pack(_SKIPPABLE_MAGIC, 4, _SKIPPABLE.size + len(frame)), frame
 
@@ -131,8 +132,8 @@ class _Zstd:
 CODECS: Final[Mapping[CodecName, Codec]] = {"gzip": _Gzip(), "zstd": _Zstd()}
 
 
-def compress_block(block: memoryview, level: int, codec: CodecName = "gzip") -> tuple[bytes, bytes]:
-    """Make a member of at most BLOCK_SIZE bytes, in two parts. Runs without the interpreter lock."""
+def compress_block(block: memoryview, level: int, codec: CodecName = "gzip") -> Member:
+    """Make a member of at most BLOCK_SIZE bytes. Runs without the interpreter lock."""
     return CODECS[codec].compress(block, level)
 
 

@@ -23,7 +23,7 @@ from typing import Final, Protocol, Self
 from snaphold.errors import Damaged, Overtaken, SnapholdError
 from snaphold.store.base import SEGMENT_SIZE, ObjectStore
 from snaphold.store.direct import WRITE_SIZE, block_memory
-from snaphold.stream.compress import BLOCK_SIZE, CodecName, compress_block, keep_block_memory
+from snaphold.stream.compress import BLOCK_SIZE, CodecName, Member, compress_block, keep_block_memory
 from snaphold.stream.courtesy import Throttle
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, Segment
@@ -32,6 +32,7 @@ from snaphold.stream.xbstream import Chunk, File
 IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled included
 _AHEAD: Final = 12  # blocks read before they are compressed: a tool writes 10 MiB, and reads 10 before it writes again
 _SPARE: Final = 24  # blocks; what a tool still has in its buffers when it keeps clients from committing
+_REST_S: Final = 0.03  # what the compression leaves to a tool that keeps clients from committing: about what it needs
 _PROGRESS_S: Final = 0.1  # between two calls of on_progress, at least
 _STOP_POLL_S: Final = 0.05
 
@@ -88,7 +89,7 @@ def write_backup(
     calling thread only. ``kill`` makes a ``read`` that waits return or raise soon; it is called at most once, by
     another thread, when something else has failed or ``stop`` is set. ``threads``: 0 means one a core.
     ``max_bytes_per_s``: of the stream that are read; 0: no limit. What is read while clients wait for it (``watch``)
-    is not held up by it; nor by the compression, up to _SPARE blocks, while all of them wait.
+    is not held up by it; nor by the compression, up to _SPARE blocks, while all of them wait: it rests at first then.
     ``on_progress`` gets the bytes that ``watch`` was fed so far, now and then and at the end, in the calling thread.
 
     Raises:
@@ -107,8 +108,11 @@ def write_backup(
         while filled == BLOCK_SIZE:
             block, filled = intake.free_block(at_once=watch.commits_wait), 0
             while filled < BLOCK_SIZE and (count := _read(block[filled:], read, intake.check)):
+                waited = watch.commits_wait
                 watch.feed(block[filled : filled + count])
                 filled += count
+                if watch.commits_wait and not waited:
+                    intake.rest()
                 if time.monotonic() - told_s >= _PROGRESS_S:
                     on_progress(stream_bytes + filled)
                     told_s = time.monotonic()
@@ -275,8 +279,9 @@ class _Intake:
         self._put_segment, self._codec, self._level, self._kill = put, codec, level, kill
         self._free: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in the caches yet
         self._blocks, self._most_blocks = 0, 2 * threads + _AHEAD
-        self._compressed: queue.SimpleQueue[tuple[Future[tuple[bytes, bytes]], memoryview] | None] = queue.SimpleQueue()
+        self._compressed: queue.SimpleQueue[tuple[Future[Member], memoryview] | None] = queue.SimpleQueue()
         self._filling: _Segment | None = None
+        self._rested_s = 0.0  # when a rest is over
         self._buffers: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in memory already
         for _ in range(IN_FLIGHT):
             self._buffers.put(block_memory(segment_size))
@@ -327,11 +332,18 @@ class _Intake:
         assert block is not None  # noqa: S101 -- None is put after a failure only
         return block
 
+    def rest(self) -> None:
+        """Compress nothing more for a moment: the processor is wanted by those who are waited for."""
+        self._rested_s = time.monotonic() + _REST_S
+
     def submit(self, block: memoryview, filled: int) -> None:
         """Compress the start of a block; it becomes free when its member has found its place in a segment."""
-        self._compressed.put(
-            (self._compressing.submit(compress_block, block[:filled], self._level, self._codec), block)
-        )
+        self._compressed.put((self._compressing.submit(self._compress, block[:filled]), block))
+
+    def _compress(self, block: memoryview) -> Member:
+        if (left_s := self._rested_s - time.monotonic()) > 0:
+            self._ended.wait(left_s)
+        return compress_block(block, self._level, self._codec)
 
     def finish(self) -> None:
         """Wait until every block that was submitted is in the store."""
