@@ -60,6 +60,7 @@ class Service:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._signal(signal.SIGCONT)
         subprocess.run([SNAPHOLD, "stop", "--state-dir", self.state_dir], check=False, stdout=subprocess.DEVNULL)
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(60)
@@ -69,16 +70,21 @@ class Service:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Meanwhile no process of the service gets the processor, which looks for work a dozen times a second."""
-        ours = [self._process.pid, *_children_of(self._process.pid)]
-        for pid in ours:
-            os.kill(pid, signal.SIGSTOP)
+        """Meanwhile API, worker and agent get no processor, and look for no work; the database servers run on."""
         try:
+            self._signal(signal.SIGSTOP)
             yield
         finally:
-            for pid in ours:
-                os.kill(pid, signal.SIGCONT)
+            self._signal(signal.SIGCONT)
             time.sleep(RESUMED_S)
+
+    def _signal(self, number: int) -> None:
+        """Signal ``serve``, which then starts no further process, and those that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+            for pid in _children_of(self._process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     @property
     def token(self) -> str:
@@ -190,5 +196,7 @@ class Service:
 
 def _children_of(parent: int) -> list[int]:
     """The processes that a process has started itself and that still run."""
-    text = Path(f"/proc/{parent}/task/{parent}/children").read_text("ascii")
-    return [int(pid) for pid in text.split()]
+    try:
+        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text("ascii").split()]
+    except FileNotFoundError:  # it has ended
+        return []
