@@ -8,8 +8,10 @@ from contextlib import suppress
 import httpx
 from fastapi import FastAPI, Response
 
+from snaphold.api.desk import on_threads_of
 from snaphold.api.route import Turns, reads, router_of
 from tests.api.site import NO_TLS, served
+from tests.support.instances import wait_for
 
 
 def test_one_behind_the_other() -> None:
@@ -21,7 +23,7 @@ def test_one_behind_the_other() -> None:
         with turns.next():
             at_once += 1
             most = max(most, at_once)
-            time.sleep(0.005)
+            threading.Event().wait(0.005)
             at_once -= 1
 
     with ThreadPoolExecutor(8) as pool:
@@ -52,6 +54,30 @@ def test_nobody_waits_for_one_that_does_not_end() -> None:
     assert not turns.taken
 
 
+def test_a_turn_has_its_time_whenever_it_begins() -> None:
+    """Who waits for one that ends in time waits for the next one too, and goes beside neither."""
+    turns, most, at_once = Turns(2), 0, 0
+    counted = threading.Lock()
+
+    def work(seconds: float) -> None:
+        nonlocal most, at_once
+        with turns.next():
+            with counted:
+                at_once += 1
+                most = max(most, at_once)
+            threading.Event().wait(seconds)
+            with counted:
+                at_once -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(work, 1.5)
+        wait_for(lambda: turns.taken, "the first turn")
+        threading.Event().wait(1)
+        for done in [first, *(pool.submit(work, 0.7) for _ in range(3))]:
+            done.result()
+    assert most == 1
+
+
 def test_a_failure_ends_a_turn() -> None:
     """The next one has its turn at once."""
     turns = Turns(60)
@@ -64,7 +90,7 @@ def test_a_failure_ends_a_turn() -> None:
 
 
 def test_which_handlers_have_turns() -> None:
-    """A plain handler of GET has one; what changes something, and what waits on no thread of all, has none."""
+    """A plain handler of GET has one; what changes something, a coroutine, or threads of their own, have none."""
 
     def plain() -> Response:
         return Response(str(reads.taken))
@@ -76,6 +102,9 @@ def test_which_handlers_have_turns() -> None:
     router.add_api_route("/", plain, methods=["GET"], response_class=Response)
     router.add_api_route("/", plain, methods=["POST"], response_class=Response)
     router.add_api_route("/waiting", waiting, methods=["GET"], response_class=Response)
+    apart = on_threads_of(ThreadPoolExecutor(1))(plain)
+    router.add_api_route("/apart", apart, methods=["GET"], response_class=Response)
     app.router.routes.extend(router.routes)
     with served(app) as url, httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as client:
-        assert [client.get("/").text, client.post("/").text, client.get("/waiting").text] == ["True", "False", "False"]
+        assert client.get("/").text == "True"
+        assert {client.post("/").text, client.get("/waiting").text, client.get("/apart").text} == {"False"}

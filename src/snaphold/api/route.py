@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,17 +13,19 @@ from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+_MOST_TURNS: Final = 20  # that somebody waits for
+
 
 class Turns:
-    """Has threads do something one behind the other, but lets nobody wait for one that takes long.
+    """Has threads do something one behind the other, but lets nobody wait behind one that takes long.
 
-    ``seconds``: what each has for itself. After that others go beside it, without a turn of their own.
+    ``seconds``: what each has for itself. Once it is over the others go beside it, without a turn of their own.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._begun_s = 0.0  # of the one whose turn it is
+        self._begun_s = math.inf  # of the one whose turn it is; nobody's has begun
 
     @property
     def taken(self) -> bool:
@@ -31,15 +34,24 @@ class Turns:
 
     @contextmanager
     def next(self) -> Iterator[None]:
-        """Wait for a turn, as long as whoever has it has time left; the body is done with it, or beside it."""
-        mine = self._lock.acquire(timeout=max(0.0, self._begun_s + self._seconds - time.monotonic()))
+        """Wait for a turn while those before have time left; the body is done in it, or beside one that has none."""
+        mine = self._take()
         try:
-            if mine:
-                self._begun_s = time.monotonic()
             yield
         finally:
             if mine:
+                self._begun_s = math.inf
                 self._lock.release()
+
+    def _take(self) -> bool:
+        for _ in range(_MOST_TURNS):  # a lock may pass somebody over
+            left_s = min(self._seconds, self._begun_s + self._seconds - time.monotonic())
+            if self._lock.acquire(timeout=max(0.0, left_s)):
+                self._begun_s = time.monotonic()
+                return True
+            if time.monotonic() >= self._begun_s + self._seconds:
+                return False
+        return False
 
 
 reads: Final = Turns(0.05)
