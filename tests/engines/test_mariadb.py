@@ -127,15 +127,15 @@ class Log:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("before", [0, 5], ids=["at once", "soon"])
-def test_a_checkpoint_in_a_lull(before: int) -> None:
+@pytest.mark.parametrize(("before", "answer_s"), [(0, 0), (5, 0), (0, 0.6)], ids=["at once", "soon", "slow answers"])
+def test_a_checkpoint_in_a_lull(before: int, answer_s: float) -> None:
     """A server that changes nothing more is asked for a checkpoint, once; that it gives none is no failure."""
-    log = Log(itertools.chain(range(before), itertools.repeat(before)))
+    log = Log(itertools.chain(range(before), itertools.repeat(before)), answer_s=answer_s)
     checkpoint_in_a_lull(log.access())
     assert log.heard == ["SET GLOBAL innodb_log_checkpoint_now = ON"]
 
 
-@pytest.mark.parametrize(("age_bytes", "asked"), [(16, False), (256, False), (257, True)])
+@pytest.mark.parametrize(("age_bytes", "asked"), [(16, False), (1024, False), (1025, True)])
 def test_no_checkpoint_right_after_one(age_bytes: int, *, asked: bool) -> None:
     """A server whose last checkpoint is at its newest change is neither asked for another nor waited for."""
     log = Log(itertools.repeat(5) if asked else iter(()), age_bytes)
@@ -146,6 +146,13 @@ def test_no_checkpoint_right_after_one(age_bytes: int, *, asked: bool) -> None:
 def test_no_checkpoint_of_a_server_that_does_not_tell_how_old_the_last_one_is() -> None:
     """The backup is as good without."""
     log = Log(iter(()), None)
+    checkpoint_in_a_lull(log.access())
+    assert log.heard == []
+
+
+def test_no_checkpoint_where_two_slow_answers_are_equal() -> None:
+    """A lull is as long as from one answer to the next question, not to the next answer."""
+    log = Log(itertools.chain([5, 5], itertools.count(6)), answer_s=0.12)
     checkpoint_in_a_lull(log.access())
     assert log.heard == []
 

@@ -31,7 +31,7 @@ WATCH_INTERVAL_S: Final = 0.5
 ANSWER_TIMEOUT_S: Final = 5.0
 CHECKPOINT_TIMEOUT_S: Final = 5.0
 _FILES_TIMEOUT_S: Final = 60.0
-_YOUNG: Final = 256  # bytes of log since the last checkpoint: its own record has 16, that of a change some more
+_YOUNG: Final = 1024  # bytes of log since the last checkpoint: its own records, and changes of a few dozen pages
 _LULL_S: Final = 0.1  # without a change: more than writers stand still while the disk is slow
 _LULL_WAIT_S: Final = 1.0
 _LULL_POLL_S: Final = 0.02
@@ -340,8 +340,8 @@ def checkpoint_in_a_lull(server: ServerAccess) -> None:
             asked_s, lsn = time.monotonic(), _lsn_of(server)
             if lsn != last:
                 last, changed_s = lsn, time.monotonic()
-            if changed_s - begun_s > _LULL_WAIT_S:
-                return
+                if changed_s - begun_s > _LULL_WAIT_S:
+                    return
         server.administer("SET GLOBAL innodb_log_checkpoint_now = ON", CHECKPOINT_TIMEOUT_S)
 
 
