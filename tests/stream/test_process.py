@@ -119,9 +119,12 @@ def test_readable_waits_for_bytes_or_the_end(messages: Path) -> None:
 
 
 def test_a_program_that_is_not_there(messages: Path) -> None:
-    """What cannot be started is said, with its name."""
+    """What cannot be started is said, with its name, and leaves nothing open."""
+    gc.collect()
+    before = open_files()
     with pytest.raises(Permanent, match="nothing-like-this cannot be started"):
         ToolStream(Tool(argv=["/usr/bin/nothing-like-this"], messages=messages))
+    assert open_files() <= before
 
 
 def test_the_tool_gets_what_it_is_given(messages: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from snaphold.errors import Overtaken, Permanent
 from snaphold.stream.courtesy import Courtesy
 
 EXIT_WAIT_S: Final = 60.0  # how long a tool may live on after it closed its output
-_UNREAD_SIZE: Final = 1 << 20  # bytes that a tool may be ahead of us, about; Linux takes off what it does not allow
+_UNREAD_SIZE: Final = 208 << 10  # bytes, of which Linux allows twice as many less its own; what everybody may ask for
 _TAIL: Final = 4096  # bytes of its messages that explain a failure
 _POLL_S: Final = 0.1  # how soon a stop is noticed
 
@@ -70,9 +70,17 @@ class Running:
     def __init__(self, tool: Tool, *, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> None:
         self.tool = tool
         self._lock = threading.Lock()  # between looking whether it lives and signalling it
-        with os.fdopen(os.open(tool.messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as messages:
-            self._process = _spawn(tool, stdin, stdout, messages)
-        self._pidfd = os.pidfd_open(self._process.pid)  # until it is reaped, its id is nobody else's
+        try:
+            with os.fdopen(os.open(tool.messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as messages:
+                self._process = _spawn(tool, stdin, stdout, messages)
+        except OSError as error:
+            raise _not_started(tool, error) from error
+        try:
+            self._pidfd = os.pidfd_open(self._process.pid)  # until it is reaped, its id is nobody else's
+        except OSError as error:
+            self.kill()
+            self._process.wait()
+            raise _not_started(tool, error) from error
 
     @property
     def pid(self) -> int:
@@ -140,7 +148,7 @@ class ToolStream:
         try:
             self._socket, output = socket.socketpair()
         except OSError as error:
-            raise Permanent(f"{tool.name} cannot be started: {error.strerror}") from error
+            raise _not_started(tool, error) from error
         with output:
             try:
                 output.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_SIZE)
@@ -230,7 +238,7 @@ def _setpriv() -> str | None:
 
 
 def _spawn(tool: Tool, stdin: int, stdout: int, messages: BinaryIO) -> subprocess.Popen[bytes]:
-    """Start a tool from the one thread that never ends. Raises ``Permanent`` when it cannot be started."""
+    """Start a tool from the one thread that never ends. Raises ``Permanent``, ``OSError`` when it cannot be started."""
     argv = [str(part) for part in tool.argv]
     setpriv = _setpriv()
     user: dict[str, object] = {}
@@ -258,10 +266,11 @@ def _spawn(tool: Tool, stdin: int, stdout: int, messages: BinaryIO) -> subproces
             **user,
         )
 
-    try:
-        return _Spawner.run(start)
-    except OSError as error:
-        raise Permanent(f"{tool.name} cannot be started: {error.strerror}") from error
+    return _Spawner.run(start)
+
+
+def _not_started(tool: Tool, error: OSError) -> Permanent:
+    return Permanent(f"{tool.name} cannot be started: {error.strerror}")
 
 
 def set_courtesy(courtesy: Courtesy) -> None:
