@@ -1,6 +1,6 @@
 """The rows of backups."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -270,8 +270,8 @@ _KINDS: Final = {
 }
 
 
-def _backup(row: Mapping[str, Any]) -> Backup:
-    values = dict(row)
+def _backup(values: dict[str, Any]) -> Backup:
+    """Make a row a backup, whose own these values are then."""
     for name, kind in _KINDS.items():
         values[name] = None if values[name] is None else kind(values[name])
     backup = object.__new__(Backup)
