@@ -32,7 +32,7 @@ from snaphold.stream.xbstream import Chunk, File
 IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled included
 _AHEAD: Final = 12  # blocks read before they are compressed: a tool writes 10 MiB, and reads 10 before it writes again
 _SPARE: Final = 24  # blocks; what a tool still has in its buffers when it keeps clients from committing
-_REST_S: Final = 0.03  # what the compression leaves to a tool that keeps clients from committing: about what it needs
+_REST_S: Final = 0.03  # what a tool that keeps clients from committing has for itself: about what it needs
 _PROGRESS_S: Final = 0.1  # between two calls of on_progress, at least
 _STOP_POLL_S: Final = 0.05
 
@@ -89,7 +89,8 @@ def write_backup(
     calling thread only. ``kill`` makes a ``read`` that waits return or raise soon; it is called at most once, by
     another thread, when something else has failed or ``stop`` is set. ``threads``: 0 means one a core.
     ``max_bytes_per_s``: of the stream that are read; 0: no limit. What is read while clients wait for it (``watch``)
-    is not held up by it; nor by the compression, up to _SPARE blocks, while all of them wait: it rests at first then.
+    is not held up by it; nor by the compression, up to _SPARE blocks, while all of them wait: it begins no further
+    block for a moment then.
     ``on_progress`` gets the bytes that ``watch`` was fed so far, now and then and at the end, in the calling thread.
 
     Raises:
@@ -281,7 +282,8 @@ class _Intake:
         self._blocks, self._most_blocks = 0, 2 * threads + _AHEAD
         self._compressed: queue.SimpleQueue[tuple[Future[Member], memoryview] | None] = queue.SimpleQueue()
         self._filling: _Segment | None = None
-        self._rested_s = 0.0  # when a rest is over
+        self._rested_s = 0.0  # when a rest is over, unless it is ended before
+        self._awake = threading.Event()
         self._buffers: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in memory already
         for _ in range(IN_FLIGHT):
             self._buffers.put(block_memory(segment_size))
@@ -327,6 +329,8 @@ class _Intake:
         if self._free.empty() and self._blocks < self._most_blocks + (_SPARE if at_once else 0):
             self._blocks += 1
             return memoryview(bytearray(BLOCK_SIZE))
+        if self._free.empty():
+            self._awake.set()  # there is nothing more that could be read meanwhile
         block = self._free.get()
         self.check()
         assert block is not None  # noqa: S101 -- None is put after a failure only
@@ -335,6 +339,7 @@ class _Intake:
     def rest(self) -> None:
         """Compress nothing more for a moment: the processor is wanted by those who are waited for."""
         self._rested_s = time.monotonic() + _REST_S
+        self._awake.clear()
 
     def submit(self, block: memoryview, filled: int) -> None:
         """Compress the start of a block; it becomes free when its member has found its place in a segment."""
@@ -342,11 +347,12 @@ class _Intake:
 
     def _compress(self, block: memoryview) -> Member:
         if (left_s := self._rested_s - time.monotonic()) > 0:
-            self._ended.wait(left_s)
+            self._awake.wait(left_s)
         return compress_block(block, self._level, self._codec)
 
     def finish(self) -> None:
         """Wait until every block that was submitted is in the store."""
+        self._awake.set()
         self._compressed.put(None)
         self._threads[0].join()
         for put in self._puts:
@@ -418,6 +424,7 @@ class _Intake:
                 return
             self._failure = error
         self._ended.set()
+        self._awake.set()
         self._free.put(None)
         self._buffers.put(None)
         with suppress(SnapholdError):
