@@ -132,9 +132,7 @@ def empty_instance(service: Service, rounds: int) -> Iterator[Row]:
     service.delete(f"/instances/{instance['id']}")
 
 
-def large_instance(  # noqa: PLR0915 - a row each, filled in the same rounds
-    service: Service, verifying: Service, gigabytes: float, rounds: int
-) -> Iterator[Row]:
+def large_instance(service: Service, verifying: Service, gigabytes: float, rounds: int) -> Iterator[Row]:
     """Backup and restore of a large instance, beside the tools and the limit; what writers feel; how much memory."""
     volume_gb = max(1, int(gigabytes * 3) + 1)
     instances = {part: part.create(volume_gb, **data.definition()) for part in (service, verifying)}
@@ -177,20 +175,27 @@ def large_instance(  # noqa: PLR0915 - a row each, filled in the same rounds
             service.delete(f"/instances/{again['id']}")
             service.delete(f"/backups/{made['id']}")
         with service.paused():
-            seconds, made = timed(partial(verifying.back_up, instances[verifying]))
-            verified.ours.append(seconds)
-            (data_object,) = verifying.objects([made["id"]])
-            copied.theirs.append(limits.copying(data_object, verifying.state_dir / "copied"))
-            seconds, copy = timed(partial(verifying.copy, made))
-            copied.ours.append(seconds)
-            verifying.forget_copy(copy)
-            verifying.delete(f"/backups/{made['id']}")
+            back_up_and_copy(verifying, instances[verifying], verified, copied)
     yield from (against_gzip, against_igzip, stored, against_limit, verified, copied, cpu, restored, restore_limit)
     plain.stream.unlink()
-    with verifying.paused():
-        yield from writers(service, instance, plain, rounds)
-        yield from memory(service, instance, volume_gb)
-        yield from api_meanwhile(service, instance, rounds)
+    alone = (
+        writers(service, instance, plain, rounds),
+        memory(service, instance, volume_gb),
+        api_meanwhile(service, instance, rounds),
+    )
+    yield from beside(verifying, itertools.chain(*alone))
+
+
+def back_up_and_copy(service: Service, instance: dict[str, Any], verified: Row, copied: Row) -> None:
+    """One round of a backup that is verified, and of its copy to the other region, beside ``cp``."""
+    seconds, made = timed(partial(service.back_up, instance))
+    verified.ours.append(seconds)
+    (data_object,) = service.objects([made["id"]])
+    copied.theirs.append(limits.copying(data_object, service.state_dir / "copied"))
+    seconds, copy = timed(partial(service.copy, made))
+    copied.ours.append(seconds)
+    service.forget_copy(copy)
+    service.delete(f"/backups/{made['id']}")
 
 
 def writers(service: Service, instance: dict[str, Any], plain: PlainTools, rounds: int) -> Iterator[Row]:

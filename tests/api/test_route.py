@@ -14,21 +14,31 @@ from tests.api.site import NO_TLS, served
 from tests.support.instances import wait_for
 
 
+class Work:
+    """What several do in their turns. ``most``: how many were at it at once."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._lock = threading.Lock()
+        self.at_once = self.most = 0
+
+    def do(self, seconds: float) -> None:
+        """Take a turn, and so long for it."""
+        with self._turns.next():
+            with self._lock:
+                self.at_once += 1
+                self.most = max(self.most, self.at_once)
+            threading.Event().wait(seconds)
+            with self._lock:
+                self.at_once -= 1
+
+
 def test_one_behind_the_other() -> None:
     """However many come at once, no two are at it at a time."""
-    turns, at_once, most = Turns(60), 0, 0
-
-    def work(_: int) -> None:
-        nonlocal at_once, most
-        with turns.next():
-            at_once += 1
-            most = max(most, at_once)
-            threading.Event().wait(0.005)
-            at_once -= 1
-
+    work = Work(Turns(60))
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(24)))
-    assert (at_once, most) == (0, 1)
+        list(pool.map(work.do, [0.005] * 24))
+    assert (work.at_once, work.most) == (0, 1)
 
 
 def test_nobody_waits_for_one_that_does_not_end() -> None:
@@ -56,26 +66,15 @@ def test_nobody_waits_for_one_that_does_not_end() -> None:
 
 def test_a_turn_has_its_time_whenever_it_begins() -> None:
     """Who waits for one that ends in time waits for the next one too, and goes beside neither."""
-    turns, most, at_once = Turns(2), 0, 0
-    counted = threading.Lock()
-
-    def work(seconds: float) -> None:
-        nonlocal most, at_once
-        with turns.next():
-            with counted:
-                at_once += 1
-                most = max(most, at_once)
-            threading.Event().wait(seconds)
-            with counted:
-                at_once -= 1
-
+    turns = Turns(2)
+    work = Work(turns)
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(work, 1.5)
+        first = pool.submit(work.do, 1.5)
         wait_for(lambda: turns.taken, "the first turn")
         threading.Event().wait(1)
-        for done in [first, *(pool.submit(work, 0.7) for _ in range(3))]:
+        for done in [first, *(pool.submit(work.do, 0.7) for _ in range(3))]:
             done.result()
-    assert most == 1
+    assert work.most == 1
 
 
 def test_a_failure_ends_a_turn() -> None:
@@ -102,9 +101,12 @@ def test_which_handlers_have_turns() -> None:
     router.add_api_route("/", plain, methods=["GET"], response_class=Response)
     router.add_api_route("/", plain, methods=["POST"], response_class=Response)
     router.add_api_route("/waiting", waiting, methods=["GET"], response_class=Response)
-    apart = on_threads_of(ThreadPoolExecutor(1))(plain)
-    router.add_api_route("/apart", apart, methods=["GET"], response_class=Response)
-    app.router.routes.extend(router.routes)
-    with served(app) as url, httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as client:
+    with (
+        ThreadPoolExecutor(1) as pool,
+        served(app) as url,
+        httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as client,
+    ):
+        router.add_api_route("/apart", on_threads_of(pool)(plain), methods=["GET"], response_class=Response)
+        app.router.routes.extend(router.routes)
         assert client.get("/").text == "True"
         assert {client.post("/").text, client.get("/waiting").text, client.get("/apart").text} == {"False"}

@@ -231,8 +231,7 @@ def page(
 ) -> tuple[list[Backup], bool] | None:
     """Up to ``limit`` backups, newest first, and whether there are more; None when the marker was never a backup."""
     wanted = {"datastore": datastore, "instance_id": instance_id}
-    found = page_of(tx, backups, account, limit=limit, marker=marker, wanted=wanted)
-    return None if found is None else ([_backup(row) for row in found[0]], found[1])
+    return page_of(tx, backups, account, _backup, limit=limit, marker=marker, wanted=wanted)
 
 
 def failed_since(tx: Transaction, since_us: int, until_us: int) -> list[Backup]:

@@ -105,8 +105,7 @@ def mark_deleted(tx: Transaction, instance_id: str) -> None:
 
 def page(tx: Transaction, account: str, *, limit: int, marker: str | None) -> tuple[list[Instance], bool] | None:
     """Up to ``limit`` instances, newest first, and whether there are more; None when the marker never was one."""
-    found = page_of(tx, instances, account, limit=limit, marker=marker)
-    return None if found is None else ([_instance(row) for row in found[0]], found[1])
+    return page_of(tx, instances, account, _instance, limit=limit, marker=marker)
 
 
 def tenants(tx: Transaction) -> tuple[dict[str, int], dict[str, set[str]]]:

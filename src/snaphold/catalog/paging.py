@@ -1,25 +1,28 @@
 """Pages that stay consistent while rows come and go: newest first by (created, id), which never change."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from snaphold.catalog.database import Transaction, all_rows
+
+Item = TypeVar("Item")
 
 
 def page_of(
     tx: Transaction,
     table: sa.Table,
     account: str,
+    made: Callable[[dict[str, Any]], Item],
     *,
     limit: int,
     marker: str | None,
     wanted: Mapping[str, str | None] = MappingProxyType({}),
-) -> tuple[list[dict[str, Any]], bool] | None:
-    """Up to ``limit`` of an account's rows that are not deleted, and whether there are more.
+) -> tuple[list[Item], bool] | None:
+    """Up to ``limit`` of an account's rows that are not deleted, each as ``made`` of it, and whether there are more.
 
     ``marker``: an id that is or was a row of this account, behind which the page starts, or an offset in digits. None
     is returned for one that is neither. ``wanted``: the values that columns must have; None: any.
@@ -37,7 +40,7 @@ def page_of(
         values |= {"behind_us": row.created_us, "behind_id": row.id}
     values |= {"of_account": account, "at_most": limit + 1, "skipped": offset}
     rows = all_rows(tx.connection.execute(_statement(table, columns, behind=behind), values))
-    return rows[:limit], len(rows) > limit
+    return [made(row) for row in rows[:limit]], len(rows) > limit
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from snaphold.catalog.database import Transaction
+from snaphold.catalog.database import Transaction, all_rows
 from snaphold.catalog.schema import backups, deployment, hosts, instances, metadata
 from snaphold.errors import SetupError
 from snaphold.model import BackupStatus
@@ -74,10 +74,7 @@ def rows_of(
     """The rows of every table but some; ``only``: which of a table's."""
     wanted = only or {}
     return {
-        table.name: [
-            dict(row)
-            for row in tx.connection.execute(table.select().where(wanted.get(table.name, sa.true()))).mappings()
-        ]
+        table.name: all_rows(tx.connection.execute(table.select().where(wanted.get(table.name, sa.true()))))
         for table in tables.sorted_tables
         if table.name not in leave_out
     }

@@ -70,8 +70,7 @@ def page(
 ) -> tuple[list[Schedule], bool] | None:
     """Up to ``limit`` schedules, newest first, and whether there are more; None when the marker never was one."""
     wanted = {"source_type": source_type, "source_id": source_id}
-    found = page_of(tx, schedules, account, limit=limit, marker=marker, wanted=wanted)
-    return None if found is None else ([_schedule(row) for row in found[0]], found[1])
+    return page_of(tx, schedules, account, _schedule, limit=limit, marker=marker, wanted=wanted)
 
 
 def due(tx: Transaction) -> list[DueRun]:

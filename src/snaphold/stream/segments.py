@@ -326,10 +326,10 @@ class _Intake:
 
     def free_block(self, *, at_once: bool) -> memoryview:
         """A buffer of BLOCK_SIZE bytes to fill; waits for one, unless wanted at once: then there are _SPARE more."""
-        if self._free.empty() and self._blocks < self._most_blocks + (_SPARE if at_once else 0):
-            self._blocks += 1
-            return memoryview(bytearray(BLOCK_SIZE))
         if self._free.empty():
+            if self._blocks < self._most_blocks + (_SPARE if at_once else 0):
+                self._blocks += 1
+                return memoryview(bytearray(BLOCK_SIZE))
             self._awake.set()  # there is nothing more that could be read meanwhile
         block = self._free.get()
         self.check()
