@@ -1,4 +1,4 @@
-"""The page of the API, docs/api.md, made from its OpenAPI document."""
+"""The page of the API, docs/reference/api.md, made from its OpenAPI document."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final

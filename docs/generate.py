@@ -1,4 +1,4 @@
-"""Makes the reference pages from the code: docs/settings.md, docs/snaphold.example.toml and docs/api.md.
+"""Makes the generated pages of docs/reference from the code: settings.md, snaphold.example.toml and api.md.
 
 Run it after a change of snaphold.config or snaphold.api; tests/docs checks that the pages are up to date.
 """
@@ -12,7 +12,7 @@ from docs.api_page import ApiPage
 from snaphold.api import described_api
 from snaphold.config import FILE_ONLY, PREFIX, PeerSettings, Settings
 
-HERE = Path(__file__).parent
+REFERENCE = Path(__file__).parent / "reference"
 _PEER_EXAMPLE: Final = {
     "url": '"https://backups.iad.example"',
     "secret_file": '"/etc/snaphold/peers/IAD.secret"',
@@ -21,7 +21,7 @@ _PEER_EXAMPLE: Final = {
 
 
 def settings_page() -> str:
-    """docs/settings.md."""
+    """docs/reference/settings.md."""
     rows = [
         f"| `{name}` | {_shown(field.get_default())} | `{PREFIX}{name.upper()}` | {field.description} |"
         for name, field in Settings.model_fields.items()
@@ -43,13 +43,13 @@ def settings_page() -> str:
         *rows,
         "",
         "`peers` are regions of other deployments that copies may go to and come from, each a table `[peers.NAME]` of",
-        "the file: [peers.md](peers.md) tells how two deployments are joined.",
+        "the file: [join-regions.md](../how-to/join-regions.md) tells how two deployments are joined.",
         "",
     ])  # fmt: skip
 
 
 def example_file() -> str:
-    """docs/snaphold.example.toml: every setting with its default, commented out where it has none."""
+    """docs/reference/snaphold.example.toml: every setting with its default, commented out where it has none."""
     lines = ["# Settings of snaphold, with their defaults. Use: snaphold serve --config snaphold.toml", ""]
     for name, field in Settings.model_fields.items():
         if name in FILE_ONLY:
@@ -67,9 +67,9 @@ def example_file() -> str:
 def pages() -> Mapping[Path, str]:
     """Every generated page."""
     return {
-        HERE / "settings.md": settings_page(),
-        HERE / "snaphold.example.toml": example_file(),
-        HERE / "api.md": ApiPage(described_api().openapi()).text(),
+        REFERENCE / "settings.md": settings_page(),
+        REFERENCE / "snaphold.example.toml": example_file(),
+        REFERENCE / "api.md": ApiPage(described_api().openapi()).text(),
     }
 
 

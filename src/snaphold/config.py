@@ -1,8 +1,8 @@
 """The settings of a process: one frozen object, units in the names.
 
 A setting comes from a flag, else from the file named by ``--config`` (TOML), else from the environment variable
-``SNAPHOLD_<NAME>``, else it has the default below. Unknown ones are refused. docs/settings.md and
-docs/snaphold.example.toml are made from this module.
+``SNAPHOLD_<NAME>``, else it has the default below. Unknown ones are refused. docs/reference/settings.md and
+docs/reference/snaphold.example.toml are made from this module.
 """
 
 import os

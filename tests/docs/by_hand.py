@@ -1,4 +1,4 @@
-"""Does what docs/restore-by-hand.md says: its commands, as they stand there, in one shell."""
+"""Does what docs/how-to/restore-by-hand.md says: its commands, as they stand there, in one shell."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import Final
 
 from snaphold.engines.installation import Installation
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "restore-by-hand.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "restore-by-hand.md"
 _BLOCK: Final = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIABLE: Final = re.compile(r"^([A-Z]+)=", re.MULTILINE)
 

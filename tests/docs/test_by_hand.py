@@ -1,4 +1,4 @@
-"""docs/restore-by-hand.md, followed to the letter: no code of ours takes part in the restore."""
+"""docs/how-to/restore-by-hand.md, followed to the letter: no code of ours takes part in the restore."""
 
 import getpass
 import subprocess

@@ -1,4 +1,4 @@
-"""Manifests that earlier releases wrote are read by every later one (docs/format.md)."""
+"""Manifests that earlier releases wrote are read by every later one (docs/reference/format.md)."""
 
 import json
 from pathlib import Path

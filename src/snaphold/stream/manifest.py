@@ -1,4 +1,4 @@
-"""The manifest of a backup: the small object that makes its segments a backup (docs/format.md).
+"""The manifest of a backup: the small object that makes its segments a backup (docs/reference/format.md).
 
 It is written last and deleted first: nothing without a valid manifest is a backup. A reader trusts it only when the
 SHA-256 of its bytes is the one that was recorded with COMPLETED.

@@ -1,7 +1,7 @@
 """The proof of a backup: its objects are read back and compared with what was recorded; a receipt of it is kept.
 
-The receipt (``<id>.proof.json``, docs/format.md) is an object of its own beside the manifest, replaced by each proof
-that found an answer. It proves nothing to a restore, which checks everything again.
+The receipt (``<id>.proof.json``, docs/reference/format.md) is an object of its own beside the manifest, replaced by
+each proof that found an answer. It proves nothing to a restore, which checks everything again.
 """
 
 import os
