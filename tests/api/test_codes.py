@@ -322,7 +322,7 @@ def test_too_much(tmp_path: Path, operation: Operation) -> None:
 
 @EACH
 def test_what_it_accepts(place: Place, operation: Operation) -> None:
-    """The code of the contract's first section; ``.json`` at the path's end and a wish for XML change nothing."""
+    """The code that the contract's section 1 settles; ``.json`` at the path's end and a wish for XML change nothing."""
     path, _, query = operation.path.partition("?")
     headers = {"Accept": "application/xml"}
     answer = place.send(operation.method, f"{path}.json{query}", operation.body, headers=headers)
