@@ -67,6 +67,8 @@ def test_v2_catalog(site: Site) -> None:
         entry["type"]: {endpoint["region"]: endpoint["publicURL"] for endpoint in entry["endpoints"]}
         for entry in catalog
     }
+    for endpoint in (endpoint for entry in catalog for endpoint in entry["endpoints"]):
+        assert endpoint["internalURL"] == endpoint["adminURL"] == endpoint["publicURL"]
     databases = {"DFW": "http://127.0.0.1:8779/v1.0/1234", "IAD": "http://127.0.0.1:8780/v1.0/1234"}
     objects = {"DFW": "http://127.0.0.1:8779/v1/MossoCloudFS_1234", "IAD": "http://127.0.0.1:8780/v1/MossoCloudFS_1234"}
     assert found == {"database": databases, "rax:database": databases, "object-store": objects}
@@ -83,8 +85,13 @@ def test_v3_password(site: Site, scope: dict[str, Any]) -> None:
     assert answer.status_code == 201
     token = answer.json()["token"]
     assert token["project"]["id"] == "1234"
-    endpoints = {entry["type"]: len(entry["endpoints"]) for entry in token["catalog"]}
-    assert endpoints == {"database": 2, "rax:database": 2, "object-store": 2}
+    endpoints = {
+        entry["type"]: {(endpoint["region"], endpoint["interface"]) for endpoint in entry["endpoints"]}
+        for entry in token["catalog"]
+    }
+    every = {(region, interface) for region in ("DFW", "IAD") for interface in ("public", "internal", "admin")}
+    assert endpoints == {"database": every, "rax:database": every, "object-store": every}
+    assert len({endpoint["id"] for entry in token["catalog"] for endpoint in entry["endpoints"]}) == 18
     headers = {"X-Auth-Token": answer.headers["X-Subject-Token"]}
     assert site.send("GET", "/v1.0/1234/backups", headers=headers).status_code == 200
 

@@ -6,6 +6,7 @@ import pytest
 
 from snaphold.cli import main
 from snaphold.cli.options import Given, with_settings
+from snaphold.cli.state import StateDirectory
 from snaphold.config import Settings
 
 
@@ -61,8 +62,8 @@ def test_words_for_another_process_give_the_same_settings(tmp_path: Path) -> Non
         ("serve", "--state-dir", "x", "--region", "DFW=127.0.0.1:1", "--compression-level", "9"),
         ("stop", "--state-dir", "x"),
         ("host", "add", "h1", "--state-dir", "x"),
-        ("account", "add", "--state-dir", "x", "../1234", "--user", "demo", "--password", "secret"),
-        ("account", "add", "--state-dir", "x", "1234", "--user", "demo", "--password", "s", "--role", "king"),
+        ("account", "add", "--state-dir", "x", "--create", "../1234", "--user", "demo", "--password", "secret"),
+        ("account", "add", "--state-dir", "x", "--create", "1234", "--user", "demo", "--password", "s", "--role", "k"),
     ],
     ids=" ".join,
 )
@@ -85,8 +86,45 @@ def test_an_account_by_standard_input(
     (tmp_path / "password").write_text("a pass phrase\n")
     with (tmp_path / "password").open() as file:
         monkeypatch.setattr(sys, "stdin", file)
-        words = ["account", "add", "--state-dir", str(tmp_path / "state"), "1234", "--user", "demo"]
+        words = ["account", "add", "--state-dir", str(tmp_path / "state"), "--create", "1234", "--user", "demo"]
         assert snaphold(monkeypatch, *words, "--role", "dbaas:observer") == 0
     said = capsys.readouterr().out
     assert {"account": "1234", "user": "demo"}.items() <= json.loads(said[said.index("{") :]).items()
     assert "pass phrase" not in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("account", "add", "1234", "--user", "demo", "--password", "secret"),
+        ("host", "add", "h1"),
+        ("catalog", "rebuild"),
+        ("store", "check"),
+        ("verify", "--all"),
+        ("state", "backup"),
+        ("state", "restore", "--region", "DFW"),
+        ("agent", "--region", "DFW=127.0.0.1:1"),
+        ("worker", "--region", "DFW=127.0.0.1:1"),
+        ("stop",),
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_state_directory(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command for a service that is there makes nothing where there is none, in whatever directory that is."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").touch()
+    for directory in (other, tmp_path / "none"):
+        assert snaphold(monkeypatch, *words, "--state-dir", directory) == 1
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["other", "notes.txt"]
+    assert str(other) in capsys.readouterr().err
+
+
+def test_a_mistyped_store_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that looks into a store which is not there is refused: an empty one would say that all is lost."""
+    StateDirectory(tmp_path / "state", tmp_path / "disk").make(["DFW"])
+    words = ("catalog", "rebuild", "--state-dir", tmp_path / "state", "--store-dir", tmp_path / "disc")
+    assert snaphold(monkeypatch, *words) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]

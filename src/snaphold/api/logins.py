@@ -35,6 +35,7 @@ _SERVICES: Final = (
     ("rax:database", "cloudDatabases"),
     ("object-store", "cloudFiles"),
 )
+_INTERFACES: Final = ("public", "internal", "admin")  # one URL for all three: clients choose different ones
 
 
 @router.get("/v2.0")
@@ -78,7 +79,7 @@ def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2))]) ->
                     "type": kind,
                     "name": name,
                     "endpoints": [
-                        {"region": region, "tenantId": caller.account, "publicURL": url}
+                        {"region": region, "tenantId": caller.account} | {f"{each}URL": url for each in _INTERFACES}
                         for region, url in _endpoints(desk, kind, caller.account)
                     ],
                 }
@@ -178,13 +179,14 @@ def _token_v3(desk: Desk, caller: Caller) -> dict[str, Any]:
                     "name": name,
                     "endpoints": [
                         {
-                            "id": f"{kind}-{region}",
-                            "interface": "public",
+                            "id": f"{kind}-{region}-{interface}",
+                            "interface": interface,
                             "region": region,
                             "region_id": region,
                             "url": url,
                         }
                         for region, url in _endpoints(desk, kind, caller.account)
+                        for interface in _INTERFACES
                     ],
                 }
                 for kind, name in _SERVICES

@@ -134,11 +134,14 @@ def account_add(
     role: Annotated[
         list[str] | None, typer.Option("--role", help="dbaas:admin, dbaas:creator or dbaas:observer; none: all rights")
     ] = None,
+    create: Annotated[
+        bool, typer.Option("--create", help="set up the state directory, in which there is no service yet")
+    ] = False,
 ) -> None:
     """Add a user, and its account where that is new. Prints JSON with the API key, which is shown only now."""
     from snaphold.cli.admin import add_account  # noqa: PLC0415
 
-    add_account(given, account, user, password, role or [])
+    add_account(given, account, user, password, role or [], create=create)
 
 
 @_command(app, "verify", with_state)

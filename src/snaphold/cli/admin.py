@@ -10,14 +10,21 @@ from snaphold.cli.state import StateDirectory
 from snaphold.errors import SetupError
 
 
-def add_account(given: Given, account: str, user: str, password: str | None, roles: Sequence[str]) -> None:
-    """Add a user to the embedded identity and print what there is to know."""
+def add_account(
+    given: Given, account: str, user: str, password: str | None, roles: Sequence[str], *, create: bool
+) -> None:
+    """Add a user to the embedded identity and print what there is to know.
+
+    ``create``: the state directory may be a new one; otherwise a mistyped one is refused.
+    """
     from snaphold.identity.embedded import open_embedded  # noqa: PLC0415
 
     state = given.state
-    state.make()
+    if not create and not state.is_set_up:
+        raise SetupError(f"{state.not_set_up}; --create makes it one")
     if password is None:
         password = _ask_password(user)
+    state.make()
     identity = open_embedded(state.path, given.settings.token_lifetime_s)
     try:
         added = identity.add_account(account, user, password, roles)

@@ -134,10 +134,10 @@ def opened_deployment(
     """One region's record and queue, brought up to date, with the local store. ``peers``: where copies can go.
 
     Raises:
-        SetupError: the catalog cannot be opened, or was written by a newer release.
+        SetupError: the catalog cannot be opened, or was written by a newer release; there is no store.
     """
-    state.region(region).mkdir(mode=0o700, parents=True, exist_ok=True)
-    state.store(region).mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.require_store(region)
+    state.make_store(region)
     catalog = open_catalog(state.catalog(region))
     try:
         with catalog.writing() as tx:

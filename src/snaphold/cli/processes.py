@@ -77,6 +77,7 @@ def run_worker(given: Given, name: str | None) -> None:
     from snaphold.cli.control import opened_deployment  # noqa: PLC0415
     from snaphold.cli.peers import neighbours_of  # noqa: PLC0415
 
+    given.state.require()
     region, state = _one_region(given, name)
     regions = parse_regions(given.settings.region)
     neighbours = neighbours_of(given.settings.peers, state, regions, region.name)
@@ -91,6 +92,7 @@ def run_agent(given: Given) -> None:
     from snaphold.cli.machine import built_agent  # noqa: PLC0415
 
     state = given.state
+    state.require()
     regions = parse_regions(given.settings.region)
     state.make([region.name for region in regions])
     set_up_logs(given.settings, "agent")
@@ -171,6 +173,7 @@ def _one_region(given: Given, name: str | None) -> tuple[Endpoint, StateDirector
         raise SetupError(f"which region is this process's? (--name, one of {', '.join(map(str, regions))})")
     state = given.state
     state.make([mine[0].name])
+    state.make_store(mine[0].name)
     return mine[0], state
 
 

@@ -62,12 +62,15 @@ def restore_state(given: Given, wanted: str, deployment_id: str | None) -> bool:
     set_up_logs(given.settings, "state")
     state = given.state
     regions = _regions(given, state)
+    for region in regions:  # before anything is made: the directory may be a mistyped one
+        if not state.store(region).is_dir():
+            raise SetupError(f"{state.store(region)}, the store of {region}, is no directory (--store-dir)")
+    saved = [(stored_state(stores_of(state, region), wanted, deployment_id), region) for region in regions]
+    for one, region in saved:
+        if one.region != region:
+            raise SetupError(f"the saved state is of region {one.region}, not of {region}")
     state.make(regions)
     with state.lock("serve"):
-        saved = [(stored_state(stores_of(state, region), wanted, deployment_id), region) for region in regions]
-        for one, region in saved:
-            if one.region != region:
-                raise SetupError(f"the saved state is of region {one.region}, not of {region}")
         # The newest first: of a user that two of them know, the first one stays.
         ordered = sorted(saved, key=lambda pair: pair[0].written, reverse=True)
         whole = [_restore(state, region, one) for one, region in ordered]

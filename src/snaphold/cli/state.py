@@ -136,10 +136,32 @@ class StateDirectory:
         if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
             raise SetupError(f"the state directory {self.path} cannot be written to")
 
+    def make_store(self, region: str) -> None:
+        """Make the region's store where it is missing. Raises ``SetupError`` where it cannot be made."""
+        try:
+            self.store(region).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SetupError(f"the store of {region} cannot be made: {error.filename}: {error.strerror}") from error
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether ``make`` has been here."""
+        return (self.path / "regions").is_dir()
+
+    @property
+    def not_set_up(self) -> str:
+        """What to tell an operator who named a directory in which no service has been set up."""
+        return f"{self.path} is no state directory: no service has been set up in it (snaphold serve)"
+
     def require(self) -> None:
-        """Raise ``SetupError`` where this is no state directory yet."""
-        if not (self.path / "regions").is_dir():
-            raise SetupError(f"{self.path} is no state directory: `snaphold serve` has not been started on it")
+        """Raise ``SetupError`` where no service has been set up, and make nothing."""
+        if not self.is_set_up:
+            raise SetupError(self.not_set_up)
+
+    def require_store(self, region: str) -> None:
+        """Raise ``SetupError`` where the region's store is to lie elsewhere and is not there: nothing is made then."""
+        if self.store_root is not None and not self.store(region).is_dir():
+            raise SetupError(f"{self.store(region)}, the store of {region}, is no directory (--store-dir)")
 
     def lock(self, name: str) -> "contextlib.AbstractContextManager[None]":
         """Be the only one of its kind on this directory: ``serve`` or ``agent``. Freed by the end of the process.
