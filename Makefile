@@ -1,5 +1,5 @@
 # snaphold: what one types. Every target sets up first what it needs; the second time that takes no time.
-.PHONY: help setup demo test check lint torture bench lock data clients clean
+.PHONY: help setup demo test check lint torture bench lock data clients release clean
 .DEFAULT_GOAL := help
 
 # Another interpreter: make setup PYTHON=/usr/bin/python3.12
@@ -48,6 +48,9 @@ bench: setup data ## time backup and restore beside the plain tools
 
 lock: ## resolve the dependencies anew (needs uv)
 	@setup/lock
+
+release: setup ## make release VERSION=X.Y.Z: check, build CHANGELOG.md from changelog.d, commit, tag
+	@setup/release "$(VERSION)"
 
 clean: ## remove all that make setup and the tools made
 	rm -rf .venv .engine .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
