@@ -111,6 +111,17 @@ class Settings(BaseModel):
         None, ge=0, description="all these rates times this (serve's default: 10, api's: 1); 0: no rate is limited"
     )
     max_body_bytes: int = Field(1 << 20, ge=1024, description="bytes of the largest request body")
+    max_connections: int = Field(
+        1000, ge=16, description="connections that one API process has at most; fewer where it may open fewer files"
+    )
+    max_connections_per_client: int = Field(
+        0, ge=0, description="of these, how many one client address may have; 0: half of them"
+    )
+    request_timeout_s: float = Field(
+        20,
+        gt=0,
+        description="seconds that a request's header may take to arrive, and its body: one more for each 4096 bytes",
+    )
     store_timeout_s: float = Field(5, gt=0, description="seconds that a request waits for the object store")
     token_lifetime_s: int = Field(86_400, ge=60, description="seconds that a token is good for")
     sweep_interval_s: float = Field(300, gt=0, description="seconds between two sweeps of ended attempts")

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from snaphold.api import KnownPeers, ObjectReader, create_app
+from snaphold.api.connections import Bounds, Connections
 from snaphold.api.document import DescribedAPI
 from snaphold.identity.base import ADMIN, CREATOR, OBSERVER
 from snaphold.identity.embedded import EmbeddedIdentity, open_embedded
@@ -354,7 +355,16 @@ class Door:
                 await super().startup(sockets)
                 started.set()
 
-        config = uvicorn.Config(self, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            self,
+            host="127.0.0.1",
+            port=0,
+            http=Connections(Bounds(connections=1000, per_client=1000)).protocol,  # type: ignore[arg-type]
+            ws="none",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+        )
         server = Server(config)
         threading.Thread(target=server.run, name="door", daemon=True).start()
         assert started.wait(20)

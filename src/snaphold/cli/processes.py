@@ -17,6 +17,7 @@ from snaphold.errors import SetupError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from snaphold.api.connections import Bounds
     from snaphold.cli.peers import Neighbours
     from snaphold.service.deployment import Deployment
 
@@ -32,6 +33,7 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
     ``with_local_agent``: there is a token for this machine's agent before the API answers anyone.
     """
     from snaphold.api import create_app  # noqa: PLC0415
+    from snaphold.api.connections import bounds_of  # noqa: PLC0415
     from snaphold.cli.control import Objects, make_local_token, opened_deployment, peer_token  # noqa: PLC0415
     from snaphold.cli.peers import neighbours_of  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
@@ -69,7 +71,13 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
             known_peers=neighbours,
             ending=stopping,
         )
-        _serve(app, region, stopping, (lambda: _work(deployment, neighbours, stopping)) if with_worker else None)
+        _serve(
+            app,
+            region,
+            bounds_of(given.settings),
+            stopping,
+            (lambda: _work(deployment, neighbours, stopping)) if with_worker else None,
+        )
 
 
 def run_worker(given: Given, name: str | None) -> None:
@@ -100,13 +108,17 @@ def run_agent(given: Given) -> None:
         built_agent(given.settings, state, regions).run(stopping)
 
 
-def _serve(app: "FastAPI", region: Endpoint, stopping: threading.Event, work: Callable[[], None] | None) -> None:
+def _serve(
+    app: "FastAPI", region: Endpoint, bounds: "Bounds", stopping: threading.Event, work: Callable[[], None] | None
+) -> None:
     """Answer requests until the process is told to end; meanwhile ``work`` in a thread, whose failure ends it too.
 
     Raises:
         SetupError: nobody can listen there.
     """
     import uvicorn  # noqa: PLC0415
+
+    from snaphold.api.connections import Connections  # noqa: PLC0415
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -118,6 +130,8 @@ def _serve(app: "FastAPI", region: Endpoint, stopping: threading.Event, work: Ca
             app,
             host=region.address,
             port=region.port,
+            http=Connections(bounds).protocol,  # type: ignore[arg-type] # what makes a protocol is enough
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
