@@ -48,6 +48,11 @@ class Settings(BaseModel):
         None, description="the endpoint that clients use, when it is not http://ADDRESS:PORT"
     )
     engine_dir: Path | None = Field(None, description="an unpacked MariaDB (its root directory); default: found")
+    encryption_key_file: Path | None = Field(
+        None,
+        description="a key file of MariaDB's file_key_management, with which the servers encrypt InnoDB's tables and "
+        "log; a backup of such a server can be restored where the same keys are; default: nothing is encrypted",
+    )
     instance_networks: list[str] = Field(
         ["127.77.0.0/16"], description="networks of which each instance gets an address of its own"
     )

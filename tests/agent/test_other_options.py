@@ -27,33 +27,25 @@ UNDO_TABLESPACES = 3
 SMALL_UNDO_BYTES = 10 << 20  # what an undo tablespace has when it is made, and when it was truncated
 
 
-class OtherServers(Servers):
-    """Servers that keep all data encrypted, and write a binary log."""
+class LoggingServers(Servers):
+    """Servers that write a binary log."""
 
     def _command_line(self, directory: InstanceDirectory, record: Record) -> list[str | Path]:
-        """Ours first: of two that say the same the last one counts."""
-        (plugin,) = self.installation.root.glob("usr/lib*/mysql/plugin/file_key_management.so")
         return [
             *super()._command_line(directory, record),
-            f"--plugin-dir={plugin.parent}",
-            "--plugin-load-add=file_key_management",
-            f"--file-key-management-filename={self._state_dir / 'keys'}",
-            "--innodb-encrypt-tables",
-            "--innodb-encrypt-log",
-            "--innodb-encryption-threads=1",
             f"--log-bin={directory.data / 'binlog'}",
             "--server-id=7",
         ]
 
 
 @pytest.fixture
-def bench(host_settings: Settings) -> tuple[ChainBench, InstanceResult]:
-    """An instance of such a server."""
-    assert host_settings.state_dir is not None
-    keys = host_settings.state_dir / "keys"
+def bench(host_settings: Settings, tmp_path: Path) -> tuple[ChainBench, InstanceResult]:
+    """An instance of a server that encrypts all data, and writes a binary log."""
+    keys = tmp_path / "keys"
     keys.write_text(KEYS)
-    keys.chmod(0o644)
-    return chain_bench(OtherServers(host_settings), host_settings)
+    keys.chmod(0o600)
+    settings = host_settings.model_copy(update={"encryption_key_file": keys})
+    return chain_bench(LoggingServers(settings), settings)
 
 
 def gtid(chain: ChainBench) -> str | None:

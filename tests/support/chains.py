@@ -148,7 +148,8 @@ def chain_bench(servers: Servers, settings: Settings) -> tuple[ChainBench, Insta
     """An instance with tables of every kind, of which chains are to be taken."""
     assert settings.state_dir is not None
     stores = LocalStores(settings.state_dir / "store")
-    room = Room(servers=servers, engines={"mariadb": MariaDB(servers.installation)}, stores=stores, settings=settings)
+    engines = {"mariadb": MariaDB(servers.installation, servers.keys)}
+    room = Room(servers=servers, engines=engines, stores=stores, settings=settings)
     spec = instance_spec(databases=("shop", "a_b"), users=[user_spec("app", PASSWORD, ["shop", "a_b"])])
     source = servers.create(spec, 1)
     for statement in (

@@ -25,7 +25,7 @@ def built_agent(settings: Settings, state: StateDirectory, endpoints: Sequence[E
     """
     set_courtesy(courtesy_of(settings))
     servers = servers_of(settings, state)
-    engines = {"mariadb": MariaDB(servers.installation)}
+    engines = {"mariadb": MariaDB(servers.installation, servers.keys)}
     regions = [
         Region(
             name=endpoint.name,

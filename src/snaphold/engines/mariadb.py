@@ -21,6 +21,8 @@ from typing import Any, Final, Self
 from snaphold.engines.base import ServerAccess, Taken
 from snaphold.engines.holes import page_size_of, punch_holes
 from snaphold.engines.installation import Installation
+from snaphold.engines.keys import KeyManagement
+from snaphold.engines.options import KEY_PLUGIN, innodb_options, key_plugin
 from snaphold.errors import Permanent, SnapholdError, Unavailable
 from snaphold.stream.delta import MAX_META, Meta
 from snaphold.stream.process import Tool, ToolStream, run_tool
@@ -38,6 +40,9 @@ _LULL_POLL_S: Final = 0.02
 _VERDICT: Final = "completed OK!"
 _CHECKPOINTS: Final = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")  # 11.1 renamed them
 _INFO: Final = ("xtrabackup_info", "mariadb_backup_info")
+_OPTIONS: Final = "backup-my.cnf"
+_KEYS: Final = "prepare.keys"
+_LINK_OF_TABLE: Final = ".isl"
 _REDO_LOG: Final = "ib_logfile0"
 _REDO_FORMATS: Final = (b"Phys", b"\xf0\x9f\x97\x9d")  # since 10.8; of the second the records are encrypted
 _CHECKPOINT_BLOCKS: Final = (0x1000, 0x2000)  # where a redo log of 10.8 and later keeps its two checkpoints
@@ -84,8 +89,9 @@ class MariaDB:
         "*.new": _FIRST_ID.stop,
     }
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, keys: KeyManagement | None = None) -> None:
         self._installation = installation
+        self._keys = keys
 
     @contextmanager
     def take(
@@ -148,6 +154,8 @@ class MariaDB:
         name, text = _read_own(directory, _CHECKPOINTS)
         pairs = _key_values(text) | {"to_lsn": from_lsn}
         _replace_own(directory / name, "".join(f"{key} = {value}\n" for key, value in pairs.items()), uid, gid)
+        _refuse_links_of_tables(increment)
+        self._prepare_options(increment, gid)
         options = [f"--incremental-dir={increment}"]
         self._prepare(directory, options, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
 
@@ -194,13 +202,17 @@ class MariaDB:
     ) -> None:
         messages = directory.parent / "prepare.log"
         messages.unlink(missing_ok=True)
-        # The file came with the backup; it names the encryption plugin where there is one. No other is read.
+        _refuse_links_of_tables(directory)
+        options_file = directory.parent / "prepare.cnf"
+        _write_readable(options_file, self._prepare_options(directory, gid), gid)
         tool = self._tool(
-            f"--defaults-file={directory / 'backup-my.cnf'}",
+            f"--defaults-file={options_file}",
             "--prepare",
             f"--target-dir={directory}",
-            f"--tmpdir={directory}",
+            "--tmpdir=.",  # the directory: the option is a list, with ':' between its members
             f"--use-memory={memory_bytes}",
+            # Without keys a directory that is not ours to write, nor the instance's, and has no library in it.
+            f"--plugin-dir={self._installation.share if self._keys is None else self._keys.library.parent}",
             *options,
             messages=messages,
             uid=uid,
@@ -208,7 +220,30 @@ class MariaDB:
             directory=directory,
         )
         _insist_on_the_verdict(run_tool(tool, timeout_s=PREPARE_TIMEOUT_S, stop=stop), "prepare the backup")
-        messages.unlink(missing_ok=True)
+        for path in (messages, options_file, directory.parent / _KEYS):
+            path.unlink(missing_ok=True)
+
+    def _prepare_options(self, directory: Path, gid: int | None) -> bytes:
+        """Put an option file of ours in the place of the one that came with a backup; returns its text.
+
+        The tool reads it in the directory, whatever other file it is given, and loads the plugins that it names.
+
+        Raises:
+            Permanent: the backup's is missing or not the tool's, or its data are encrypted and this host has no keys.
+        """
+        _, text = _read_own(directory, (_OPTIONS,))
+        options = innodb_options(text)
+        plugin = key_plugin(text)
+        if plugin == KEY_PLUGIN and self._keys is None:
+            raise Permanent("the backup is encrypted, and this host has no keys: encryption_key_file is not set")
+        if plugin not in {None, KEY_PLUGIN}:
+            raise Permanent(f"the backup names the plugin {plugin!r}, and no plugin is loaded for a backup")
+        if plugin is not None and self._keys is not None:
+            _write_readable(directory.parent / _KEYS, self._keys.keys, gid)
+            options |= {"plugin_load": f"{KEY_PLUGIN}={KEY_PLUGIN}.so", f"{KEY_PLUGIN}_filename": f"../{_KEYS}"}
+        ours = "\n".join(["[mysqld]", *(f"{key}={value}" for key, value in options.items()), ""]).encode()
+        _write_readable(directory / _OPTIONS, ours, gid)
+        return ours
 
     def _tool(self, *arguments: str, messages: Path, uid: int | None, gid: int | None, directory: Path) -> Tool:
         return Tool(
@@ -526,3 +561,27 @@ def _replace_own(path: Path, text: str, uid: int | None, gid: int | None) -> Non
         if uid is not None and gid is not None:
             os.fchown(file.fileno(), uid, gid)
     new.rename(path)
+
+
+def _write_readable(path: Path, data: bytes, gid: int | None) -> None:
+    """Put a small file of ours where the user of this group may read it, and not write it."""
+    new = path.with_name(f".tmp.{uuid.uuid4().hex}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        if gid is not None:
+            os.fchown(file.fileno(), -1, gid)
+            os.fchmod(file.fileno(), 0o640)
+    new.rename(path)
+
+
+def _refuse_links_of_tables(directory: Path) -> None:
+    """A table of our servers lies in its database's directory: a file that says it lies elsewhere is planted.
+
+    Raises ``Permanent``. InnoDB would open whatever the file names, as the instance's user.
+    """
+    for path, _, names in os.walk(directory):
+        for name in names:
+            if name.endswith(_LINK_OF_TABLE):
+                where = Path(path, name).relative_to(directory)
+                raise Permanent(f"the backup holds {where}, which points to a table outside of the data directory")

@@ -4,13 +4,15 @@
     admin.cnf         0600 ours     the account by which this host looks after the server
     backup.cnf        0600 server   the account of the backup tool
     init.sql          0600 server   only while the server starts: makes both accounts anew
+    keys              0640 ours     the encryption keys, where the host has any
     start.log         0600 ours     what the server said before it opened its own log
     backup.log        0600 ours     what the backup tool said last
     lsn.json          0600 ours     the highest LSN seen in this life of the data; kept out of what may be rolled back
     data/             0700 server   the data directory; in it ``snaphold.incarnation``
     restore.<n>/      0700 server   attempt n of a restore, until it becomes ``data``
     run/ log/ tmp/ scratch/  0700 server   socket, error log, temporary tables, the backup tool's target
-    files/ plugins/   0750 ours     empty, and the server cannot write there: secure_file_priv and plugin_dir
+    files/ plugins/   0750 ours     empty but for the plugin that reads ``keys``, and the server cannot write there:
+                                    secure_file_priv and plugin_dir
 
 ``server`` is the instance's own system user (with root; else everything is ours). The directory itself is 0710 and
 ours, so that a server can reach what is its own, replace nothing of it, and no other server gets in.
@@ -96,6 +98,7 @@ class InstanceDirectory:
         self.scratch: Final = self.path / "scratch"
         self.files: Final = self.path / "files"
         self.plugins: Final = self.path / "plugins"
+        self.keys: Final = self.path / "keys"
 
     def staging(self, attempt: int) -> Path:
         """Where this attempt at a restore puts the data."""

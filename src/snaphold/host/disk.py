@@ -49,9 +49,12 @@ def make_directory(path: Path, *, owner: Owner | None, mode: int = 0o700) -> Non
     path.chmod(mode)
 
 
-def write_atomically(path: Path, data: bytes, *, owner: Owner | None = None, sync: bool = True) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, owner: Owner | None = None, reader: Owner | None = None, sync: bool = True
+) -> None:
     """Put ``data`` at ``path``, 0600, replacing what was there; durable when this returns, unless ``sync`` is False.
 
+    ``owner``: whose it is, default: ours. ``reader``: whose group may read it (0640), and not write it.
     A crash leaves the old file or the new one, and perhaps a ``.tmp.*`` beside it.
     """
     new = path.with_name(f".tmp.{uuid.uuid4().hex}")
@@ -61,6 +64,9 @@ def write_atomically(path: Path, data: bytes, *, owner: Owner | None = None, syn
             file.write(data)
             if owner is not None:
                 os.fchown(file.fileno(), owner.uid, owner.gid)
+            if reader is not None:
+                os.fchown(file.fileno(), -1, reader.gid)
+                os.fchmod(file.fileno(), 0o640)
             file.flush()
             if sync:
                 os.fsync(file.fileno())

@@ -25,6 +25,8 @@ from pymysql.cursors import Cursor
 from snaphold.config import Settings
 from snaphold.engines.base import Administer, ServerAccess
 from snaphold.engines.installation import Installation, closed_ancestor, find_installation, reachable_installation
+from snaphold.engines.keys import KeyManagement
+from snaphold.engines.options import KEY_PLUGIN
 from snaphold.errors import NotFound, Overtaken, Permanent, SetupError, SnapholdError, Unavailable
 from snaphold.host import accounts, contents, disk
 from snaphold.host.directory import IDENTIFIER, InstanceDirectory, Record
@@ -84,6 +86,7 @@ class Servers:
         if self.own_system_users:
             installation = reachable_installation(installation, self._state_dir)
         self.installation: Final[Installation] = installation
+        self.keys: Final = KeyManagement.found(installation, settings.encryption_key_file)
         self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
         self._placing = threading.Lock()  # system users and addresses are given out one after the other
         self._known: dict[str, Process] = {}  # where a server was seen last
@@ -438,6 +441,7 @@ class Servers:
             with disk.disk_faults("starting the server"):
                 since = self._error_log_size(directory)
                 directory.make(record)  # a reboot or a hand may have taken something away
+                self._lay_keys(directory, record)
                 statements = accounts.init_sql(directory.admin_file, directory.backup_file)
                 disk.write_atomically(directory.init_sql, statements, owner=record.owner, sync=False)
                 spawned = spawn_detached(
@@ -450,6 +454,16 @@ class Servers:
                 self._known[record.id] = spawned.process
         self._wait_until_it_answers(directory, record, since, spawned)
         directory.init_sql.unlink(missing_ok=True)
+
+    def _lay_keys(self, directory: InstanceDirectory, record: Record) -> None:
+        """Put plugin and keys where the server, and the backup tool in its name, read them and cannot write."""
+        library = directory.plugins / f"{KEY_PLUGIN}.so"
+        if self.keys is None:
+            for path in (directory.keys, library):
+                path.unlink(missing_ok=True)
+            return
+        for path, data in ((directory.keys, self.keys.keys), (library, self.keys.library.read_bytes())):
+            disk.write_atomically(path, data, reader=record.owner, sync=False)
 
     def _wait_until_it_answers(
         self, directory: InstanceDirectory, record: Record, log_since: int, spawned: Spawned | None
@@ -556,6 +570,20 @@ class Servers:
             "--local-infile=0",
             "--event-scheduler=OFF",
             "--skip-slave-start",
+            *self._encryption(directory),
+        ]
+
+    def _encryption(self, directory: InstanceDirectory) -> list[str]:
+        """Where the host has keys, all data of InnoDB are encrypted with them."""
+        if self.keys is None:
+            return []
+        return [
+            f"--plugin-load-add={KEY_PLUGIN}",
+            f"--{KEY_PLUGIN.replace('_', '-')}-filename={directory.keys}",
+            "--innodb-encrypt-tables=ON",
+            "--innodb-encrypt-log=ON",
+            "--innodb-encryption-threads=1",
+            "--encrypt-tmp-files=ON",
         ]
 
     # Where things are.

@@ -1,0 +1,87 @@
+"""MariaDB's option files: written so that any value is read back as it is, and read from a backup without trust.
+
+mariabackup writes ``backup-my.cnf`` into every backup and reads it again when it prepares one, wherever else it is
+told to read options. It may name a library to load: so the file of a backup is never used. Its known values are
+checked, and a new file is written from them.
+
+Source: ``write_backup_config_file`` of mariabackup 10.11 and 11.8; ``my_default.c`` of the server for the syntax.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from snaphold.errors import Permanent
+
+KEY_PLUGIN: Final = "file_key_management"
+_CHECKSUMS: Final = "|".join(
+    f"{strict}{kind}" for strict in ("", "strict_") for kind in ("full_crc32", "crc32", "innodb", "none")
+)
+_DATA_FILE: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}:[0-9]{1,15}[KMG]?"
+_LARGEST_LOG_BYTES: Final = 512 << 30  # as the server allows
+_CHECKED: Final = {
+    "innodb_checksum_algorithm": re.compile(_CHECKSUMS),
+    "innodb_data_file_path": re.compile(
+        rf"{_DATA_FILE}(;{_DATA_FILE}){{0,31}}(:autoextend(:max:[0-9]{{1,15}}[KMG]?)?)?"
+    ),
+    "innodb_page_size": re.compile("4096|8192|16384|32768|65536"),
+    "innodb_undo_tablespaces": re.compile("[0-9]|[1-9][0-9]|1[01][0-9]|12[0-7]"),
+    "innodb_compression_level": re.compile("[0-9]"),
+    "innodb_encrypt_log": re.compile("[01]|ON|OFF"),
+}
+_LOG_SIZE: Final = "innodb_log_file_size"
+_ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+
+
+def quoted(value: str | Path) -> str:
+    """A value as it stands in an option file: in double quotes, so that spaces and ``#`` are letters."""
+    return f'"{os.fspath(value).translate(_ESCAPES)}"'
+
+
+def option_file(group: str, options: Mapping[str, str | Path]) -> bytes:
+    """One group of an option file."""
+    lines = [f"[{group}]", *(f"{key}={quoted(value)}" for key, value in options.items())]
+    return os.fsencode("\n".join(lines) + "\n")
+
+
+def innodb_options(text: bytes) -> dict[str, str]:
+    """What InnoDB must be told to prepare a backup, from the option file in it. Other keys are left out.
+
+    Raises:
+        Permanent: a value is none that mariabackup writes, or the page size or the data files are not said.
+    """
+    pairs = _pairs(text)
+    options = {key: pairs[key] for key in _CHECKED if key in pairs}
+    for key, value in options.items():
+        if not _CHECKED[key].fullmatch(value):
+            raise Permanent(f"the backup's option file is not the backup tool's: {key}={value[:80]!r}")
+    size = pairs.get(_LOG_SIZE, "")
+    if size:
+        if not size.isascii() or not size.isdecimal() or len(size) > 15 or int(size) > _LARGEST_LOG_BYTES:
+            raise Permanent(f"the backup's option file is not the backup tool's: {_LOG_SIZE}={size[:80]!r}")
+        options[_LOG_SIZE] = size
+    missing = {"innodb_page_size", "innodb_data_file_path"} - options.keys()
+    if missing:
+        raise Permanent(f"the backup's option file does not say {' and '.join(sorted(missing))}")
+    return options
+
+
+def key_plugin(text: bytes) -> str | None:
+    """The name of the plugin that gave the source server its encryption keys, None when nothing is encrypted.
+
+    It is only named here, to say what is missing: what is loaded, and from where, the host's settings say.
+    """
+    name = _pairs(text).get("plugin_load", "").partition("=")[0].partition(";")[0].strip()
+    return name[:64] or None
+
+
+def _pairs(text: bytes) -> dict[str, str]:
+    """The last value of each key, in whichever group. Values of the backup tool are never quoted."""
+    pairs = {}
+    for line in text.decode("utf-8", "replace").splitlines():
+        key, separator, value = line.partition("=")
+        if separator and not key.lstrip().startswith(("#", ";")):
+            pairs[key.strip().replace("-", "_")] = value.strip()
+    return pairs
