@@ -112,6 +112,22 @@ def test_what_was_taken_comes_back(bench: Bench) -> None:
     assert [path.name for path in directory.glob("restore.*")] == []
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_path_may_hold_any_letter(name: str, state_dir: Path, tmp_path: Path, instance_network: str) -> None:
+    """What means something in an option file, a list or a URL is a letter in the state directory's path."""
+    odd = state_dir / "a#b \"c' \\s;d:e%41?f=g"
+    odd.mkdir()
+    (state_dir / "template").rename(odd / "template")
+    servers = Servers(Settings(state_dir=odd, instance_networks=[instance_network]))
+    spec, copy = instance_spec(), instance_spec(databases=(), users=[])
+    source = servers.create(spec, 1)
+    query(source, "CREATE TABLE shop.t AS SELECT seq FROM shop.seq_1_to_5")
+    stream = tmp_path / "full.xbstream"
+    take_to_file(ENGINES[name](servers), servers.access(spec.id), stream, installation=servers.installation)
+    result = restore(ENGINES[name](servers), servers, stream, copy)
+    assert query(result, "SELECT COUNT(*) FROM shop.t") == [(5,)]
+
+
 def test_what_is_in_the_backup_stays_as_it_was(bench: Bench) -> None:
     """Databases and users asked for with a restore are added where they are missing, and only there."""
     stream = bench.take()

@@ -88,8 +88,10 @@ def test_the_internal_accounts_are_closed_to_the_network(servers: Servers, state
     directory = state_dir / "instances" / spec.id
     for name, user in (("admin.cnf", "snaphold_admin"), ("backup.cnf", "snaphold_backup")):
         text = (directory / name).read_text()
-        password = text.split("password=")[1].split("\n")[0]
-        assert (directory / name).stat().st_mode & 0o777 == 0o600
+        password = text.split('password="')[1].split('"')[0]
+        facts = (directory / name).stat()
+        assert facts.st_uid == os.geteuid()
+        assert facts.st_mode & 0o777 == (0o640 if name == "backup.cnf" and os.geteuid() == 0 else 0o600)
         with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
             connect(result, user, password)
         for process in processes_naming(state_dir):

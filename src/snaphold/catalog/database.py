@@ -91,14 +91,14 @@ def open_database(path: Path, migrations: str) -> sa.Engine:
         SetupError: the file cannot be opened, is no database, or was written by a newer release.
     """
     engine = sa.create_engine(
-        f"sqlite:///{path}",
+        sa.URL.create("sqlite", database=str(path)),  # no text to be parsed: a path may hold any letter
         connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
         hide_parameters=True,  # an error is logged with its statement: the values may be hashes of secrets
     )
     event.listen(engine, "connect", _prepare_connection)
     event.listen(engine, "begin", _begin)
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / migrations))
+    config.set_main_option("script_location", str(Path(__file__).parent / migrations).replace("%", "%%"))
     config.attributes["engine"] = engine
     try:
         command.upgrade(config, "head")

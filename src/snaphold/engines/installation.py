@@ -79,6 +79,8 @@ def reachable_installation(installation: Installation, state_dir: Path) -> Insta
     if installation.root == Path("/"):
         raise SetupError(f"{closed} is closed to the system users that the database servers run as")
     copy = state_dir / "engine" / installation.version
+    if installation.library_path is not None and set(os.fspath(copy)) & {":", ";"}:
+        raise SetupError(f"{copy}: ':' and ';' cannot be in the path of libraries: put the state directory elsewhere")
     if not copy.exists():
         _copy_tree(installation.root, copy)
     return _examine(copy)

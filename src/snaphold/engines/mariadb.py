@@ -109,7 +109,7 @@ class MariaDB:
             f"--log-copy-interval={LOG_COPY_INTERVAL_MS}",
             f"--datadir={server.data_directory}",
             f"--target-dir={server.scratch}",
-            f"--tmpdir={server.scratch}",
+            f"--tmpdir={Path('..', server.scratch.name)}",  # seen from the data: it is a list, with ':' between
             *([] if parent_lsn is None else [f"--incremental-lsn={parent_lsn}"]),
             messages=server.messages,
             uid=server.uid,

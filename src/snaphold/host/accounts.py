@@ -3,13 +3,13 @@
 Two internal accounts exist in every server, both only from this machine through the socket: one to look after the
 server, one for the backup tool with no more rights than the tool documents. They are made anew at each start, before
 the first client is let in, from an init file that holds hashes only; so whatever a restored data directory says of
-them does not count. The passwords stand in files of the instance's directory, 0600.
+them does not count. The passwords stand in files of the instance's directory, which its server's user can
+not write; the backup tool, which runs as that user, reads its own.
 """
 
-import configparser
 import hashlib
-import io
 import os
+import re
 import secrets
 import struct
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from typing import Any, Final
 import pymysql
 from pymysql.constants import CR, ER
 
+from snaphold.engines.options import option_file
 from snaphold.errors import BadRequest, NotFound, SnapholdError, Unavailable, Unprocessable
 from snaphold.host.disk import Owner, read_untrusted, write_atomically
 
@@ -28,7 +29,10 @@ BACKUP: Final = "snaphold_backup"
 BACKUP_RIGHTS: Final = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR"  # what mariabackup documents
 RESERVED_USERS: Final = frozenset({"", "root", "mysql", "mariadb.sys", "PUBLIC", ADMIN, BACKUP})
 LONGEST_SOCKET_PATH: Final = 107  # bytes, sockaddr_un
-_LONGEST_ACCOUNT_FILE: Final = 8192  # bytes; a path of the socket (at most 4096) is in it
+_LONGEST_ACCOUNT_FILE: Final = 16384  # bytes; a path of the socket (at most 4096, escaped) is in it
+_ACCOUNT_FILE: Final = re.compile(  # earlier releases wrote no quotes, and the servers that they started still run
+    rb'\[client\]\nuser="?(?P<user>[a-z_]+)"?\npassword="?(?P<password>[0-9a-f]+)"?\nsocket=[^\n]*\n'
+)
 
 _ANSWERS: Final[dict[int, type[SnapholdError]]] = {
     ER.DB_CREATE_EXISTS: BadRequest,
@@ -44,10 +48,13 @@ _ANSWERS: Final[dict[int, type[SnapholdError]]] = {
 
 
 def write_internal_accounts(admin_file: Path, backup_file: Path, socket: Path, owner: Owner | None) -> None:
-    """Give both internal accounts new random passwords; they are good from the next start on."""
+    """Give both internal accounts new random passwords; they are good from the next start on.
+
+    Not synced: after a power failure the next start writes them anew.
+    """
     for user, path, reader in ((ADMIN, admin_file, None), (BACKUP, backup_file, owner)):
-        text = f"[client]\nuser={user}\npassword={secrets.token_hex(24)}\nsocket={tool_socket(socket)}\n"
-        write_atomically(path, text.encode(), owner=reader)
+        account = {"user": user, "password": secrets.token_hex(24), "socket": tool_socket(socket)}
+        write_atomically(path, option_file("client", account), reader=reader, sync=False)
 
 
 def tool_socket(socket: Path) -> Path:
@@ -131,13 +138,11 @@ def _short_path(socket: Path) -> Iterator[str]:
 
 
 def _credentials(path: Path) -> tuple[str, str]:
-    """User and password of an account file; the backup tool's belongs to the server's user, who may write it."""
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read_file(io.StringIO((read_untrusted(path, _LONGEST_ACCOUNT_FILE) or b"").decode()))
-        return parser["client"]["user"], parser["client"]["password"]
-    except (UnicodeDecodeError, configparser.Error, KeyError) as error:
-        raise Unavailable(f"the account file {path.name} of the instance cannot be read") from error
+    """User and password of an account file."""
+    found = _ACCOUNT_FILE.fullmatch(read_untrusted(path, _LONGEST_ACCOUNT_FILE) or b"")
+    if found is None:
+        raise Unavailable(f"the account file {path.name} of the instance cannot be read")
+    return found["user"].decode(), found["password"].decode()
 
 
 def _meaning(error: pymysql.MySQLError) -> SnapholdError:

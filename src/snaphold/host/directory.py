@@ -2,8 +2,8 @@
 
     instance.json     0600 ours     the record below; without it the directory is a leftover
     admin.cnf         0600 ours     the account by which this host looks after the server
-    backup.cnf        0600 server   the account of the backup tool
-    init.sql          0600 server   only while the server starts: makes both accounts anew
+    backup.cnf        0640 ours     the account of the backup tool; both are new with each start
+    init.sql          0640 ours     only while the server starts: makes both accounts anew
     keys              0640 ours     the encryption keys, where the host has any
     start.log         0600 ours     what the server said before it opened its own log
     backup.log        0600 ours     what the backup tool said last
@@ -14,7 +14,7 @@
     files/ plugins/   0750 ours     empty but for the plugin that reads ``keys``, and the server cannot write there:
                                     secure_file_priv and plugin_dir
 
-``server`` is the instance's own system user (with root; else everything is ours). The directory itself is 0710 and
+``server`` is the instance's own system user, of whose group 0640 and 0750 are (with root; else everything is ours). The directory itself is 0710 and
 ours, so that a server can reach what is its own, replace nothing of it, and no other server gets in.
 """
 

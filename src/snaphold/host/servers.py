@@ -215,9 +215,6 @@ class Servers:
         """
         with self._locks[spec.id], self._all_or_nothing(spec.id, attempt):
             directory, record = self._staged(spec, attempt)
-            accounts.write_internal_accounts(
-                directory.admin_file, directory.backup_file, directory.socket, record.owner
-            )
             self._start(directory, record)
             return self._administration(directory)
 
@@ -378,7 +375,6 @@ class Servers:
         return directory, record
 
     def _finish(self, directory: InstanceDirectory, record: Record, spec: InstanceSpec) -> InstanceResult:
-        accounts.write_internal_accounts(directory.admin_file, directory.backup_file, directory.socket, record.owner)
         directory.incarnation(record)
         record = self._start_somewhere(directory, record)
         with self._administer(directory, timeout_s=self._settings.start_timeout_s) as cursor:
@@ -442,8 +438,11 @@ class Servers:
                 since = self._error_log_size(directory)
                 directory.make(record)  # a reboot or a hand may have taken something away
                 self._lay_keys(directory, record)
+                accounts.write_internal_accounts(
+                    directory.admin_file, directory.backup_file, directory.socket, record.owner
+                )
                 statements = accounts.init_sql(directory.admin_file, directory.backup_file)
-                disk.write_atomically(directory.init_sql, statements, owner=record.owner, sync=False)
+                disk.write_atomically(directory.init_sql, statements, reader=record.owner, sync=False)
                 spawned = spawn_detached(
                     self._command_line(directory, record),
                     environment=self.installation.environment,
@@ -552,7 +551,7 @@ class Servers:
             f"--pid-file={directory.pid_file}",
             *(["--skip-networking"] if record.kind == "proof" else network),
             f"--log-error={directory.error_log}",
-            f"--tmpdir={directory.temporary}",
+            f"--tmpdir={_seen_from_the_data(directory.temporary)}",
             f"--init-file={directory.init_sql}",
             f"--lc-messages-dir={self.installation.share}",
             f"--character-sets-dir={self.installation.share / 'charsets'}",
@@ -656,6 +655,11 @@ class Servers:
                 f"{closed} is closed to the system users that the database servers run as: "
                 f"put the state directory elsewhere, or allow passing with 'chmod o+x {closed}'"
             )
+
+
+def _seen_from_the_data(path: Path) -> Path:
+    """A directory beside the data directory, as the server that works there names it: without ``:``, in a list."""
+    return Path("..", path.name)
 
 
 def _buffer_pool_bytes(record: Record) -> int:
