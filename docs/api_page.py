@@ -10,7 +10,8 @@ _HEAD: Final = """\
 Made from the code, as `/openapi.json` is, which every region serves along with a page to read it, `/docs`.
 [differences.md](differences.md) tells where this API differs from OpenStack Trove's and from Rackspace's.
 
-Bodies and answers are JSON. Times are `YYYY-MM-DDTHH:MM:SSZ`, in UTC. Unknown keys of a body are ignored. Paths may end
+Bodies and answers are JSON. Times are `YYYY-MM-DDTHH:MM:SSZ`, in UTC. Unknown keys of a body are ignored, but one
+that is nearly a known key gets 400, which names the right one. Paths may end
 in `.json`. Every answer carries its request's id in `X-Compute-Request-Id`. Below `/v1.0/{account}` every request needs
 `X-Auth-Token`; what it may do is told by the user's roles. The faults of a route are those that its parts can have:
 each route of a part lists all of them.

@@ -6,18 +6,32 @@ docs/reference/snaphold.example.toml are made from this module.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from snaphold.errors import SetupError
 
 PREFIX = "SNAPHOLD_"
 FILE_ONLY: Final = ("peers",)  # neither flags nor environment variables
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # also what is left of it once it was taken for a path
 LEVELS = {"gzip": range(4), "zstd": range(1, 20)}  # of compression
+
+
+def _local(value: object) -> object:
+    if isinstance(value, (str, Path)):
+        if _URL.match(str(value)):
+            raise ValueError(f"{str(value)!r} is a URL, and only a path of this machine will do")
+        if not str(value).strip() or "\0" in str(value):
+            raise ValueError("it is empty, or no path")
+    return value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_local)]
 
 
 class PeerSettings(BaseModel):
@@ -26,10 +40,10 @@ class PeerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str = Field(pattern=r"^https?://[^/\s]+/?$", description="the endpoint of its API, https where others listen")
-    secret_file: Path = Field(
+    secret_file: LocalPath = Field(
         description="a file with the secret that both deployments keep, at least 20 characters (openssl rand -hex 32)"
     )
-    store_dir: Path | None = Field(
+    store_dir: LocalPath | None = Field(
         None, description="the directory of its store, where that is mounted here too; default: over its API"
     )
 
@@ -39,16 +53,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    state_dir: Path | None = Field(None, description="directory of everything that the service keeps")
-    store_dir: Path | None = Field(
+    state_dir: LocalPath | None = Field(None, description="directory of everything that the service keeps")
+    store_dir: LocalPath | None = Field(
         None, description="directory of the local stores, one a region below it; default: regions/NAME/store in DIR"
     )
     region: list[str] = Field([], description="regions to serve, each NAME=ADDRESS:PORT")
     public_url: str | None = Field(
         None, description="the endpoint that clients use, when it is not http://ADDRESS:PORT"
     )
-    engine_dir: Path | None = Field(None, description="an unpacked MariaDB (its root directory); default: found")
-    encryption_key_file: Path | None = Field(
+    engine_dir: LocalPath | None = Field(None, description="an unpacked MariaDB (its root directory); default: found")
+    encryption_key_file: LocalPath | None = Field(
         None,
         description="a key file of MariaDB's file_key_management, with which the servers encrypt InnoDB's tables and "
         "log; a backup of such a server can be restored where the same keys are; default: nothing is encrypted",
@@ -193,4 +207,4 @@ def _complaint(part: Any) -> str:
     name = ".".join(str(step) for step in part["loc"])
     if part["type"] == "extra_forbidden":
         return f"there is no setting {name}"
-    return f"the setting {name} does not fit: {part['msg']}"
+    return f"the setting {name} does not fit: {part['msg'].removeprefix('Value error, ')}"

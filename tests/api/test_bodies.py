@@ -108,7 +108,7 @@ def test_backup_request() -> None:
 
 def test_words() -> None:
     """A refusal says which element, and what is wrong with it."""
-    fields = {"flavorRef": 99, "name": "n" * 256, "volume": {"size": "2"}, "databases": {}, "users": [{}]}
+    fields = {"flavorRef": 99, "name": "n" * 256, "volume": {"size": "x"}, "databases": {}, "users": [{}]}
     with pytest.raises(BadRequest) as refusal:
         parse_body(bodies.InstanceCreate, _json({"instance": fields}))
     assert str(refusal.value) == (
@@ -116,6 +116,128 @@ def test_words() -> None:
         "instance.volume.size must be an integer; instance.databases must be a list; "
         "instance.users.0.name is required"
     )
+
+
+@pytest.mark.parametrize(("size", "gb"), [(2, 2), ("3", 3), ("065536", 65_536)])
+def test_a_volume_as_text(size: object, gb: int) -> None:
+    """A volume's size may be digits in a string, as Trove takes it, wherever one is named."""
+    asked = {"flavorRef": 1, "volume": {"size": size}}
+    create = parse_body(bodies.InstanceCreate, _json({"instance": asked}))
+    resize = parse_body(bodies.InstanceAction, _json({"resize": {"volume": {"size": size}}})).resize
+    group = parse_body(bodies.GroupCreate, _json({"ha": {"name": "g", "replica_source": [asked], "replicas": [asked]}}))
+    assert resize is not None
+    assert resize.volume is not None
+    assert (create.request().volume_gb, resize.volume.size, group.ha.replicas[0].volume.size) == (gb, gb, gb)
+
+
+@pytest.mark.parametrize("size", ["", " 2", "2.0", "-2", "0", "65537", "\uff12", "9" * 5000, 2.5, True, [2]])
+def test_a_volume_that_is_none(size: object) -> None:
+    """Whatever else stands there is no size."""
+    refusal = _refusal(bodies.InstanceCreate, _json({"instance": {"flavorRef": 1, "volume": {"size": size}}}))
+    assert refusal is not None
+    assert refusal.startswith("instance.volume.size must be ")
+
+
+BACKUP = {"name": "n", "instance": "i"}
+DB = {"flavorRef": 1, "volume": {"size": 2}}
+
+
+@pytest.mark.parametrize(
+    ("model", "document", "where", "wrong", "right"),
+    [
+        (bodies.BackupCreate, {"backup": {**BACKUP, "parent": "p"}}, "backup", "parent", "parent_id"),
+        (bodies.BackupCreate, {"backup": {**BACKUP, "parentId": "p"}}, "backup", "parentId", "parent_id"),
+        (bodies.BackupCreate, {"backup": {**BACKUP, "parrent_id": "p"}}, "backup", "parrent_id", "parent_id"),
+        (bodies.BackupCreate, {"backup": {**BACKUP, "increment": 1}}, "backup", "increment", "incremental"),
+        (bodies.BackupCreate, {"backup": {**BACKUP, "copy-to": ["IAD"]}}, "backup", "copy-to", "copy_to"),
+        (bodies.BackupAction, {"verify": {"levels": "restore"}}, "verify", "levels", "level"),
+        (bodies.BackupAction, {"verify": {}, "copy_backup": {}}, "The body", "copy_backup", "copy-backup"),
+        (bodies.InstanceCreate, {"instance": {**DB, "restore_point": {}}}, "instance", "restore_point", "restorePoint"),
+        (bodies.InstanceCreate, {"instance": {**DB, "backupRef": "b"}}, "instance", "backupRef", "restorePoint"),
+        (bodies.InstanceCreate, {"instance": {**DB, "slave_of": "i"}}, "instance", "slave_of", "replica_of"),
+        (bodies.DatabasesCreate, {"databases": [{"charset": "x"}]}, "databases.0", "charset", "character_set"),
+        (bodies.InstanceAction, {"resize": {"flavor_ref": 2}}, "resize", "flavor_ref", "flavorRef"),
+        (bodies.ScheduleChange, {"schedule": {"runNow": "true"}}, "schedule", "runNow", "run_now"),
+        (bodies.ScheduleChange, {"schedule": {"retention": 5}}, "schedule", "retention", "full_backup_retention"),
+    ],
+)
+def test_near_misses(model: type[Body], document: Any, where: str, wrong: str, right: str) -> None:
+    """A key that is nearly one of ours is refused, and the right one named: what was meant would not be done."""
+    assert f'{where} has no key "{wrong}": the right one is "{right}"' == _refusal(model, _json(document))
+
+
+@pytest.mark.parametrize(
+    ("model", "document", "wrong", "inside"),
+    [
+        (bodies.BackupCreate, {"backup": BACKUP, "parent_id": "p"}, "parent_id", "backup"),
+        (bodies.InstanceCreate, {"instance": DB, "restorePoint": {"backupRef": "b"}}, "restorePoint", "instance"),
+    ],
+)
+def test_keys_one_step_too_high(model: type[Body], document: Any, wrong: str, inside: str) -> None:
+    """A key of ours that stands beside the part that it belongs into is refused too."""
+    assert f'The body has no key "{wrong}": it belongs inside "{inside}"' == _refusal(model, _json(document))
+
+
+@pytest.mark.parametrize(
+    ("model", "document"),
+    [
+        pytest.param(
+            bodies.BackupCreate,
+            {
+                "backup": {
+                    **BACKUP,
+                    "swift_container": "c",
+                    "storage_driver": "swift",
+                    "backup_type": "T",
+                    "is_automated": False,
+                    "note": "n",
+                    "parent": None,
+                    "": 1,
+                    "\x1b[31m": 1,
+                    "par\x00ent": "p",
+                },
+                "note": 1,
+            },
+            id="backup",
+        ),
+        pytest.param(
+            bodies.InstanceCreate,
+            {
+                "instance": {
+                    **DB,
+                    "volume": {"size": 2, "type": None},
+                    "access": {"is_public": False},
+                    "nics": [{"net-id": "x"}],
+                    "availability_zone": "a",
+                    "region_name": "r",
+                    "configuration": "c",
+                    "replica_count": 1,
+                    "modules": [{"id": "m"}],
+                    "locality": "affinity",
+                    "slave_of": None,
+                    "databases": [{"name": "d", "character_set": "utf8", "size": 1}],
+                }
+            },
+            id="instance",
+        ),
+        pytest.param(
+            bodies.AuthV3,
+            {
+                "auth": {
+                    "identity": {
+                        "methods": ["password"],
+                        "password": {"user": {"name": "u", "domain": {"id": "default"}, "password": "p"}},
+                    },
+                    "scope": {"project": {"name": "1234", "domain": {"id": "default"}}},
+                }
+            },
+            id="login",
+        ),
+    ],
+)
+def test_what_means_nothing_here(model: type[Body], document: Any) -> None:
+    """Keys that clients send and that mean nothing here are ignored, and so is a near miss that asks for nothing."""
+    assert _refusal(model, _json(document)) is None
 
 
 @given(st.none() | st.text(max_size=30), st.none() | st.text(max_size=30))

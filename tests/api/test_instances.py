@@ -108,7 +108,7 @@ def test_flavor_references(site: Site, reference: object) -> None:
         {"volume": 2},
         {"volume": {"size": 0}},
         {"volume": {"size": -1}},
-        {"volume": {"size": "2"}},
+        {"volume": {"size": "2.0"}},
         {"volume": {"size": True}},
         {"volume": {"size": 1.5}},
         {"volume": {"size": 10**40}},

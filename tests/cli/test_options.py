@@ -79,6 +79,20 @@ def test_what_the_operator_can_mend(
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/x", "file:///srv/x", "swift:/container", ""])
+@pytest.mark.parametrize("setting", ["state_dir", "store_dir", "engine_dir", "encryption_key_file"])
+def test_a_path_is_no_url(
+    setting: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory that is named by a URL, or by nothing, is refused by its setting's name, and nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    words = {"state_dir": "x", "region": "DFW=127.0.0.1:1", setting: place}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in words.items()]
+    assert snaphold(monkeypatch, "serve", *flags) == 1
+    assert capsys.readouterr().err.startswith(f"snaphold: the setting {setting} does not fit: ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_account_by_standard_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ A password becomes its hash while it is being checked: no object behind this mod
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -111,6 +111,11 @@ def _zero_or_one(value: object) -> bool:
     return bool(value)
 
 
+def _number(text: object) -> object:
+    """Digits in a string, as some clients send numbers, are a number."""
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
 NoNul = AfterValidator(_no_nul)
 Text = Annotated[str, NoNul]
 Reference = Annotated[str, StringConstraints(max_length=255), NoNul]
@@ -124,7 +129,9 @@ UserName = Annotated[str, StringConstraints(min_length=1, max_length=32), AfterV
 Charset = Annotated[str, AfterValidator(_charset)]
 UserHost = Annotated[str, AfterValidator(_host)]
 PasswordHash = Annotated[str, AfterValidator(native_hash), WithJsonSchema({"type": "string", "minLength": 1})]
-VolumeSize = Annotated[int, Field(ge=1, le=MAX_VOLUME_GB, description="GB")]
+VolumeSize = Annotated[
+    int, Field(ge=1, le=MAX_VOLUME_GB, description="GB, as a number or as digits in a string"), BeforeValidator(_number)
+]
 FlavorReference = Annotated[
     Flavor,
     PlainValidator(_flavor),
@@ -150,6 +157,13 @@ class Source(Body):
 
 class BackupFields(Body):
     """The backup that is asked for."""
+
+    also_called: ClassVar = {
+        "parent_id": ("parent", "parentref", "parentbackup", "parentbackupid", "baseid"),
+        "copy_to": ("copytoregion", "copytoregions", "copyregion", "copyregions"),
+        "instance": ("instanceid", "instanceref"),
+        "incremental": ("increment", "isincremental"),
+    }
 
     name: BackupName
     instance: Reference | None = None
@@ -201,6 +215,11 @@ class BackupCreate(Body):
 class CopyBackup(Body):
     """Where a copy goes, and what it is called there."""
 
+    also_called: ClassVar = {
+        "target_backup_region": ("region", "targetregion"),
+        "name": ("backupname",),
+    }
+
     target_backup_region: GivenReference
     name: BackupName | None = None
     description: Description | None = None
@@ -214,6 +233,10 @@ class CopyBackup(Body):
 
 class Consolidate(Body):
     """The full backup that an increment and what it stands on become."""
+
+    also_called: ClassVar = {
+        "name": ("backupname",),
+    }
 
     name: BackupName | None = None
 
@@ -237,6 +260,10 @@ class Action(Body):
 
 class Verify(Body):
     """How far the proof goes: the objects are read back, or brought up as a throw-away server."""
+
+    also_called: ClassVar = {
+        "level": ("mode", "type"),
+    }
 
     level: Literal["objects", "restore"] = "objects"
 
@@ -266,12 +293,22 @@ class Volume(Body):
 class DatastoreChoice(Body):
     """What an instance runs: names or ids."""
 
+    also_called: ClassVar = {
+        "version": ("versionid", "datastoreversion", "datastoreversionid"),
+        "type": ("datastoretype", "typeid"),
+    }
+
     type: GivenReference | None = None
     version: GivenReference | None = None
 
 
 class DatabaseFields(Body):
     """A database that is to be made."""
+
+    also_called: ClassVar = {
+        "character_set": ("charset", "encoding"),
+        "collate": ("collation",),
+    }
 
     name: DatabaseName
     character_set: Charset | None = None
@@ -290,6 +327,12 @@ class DatabaseReference(Body):
 
 class UserFields(Body):
     """A database user that is to be made."""
+
+    also_called: ClassVar = {
+        "host": ("hostname",),
+        "password": ("pass", "passwd"),
+        "databases": ("grants",),
+    }
 
     name: UserName
     password_hash: PasswordHash = Field(alias="password", repr=False)
@@ -333,6 +376,8 @@ class UsersCreate(Body):
 class UserChangeFields(Body):
     """What is to be different about a user; what is left out stays."""
 
+    also_called: ClassVar = {"host": ("hostname",), "password": ("pass", "passwd")}
+
     name: UserName | None = None
     password_hash: PasswordHash | None = Field(None, alias="password", repr=False)
     host: UserHost | None = None
@@ -359,6 +404,8 @@ class UserChanged(Body):
 
 class UserPassword(Body):
     """A user and its new password."""
+
+    also_called: ClassVar = {"host": ("hostname",), "password": ("pass", "passwd")}
 
     name: UserName
     password_hash: PasswordHash = Field(alias="password", repr=False)
@@ -390,11 +437,23 @@ class UserGrants(Body):
 class RestorePoint(Body):
     """The backup that an instance is restored from."""
 
+    also_called: ClassVar = {
+        "backupRef": ("backup", "backupid", "id"),
+    }
+
     backup_ref: Annotated[GivenReference, AfterValidator(_last_part)] = Field(alias="backupRef")
 
 
 class InstanceFields(Body):
     """The instance that is asked for."""
+
+    also_called: ClassVar = {
+        "restorePoint": ("restore", "restorefrom", "backup", "backupref", "backupid"),
+        "flavorRef": ("flavor", "flavorid"),
+        "volume": ("size", "volumesize"),
+        "replica_of": ("slaveof", "masterid"),
+        "datastore": ("datastoreversion", "datastoretype"),
+    }
 
     flavor: FlavorReference = Field(alias="flavorRef")
     name: InstanceName | None = None
@@ -443,6 +502,11 @@ class InstanceChange(Body):
 class Resize(Body):
     """A larger volume, or another flavor."""
 
+    also_called: ClassVar = {
+        "flavorRef": ("flavor", "flavorid"),
+        "volume": ("size", "volumesize"),
+    }
+
     volume: Volume | None = None
     flavor: FlavorReference | None = Field(None, alias="flavorRef")
 
@@ -472,6 +536,11 @@ class InstanceAction(Action):
 class Member(Body):
     """One server of a group."""
 
+    also_called: ClassVar = {
+        "flavorRef": ("flavor", "flavorid"),
+        "volume": ("size", "volumesize"),
+    }
+
     flavor: FlavorReference = Field(alias="flavorRef")
     volume: Volume
     name: InstanceName | None = None
@@ -500,10 +569,6 @@ class GroupAction(Action):
     restart: Nothing | None = None
 
 
-def _number(text: object) -> object:
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 4 else text
-
-
 def _names(text: object) -> object:
     return [name.strip() for name in text.split(",")] if isinstance(text, str) else text
 
@@ -528,6 +593,14 @@ RunNow = Annotated[
 
 class ScheduleFields(Body):
     """When backups are taken."""
+
+    also_called: ClassVar = {
+        "copy_to": ("copytoregion", "copytoregions", "copyregion", "copyregions"),
+        "instance_id": ("instance",),
+        "source_id": ("source",),
+        "day_of_week": ("day", "weekday"),
+        "full_backup_retention": ("retention", "fullretention"),
+    }
 
     action: Literal["backup"]
     instance_id: GivenReference | None = None
@@ -572,6 +645,15 @@ class ScheduleCreate(Body):
 
 class ScheduleChangeFields(Body):
     """What is to be different about a schedule; what is left out, or null, stays. ``copy_to`` []: copies no more."""
+
+    also_called: ClassVar = {
+        "copy_to": ("copytoregion", "copytoregions", "copyregion", "copyregions"),
+        "instance_id": ("instance",),
+        "source_id": ("source",),
+        "day_of_week": ("day", "weekday"),
+        "full_backup_retention": ("retention", "fullretention"),
+        "run_now": ("run", "now"),
+    }
 
     action: Literal["backup"] | None = None
     instance_id: GivenReference | None = None

@@ -3,17 +3,25 @@
 Nothing of a body's values ever stands in a refusal: one of them may be a password.
 """
 
-from typing import Any, Final, Generic, TypeVar
+import functools
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import pydantic_core
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from snaphold.api.desk import desk_of
 from snaphold.errors import BadRequest, OverLimit, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
 _SHOWN: Final = 5  # complaints in one answer
+_COMPARED: Final = 50  # unknown keys of one object
+_COMPARABLE: Final = re.compile(r"[A-Za-z0-9_-]{2,40}", re.ASCII)
+_SHORTEST_COMPARED: Final = 5  # letters of a key that one wrong letter is looked for in
 _PREDICATES: Final = {
     "value_error": "{error}",
     "missing": "is required",
@@ -37,9 +45,78 @@ _PREDICATES: Final = {
 
 
 class Body(BaseModel):
-    """A part of a request: strict in types, deaf to keys that it does not know, silent about its values."""
+    """A part of a request: strict in types, silent about its values.
+
+    Keys that it does not know are ignored, for clients send many that mean nothing here. But one that is nearly a key
+    of ours is refused: to ignore it would be to do something else than was meant. Nearly the same is what differs in
+    case, hyphens and underscores, or in one letter (of five or more); what ``also_called`` names; and a key of the one
+    part that this body has, which stands beside that part. A key whose value is null asks for nothing.
+
+    ``also_called``: by our keys, other names for them in small letters and digits only.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+    also_called: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_near_misses(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            known = _keys_of(cls)
+            unknown = (key for key in value if key not in known and value[key] is not None)
+            for key in itertools.islice(unknown, _COMPARED):
+                cls._check_meant(key)
+        return value
+
+    @classmethod
+    def _check_meant(cls, key: str) -> None:
+        if not _COMPARABLE.fullmatch(key):
+            return
+        plain = _plain(key)
+        meant = next((name for spelling in _spellings(plain) if (name := _names_of(cls).get(spelling))), None)
+        if meant is not None:
+            raise ValueError(f'has no key "{key}": the right one is "{meant}"')
+        inner = _only_part(cls)
+        if inner is not None and plain in {_plain(name) for name in _keys_of(inner[1])}:
+            raise ValueError(f'has no key "{key}": it belongs inside "{inner[0]}"')
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", key.lower())
+
+
+def _spellings(plain: str) -> Iterator[str]:
+    """A key, and where it is long enough what is left of it without one letter: one wrong letter leaves one alike."""
+    yield plain
+    if len(plain) >= _SHORTEST_COMPARED:
+        yield from (plain[:at] + plain[at + 1 :] for at in range(len(plain)))
+
+
+@functools.cache
+def _keys_of(model: type[BaseModel]) -> AbstractSet[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+@functools.cache
+def _names_of(model: type[Body]) -> Mapping[str, str]:
+    """The model's keys by every spelling that is taken for them."""
+    names: dict[str, str] = {}
+    for key in sorted(_keys_of(model)):
+        for spelling in _spellings(_plain(key)):
+            names.setdefault(spelling, key)
+    for key, others in model.also_called.items():
+        names.update(dict.fromkeys(others, key))
+    return {**names, **{_plain(key): key for key in _keys_of(model)}}
+
+
+@functools.cache
+def _only_part(model: type[Body]) -> tuple[str, type[Body]] | None:
+    """The key and the model of the one part that a request's whole body has."""
+    if len(model.model_fields) != 1:
+        return None
+    ((name, field),) = model.model_fields.items()
+    part = field.annotation
+    return (field.alias or name, part) if isinstance(part, type) and issubclass(part, Body) else None
 
 
 class BodyOf(Generic[M]):
@@ -72,8 +149,10 @@ def parse_body(model: type[M], raw: bytes) -> M:
     """The body as ``model``. Raises ``BadRequest``."""
     try:
         document = pydantic_core.from_json(raw, allow_inf_nan=False)
-    except ValueError:
-        raise BadRequest("Malformed request body") from None
+    except ValueError as error:
+        raise BadRequest(
+            f"Malformed request body: {error}"
+        ) from None  # what was expected, and at which line and column
     try:
         return model.model_validate(document)
     except ValidationError as error:
