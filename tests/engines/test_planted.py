@@ -105,7 +105,7 @@ def test_the_key_plugin_is_named(line: str, name: str) -> None:
 
 def test_a_quoted_value_is_one_value() -> None:
     """Spaces and ``#`` are letters in quotes; quotes, backslashes and newlines are escaped."""
-    assert quoted(Path('/a#b c/"d\\e\nf')) == r'"/a#b c/\"d\\e\nf"'
+    assert quoted('/a#b c/"d\\e\nf') == r'"/a#b c/\"d\\e\nf"'
 
 
 class Bench:

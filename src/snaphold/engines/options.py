@@ -10,7 +10,6 @@ Source: ``write_backup_config_file`` of mariabackup 10.11 and 11.8; ``my_default
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from snaphold.errors import Permanent
@@ -35,12 +34,12 @@ _LOG_SIZE: Final = "innodb_log_file_size"
 _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
-def quoted(value: str | Path) -> str:
+def quoted(value: str) -> str:
     """A value as it stands in an option file: in double quotes, so that spaces and ``#`` are letters."""
-    return f'"{os.fspath(value).translate(_ESCAPES)}"'
+    return f'"{value.translate(_ESCAPES)}"'
 
 
-def option_file(group: str, options: Mapping[str, str | Path]) -> bytes:
+def option_file(group: str, options: Mapping[str, str]) -> bytes:
     """One group of an option file."""
     lines = [f"[{group}]", *(f"{key}={quoted(value)}" for key, value in options.items())]
     return os.fsencode("\n".join(lines) + "\n")

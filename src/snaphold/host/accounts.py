@@ -53,7 +53,7 @@ def write_internal_accounts(admin_file: Path, backup_file: Path, socket: Path, o
     Not synced: after a power failure the next start writes them anew.
     """
     for user, path, reader in ((ADMIN, admin_file, None), (BACKUP, backup_file, owner)):
-        account = {"user": user, "password": secrets.token_hex(24), "socket": tool_socket(socket)}
+        account = {"user": user, "password": secrets.token_hex(24), "socket": os.fspath(tool_socket(socket))}
         write_atomically(path, option_file("client", account), reader=reader, sync=False)
 
 

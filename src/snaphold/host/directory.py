@@ -14,8 +14,9 @@
     files/ plugins/   0750 ours     empty but for the plugin that reads ``keys``, and the server cannot write there:
                                     secure_file_priv and plugin_dir
 
-``server`` is the instance's own system user, of whose group 0640 and 0750 are (with root; else everything is ours). The directory itself is 0710 and
-ours, so that a server can reach what is its own, replace nothing of it, and no other server gets in.
+``server`` is the instance's own system user, whose group reads 0640 and 0750 (with root; else everything is ours). The
+directory itself is 0710 and ours, so that a server can reach what is its own, replace nothing of it, and no other
+server gets in.
 """
 
 import hashlib
