@@ -1,9 +1,10 @@
 """Files past the page cache: the same bytes as through it, wherever pieces begin and end, and on every file system."""
 
-import ctypes
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snaphold.store.direct import BLOCK, DirectWriter, block_memory, read_pieces
+from tests.support.kernel import under_a_kernel_without_direct_io
 from tests.support.mounts import in_a_file_system
 
 NOISE = os.urandom(5 << 20)
@@ -66,25 +68,25 @@ def test_a_descriptor_is_as_it_was(tmp_path: Path) -> None:
     os.close(file)
 
 
-def test_what_lies_at_a_block_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole pieces of block memory at a block of the file are written from where they are; what else is, is not."""
-    plain, written = os.pwrite, []
-
-    def pwrite(file: int, piece: memoryview, position: int) -> int:
-        written.append((ctypes.addressof(ctypes.c_char.from_buffer(piece)), position))
-        return plain(file, piece, position)
-
-    monkeypatch.setattr(os, "pwrite", pwrite)
+def test_whole_pieces_at_a_block_are_written_at_once(tmp_path: Path) -> None:
+    """Whole MiBs of block memory at a block of the file are in the file when ``write`` returns, before a flush."""
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    writer, first = DirectWriter(), ctypes.addressof(ctypes.c_char.from_buffer(AT_BLOCKS))
-    writer.write(file, AT_BLOCKS[: 3 << 20], BLOCK)
-    assert written == [(first + at, BLOCK + at) for at in range(0, 3 << 20, 1 << 20)]
-    written.clear()
-    writer.write(file, AT_BLOCKS[1 : 1 + (1 << 20)], 0)
-    writer.write(file, AT_BLOCKS[: 1 << 20], 1)
+    DirectWriter().write(file, AT_BLOCKS[: 3 << 20], BLOCK)
+    assert os.pread(file, 8 << 20, BLOCK) == NOISE[: 3 << 20]
+    os.close(file)
+
+
+@pytest.mark.parametrize(("begin", "position"), [(1, 0), (0, 1)], ids=["memory anywhere", "file anywhere"])
+def test_other_pieces_may_change_after_they_were_written(tmp_path: Path, begin: int, position: int) -> None:
+    """The caller may reuse its memory once ``write`` has returned: the file gets what was in it at that time."""
+    memory = block_memory(2 << 20)
+    memory[:] = NOISE[: 2 << 20]
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    writer = DirectWriter()
+    writer.write(file, memory[begin : begin + (1 << 20)], position)
+    memory[:] = bytes(2 << 20)
     writer.flush()
-    assert not any(first <= address < first + len(AT_BLOCKS) for address, _ in written)
-    assert os.pread(file, 8 << 20, 0) == NOISE[1:2] + NOISE[: 1 << 20] + NOISE[(1 << 20) + 1 - BLOCK : 3 << 20]
+    assert os.pread(file, 8 << 20, position) == NOISE[begin : begin + (1 << 20)]
     os.close(file)
 
 
@@ -115,7 +117,7 @@ def test_no_page_of_the_cache_is_taken(tmp_path: Path, piece: bytes | memoryview
     os.close(file)
 
 
-ANYWHERE = """
+COPIED = """
 import os, sys
 from snaphold.store.direct import DirectWriter, read_pieces
 noise = os.urandom(3 << 20)
@@ -129,53 +131,50 @@ print(b"".join(read_pieces(file, 5, 5 + len(noise))) == noise)
 
 def test_a_file_system_that_has_only_the_cache(tmp_path: Path) -> None:
     """Where there is no way past the cache, the bytes go through it."""
-    done = in_a_file_system("ramfs", tmp_path, ANYWHERE)
+    done = in_a_file_system("ramfs", tmp_path, COPIED)
     assert done.stdout == "True\n", done.stderr
 
 
-def written(path: Path, piece: bytes | memoryview) -> bytes:
-    """All of a new file that has this piece at its start."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT)
-    writer = DirectWriter()
-    writer.write(file, piece, 0)
-    writer.flush()
-    os.close(file)
-    return path.read_bytes()
-
-
-@WHEREVER
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
-def test_a_file_system_with_other_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, piece: bytes | memoryview
-) -> None:
-    """Where the way past the cache takes none of ours, the bytes go through it."""
-    plain = os.pwrite
-
-    def pwrite(file: int, data: bytes, position: int) -> int:
-        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
-            raise OSError(number, "no")
-        return plain(file, data, position)
-
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    assert written(tmp_path / "file", piece) == NOISE
+def test_a_kernel_that_refuses_the_way_past_the_cache(tmp_path: Path, number: int) -> None:
+    """Whichever of its errors the kernel answers O_DIRECT with, the bytes go through the cache."""
+    done = under_a_kernel_without_direct_io(number, COPIED, tmp_path)
+    assert done.stdout == "True\n", done.stderr
 
 
+LIMITED = """
+import os, resource, sys
+from snaphold.store.direct import DirectWriter, block_memory
+path, most, aligned = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
+noise = block_memory(1 << 20)  # one write
+noise[:] = bytes(range(256)) * (len(noise) // 256)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+writer = DirectWriter()
+try:
+    writer.write(os.open(path, os.O_WRONLY | os.O_CREAT), noise if aligned else bytes(noise), 0)
+    writer.flush()
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("most", [BLOCK, 300_001])
-@WHEREVER
-def test_writes_that_come_out_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: bytes | memoryview, most: int
-) -> None:
-    """A write that takes less than it was given is gone on with, wherever it ended."""
-    plain = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda file, data, position: plain(file, data[:most], position))
-    assert written(tmp_path / "file", piece) == NOISE
+def test_a_write_that_comes_out_short(tmp_path: Path, most: int, *, aligned: bool) -> None:
+    """The kernel takes the part of a write that fits the limit: the rest is written next, and its failure is told.
+
+    A limit within a block is also a length that no way past the cache takes.
+    """
+    argv = [sys.executable, "-c", LIMITED, str(tmp_path / "file"), str(most), str(aligned)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (f"{errno.EFBIG}\n", "")
+    assert (tmp_path / "file").read_bytes() == (bytes(range(256)) * (most // 256 + 1))[:most]
 
 
-def test_reads_that_come_out_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read that returns less than was asked for is not the file's end."""
-    plain = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda file, views, position: plain(file, [views[0][:300_001]], position))
-    (tmp_path / "file").write_bytes(NOISE)
-    file = os.open(tmp_path / "file", os.O_RDONLY)
-    assert b"".join(read_pieces(file, 7, len(NOISE))) == NOISE[7:]
+def test_reads_that_come_out_short() -> None:
+    """A read that returns less than was asked for is not the file's end: this file gives a few KiB at a time."""
+    names = Path("/proc/kallsyms")
+    file = os.open(names, os.O_RDONLY)
+    assert len(os.pread(file, 1 << 20, 0)) < BLOCK
+    assert b"".join(read_pieces(file, 7, 300_001)) == names.read_bytes()[7:300_001]
     os.close(file)

@@ -27,11 +27,6 @@ class Turns:
         self._lock = threading.Lock()
         self._begun_s = math.inf  # of the one whose turn it is; nobody's has begun
 
-    @property
-    def taken(self) -> bool:
-        """Whether it is somebody's turn."""
-        return self._lock.locked()
-
     @contextmanager
     def next(self) -> Iterator[None]:
         """Wait for a turn while those before have time left; the body is done in it, or beside one that has none."""
