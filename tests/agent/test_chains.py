@@ -91,7 +91,7 @@ class StockEngine(MariaDB):
     ) -> Iterator[MariaDBBackup]:
         """From the parent's last position, which a checkpoint must have passed."""
         ended = None if parent_lsn is None else self._chain.last_lsn
-        server.administer("SET GLOBAL innodb_log_checkpoint_now = ON", 60)
+        server.checkpoint(60)
         with super().take(server, parent_lsn=ended, lock_wait_timeout_s=lock_wait_timeout_s) as stream:
             yield stream
 

@@ -16,7 +16,7 @@ from snaphold.host.directory import InstanceDirectory, Record
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
 from tests.support.chains import ROUNDS, ChainBench, chain_bench, tables_of, writers
-from tests.support.instances import connect, query, wait_for
+from tests.support.instances import connect, query, superuser, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -131,9 +131,10 @@ class Undo:
 
     def __init__(self, chain: ChainBench, source: InstanceResult) -> None:
         self._access, self._source = chain.room.servers.access(chain.spec.id), source
-        self._access.administer("SET GLOBAL innodb_fast_shutdown = 0", 10)
+        superuser(chain.room.servers, chain.spec.id)("SET GLOBAL innodb_fast_shutdown = 0", 10)
         chain.room.servers.stop(chain.spec.id)
         chain.room.servers.start(chain.spec.id)
+        self._superuser = superuser(chain.room.servers, chain.spec.id)
         assert len(self.sizes) == UNDO_TABLESPACES
         query(source, "CREATE TABLE shop.wide (id INT PRIMARY KEY, v VARCHAR(1000))")
         query(source, "INSERT INTO shop.wide SELECT seq, REPEAT(MD5(seq), 30) FROM shop.seq_1_to_8000")
@@ -166,7 +167,7 @@ class Undo:
 
             def are_small() -> bool:
                 query(self._source, "UPDATE shop.parts SET v = v + 1 WHERE id = 1")  # the server looks after commits
-                self._access.administer("SET GLOBAL innodb_max_purge_lag_wait = 0", 30)  # returns when it has
+                self._superuser("SET GLOBAL innodb_max_purge_lag_wait = 0", 30)  # returns when it has
                 return set(self.sizes.values()) == {SMALL_UNDO_BYTES}
 
             def release() -> None:

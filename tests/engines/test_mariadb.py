@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from snaphold.engines.base import ServerAccess
-from snaphold.engines.mariadb import checkpoint_in_a_lull, start_checkpoint, taken_from
+from snaphold.engines.mariadb import CHECKPOINT_TIMEOUT_S, checkpoint_in_a_lull, start_checkpoint, taken_from
 from snaphold.errors import Permanent, Unavailable
 
 CHECKPOINTS = b"backup_type = full-backuped\nfrom_lsn = %d\nto_lsn = %d\nlast_lsn = %d\nrecover_binlog_info = 0\n"
@@ -103,7 +103,7 @@ class Log:
     """
 
     def __init__(self, positions: Iterator[int], age_bytes: int | None = 1 << 20, answer_s: float = 0) -> None:
-        self.heard: list[str] = []
+        self.heard: list[float] = []
         self._positions = positions
         self._age_bytes = age_bytes
         self._answer_s = answer_s
@@ -115,7 +115,11 @@ class Log:
             return [("Innodb_lsn_current", str(next(self._positions)))]
         if "Innodb_checkpoint_age" in statement:
             return [] if self._age_bytes is None else [("Innodb_checkpoint_age", str(self._age_bytes))]
-        self.heard.append(statement)
+        raise AssertionError(statement)
+
+    def checkpoint(self, timeout_s: float) -> None:
+        """Write down that it was asked, and fail."""
+        self.heard.append(timeout_s)
         raise Unavailable("it does not answer")
 
     def access(self) -> ServerAccess:
@@ -123,7 +127,7 @@ class Log:
         nowhere = Path("/nowhere")
         return ServerAccess(
             data_directory=nowhere, socket=nowhere, defaults_file=nowhere, uid=None, gid=None, scratch=nowhere,
-            messages=nowhere, administer=self,
+            messages=nowhere, administer=self, checkpoint=self.checkpoint,
         )  # fmt: skip
 
 
@@ -132,7 +136,7 @@ def test_a_checkpoint_in_a_lull(before: int, answer_s: float) -> None:
     """A server that changes nothing more is asked for a checkpoint, once; that it gives none is no failure."""
     log = Log(itertools.chain(range(before), itertools.repeat(before)), answer_s=answer_s)
     checkpoint_in_a_lull(log.access())
-    assert log.heard == ["SET GLOBAL innodb_log_checkpoint_now = ON"]
+    assert log.heard == [CHECKPOINT_TIMEOUT_S]
 
 
 @pytest.mark.parametrize(("age_bytes", "asked"), [(16, False), (1024, False), (1025, True)])

@@ -421,7 +421,7 @@ def test_what_the_data_uses_is_measured(servers: Servers) -> None:
     query(result, "CREATE TABLE shop.t (v LONGBLOB) ENGINE=InnoDB")
     for _ in range(5):
         query(result, "INSERT INTO shop.t VALUES (REPEAT('x', 4000000))")
-    servers.access(spec.id).administer("SET GLOBAL innodb_log_checkpoint_now = ON", 60)
+    servers.access(spec.id).checkpoint(60)
 
     after = servers.state(spec.id)
 

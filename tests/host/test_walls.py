@@ -15,7 +15,7 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.host.servers import Servers
-from tests.support.instances import instance_spec, query
+from tests.support.instances import instance_spec, promote, query
 
 pytestmark = [
     pytest.mark.engine,
@@ -31,8 +31,7 @@ class Neighbours:
         self.attacker, self.victim = instance_spec(), instance_spec()
         self.result = self.servers.create(self.attacker, 1)
         self.target = self.servers.create(self.victim, 1)
-        administer = self.servers.access(self.attacker.id).administer
-        administer("GRANT ALL PRIVILEGES ON *.* TO 'app'@'%' WITH GRANT OPTION", 10)
+        promote(self.servers, self.attacker.id, "app")
         query(self.target, "CREATE TABLE shop.secret (v VARCHAR(80)) ENGINE=MyISAM")
         query(self.target, "INSERT INTO shop.secret VALUES ('canary')")
         self.directory = self.servers.access(self.victim.id).data_directory.parent

@@ -32,7 +32,7 @@ from snaphold.protocol import (
     TaskKind,
 )
 from snaphold.store.local import LocalStores
-from tests.support.instances import PASSWORD, instance_spec, query, user_spec
+from tests.support.instances import PASSWORD, instance_spec, query, superuser, user_spec
 
 ACCOUNT = "1234"
 _PLAIN = {".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".par", ".opt"}  # whole in every increment
@@ -170,7 +170,7 @@ def chain_bench(servers: Servers, settings: Settings) -> tuple[ChainBench, Insta
         "CREATE TABLE a_b.gone (id INT PRIMARY KEY) AS SELECT seq AS id FROM shop.seq_1_to_2000",
     ):
         query(source, statement)
-    administer = servers.access(spec.id).administer
+    administer = superuser(servers, spec.id)
     administer("SET GLOBAL innodb_file_per_table = OFF", 10)
     query(source, "CREATE TABLE shop.`in the system's` (id INT PRIMARY KEY, v TEXT)")
     administer("SET GLOBAL innodb_file_per_table = ON", 10)

@@ -8,10 +8,14 @@ from typing import Any
 
 import pymysql
 
+from snaphold.engines.base import Administer
 from snaphold.host.accounts import native_hash
+from snaphold.host.servers import Servers
+from snaphold.host.session import session
 from snaphold.protocol import DatabaseSpec, InstanceResult, InstanceSpec, UserSpec
 
 PASSWORD = "pw1"  # of the user ``app``
+_ALL_RIGHTS = 549_755_813_887  # as the system's table has them
 
 
 def instance_spec(
@@ -52,6 +56,26 @@ def query(
     with closing(connect(result, user, password, database)) as connection, connection.cursor() as cursor:
         cursor.execute(statement)
         return list(cursor.fetchall())
+
+
+def promote(servers: Servers, instance_id: str, user: str) -> None:
+    """Give a user every right there is, as a customer's root can: by writing into the system's table."""
+    administer = servers.access(instance_id).administer
+    administer(
+        f"UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.access', {_ALL_RIGHTS}) WHERE User = '{user}'", 10
+    )
+    administer("FLUSH PRIVILEGES", 10)
+
+
+def superuser(servers: Servers, instance_id: str) -> Administer:
+    """Runs statements with SUPER, for what tests change about a server and the service does not."""
+    directory = servers._directory(instance_id)
+
+    def administer(statement: str, timeout_s: float) -> list[tuple[Any, ...]]:
+        with session(directory.super_file, directory.socket, timeout_s=timeout_s) as asked:
+            return asked.run(statement)
+
+    return administer
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:

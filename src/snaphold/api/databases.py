@@ -164,7 +164,10 @@ def show_root(call: Calling, instance_id: str) -> RootShown:
 def enable_root(call: Calling, instance_id: str) -> RootEnabled:
     """Let clients log in as root, with a new password that is shown this once.
 
-    Root has every right on data and users, and neither FILE, SUPER nor SHUTDOWN.
+    Root has every right on data and users, may load dumps whose views and routines belong to other users (SET USER),
+    load binary logs (BINLOG REPLAY, BINLOG ADMIN) and replicate (REPLICATION SLAVE, REPLICATION SLAVE ADMIN,
+    REPLICATION MASTER ADMIN, BINLOG MONITOR, SLAVE MONITOR). It has neither FILE, SUPER, SHUTDOWN, CONNECTION ADMIN
+    nor READ_ONLY ADMIN.
     """
     password = secrets.token_urlsafe(_ROOT_PASSWORD_BYTES)
     service.enable_root(call.deployment, call.account, instance_id, bodies.native_hash(password))

@@ -377,7 +377,7 @@ def checkpoint_in_a_lull(server: ServerAccess) -> None:
                 last, changed_s = lsn, time.monotonic()
                 if changed_s - begun_s > _LULL_WAIT_S:
                     return
-        server.administer("SET GLOBAL innodb_log_checkpoint_now = ON", CHECKPOINT_TIMEOUT_S)
+        server.checkpoint(CHECKPOINT_TIMEOUT_S)
 
 
 def _lsn_of(server: ServerAccess) -> int:

@@ -2,8 +2,9 @@
 
     instance.json     0600 ours     the record below; without it the directory is a leftover
     admin.cnf         0600 ours     the account by which this host looks after the server
-    backup.cnf        0640 ours     the account of the backup tool; both are new with each start
-    init.sql          0640 ours     only while the server starts: makes both accounts anew
+    backup.cnf        0640 ours     the account of the backup tool
+    super.cnf         0600 ours     the account for what needs SUPER; all three are new with each start
+    init.sql          0640 ours     only while the server starts: makes these accounts anew
     keys              0640 ours     the encryption keys, where the host has any
     start.log         0600 ours     what the server said before it opened its own log
     backup.log        0600 ours     what the backup tool said last
@@ -95,6 +96,7 @@ class InstanceDirectory:
         self.init_sql: Final = self.path / "init.sql"
         self.admin_file: Final = self.path / "admin.cnf"
         self.backup_file: Final = self.path / "backup.cnf"
+        self.super_file: Final = self.path / "super.cnf"
         self.temporary: Final = self.path / "tmp"
         self.scratch: Final = self.path / "scratch"
         self.files: Final = self.path / "files"

@@ -15,12 +15,11 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
-
-from pymysql.cursors import Cursor
 
 from snaphold.config import Settings
 from snaphold.engines.base import Administer, ServerAccess
@@ -40,6 +39,7 @@ from snaphold.host.processes import (
     processes_of,
     spawn_detached,
 )
+from snaphold.host.session import MOST_BYTES, Session, session
 from snaphold.host.template import template_directory
 from snaphold.protocol import Datastore, InstanceResult, InstanceSpec, InstanceState, QuestionKind
 
@@ -313,6 +313,7 @@ class Servers:
                 scratch=directory.scratch,
                 messages=directory.tool_log,
                 administer=self._administration(directory),
+                checkpoint=partial(self._checkpoint, directory),
             )
 
     def ask(
@@ -327,8 +328,8 @@ class Servers:
             Unavailable: the server does not answer.
         """
         directory, _ = self._built(instance_id)
-        with self._administer(directory, timeout_s=deadline_s) as cursor:
-            return contents.QUESTIONS[kind](cursor, payload)
+        with self._administer(directory, timeout_s=deadline_s, most_bytes=contents.MOST_BYTES) as asked:
+            return contents.QUESTIONS[kind](asked, payload)
 
     # Building.
 
@@ -377,8 +378,8 @@ class Servers:
     def _finish(self, directory: InstanceDirectory, record: Record, spec: InstanceSpec) -> InstanceResult:
         directory.incarnation(record)
         record = self._start_somewhere(directory, record)
-        with self._administer(directory, timeout_s=self._settings.start_timeout_s) as cursor:
-            contents.add_missing(cursor, spec.databases, spec.users)
+        with self._administer(directory, timeout_s=self._settings.start_timeout_s) as asked:
+            contents.add_missing(asked, spec.databases, spec.users)
         record = record.model_copy(update={"built": True})
         directory.write(record)
         disk.sync_directory(self._instances)
@@ -439,9 +440,13 @@ class Servers:
                 directory.make(record)  # a reboot or a hand may have taken something away
                 self._lay_keys(directory, record)
                 accounts.write_internal_accounts(
-                    directory.admin_file, directory.backup_file, directory.socket, record.owner
+                    directory.admin_file,
+                    directory.backup_file,
+                    directory.super_file,
+                    directory.socket,
+                    record.owner,
                 )
-                statements = accounts.init_sql(directory.admin_file, directory.backup_file)
+                statements = accounts.init_sql(directory.admin_file, directory.backup_file, directory.super_file)
                 disk.write_atomically(directory.init_sql, statements, reader=record.owner, sync=False)
                 spawned = spawn_detached(
                     self._command_line(directory, record),
@@ -480,8 +485,8 @@ class Servers:
                 end = "" if spawned is None else f" ({spawned.verdict()})"
                 raise Permanent(f"the database server does not start: {full}{words}{end}")
             try:
-                with self._administer(directory, timeout_s=2) as cursor:
-                    cursor.execute("SELECT 1")
+                with self._administer(directory, timeout_s=2) as session:
+                    session.run("SELECT 1")
                     return
             except Unavailable as error:
                 if time.monotonic() > deadline:
@@ -614,25 +619,33 @@ class Servers:
         names = sorted(path.name for path in self._instances.iterdir() if IDENTIFIER.fullmatch(path.name))
         return [(name, InstanceDirectory(self._instances, name).read()) for name in names]
 
-    @contextmanager
-    def _administer(self, directory: InstanceDirectory, *, timeout_s: float) -> Iterator[Cursor]:
-        with accounts.administer(directory.admin_file, directory.socket, timeout_s=timeout_s) as cursor:
-            yield cursor
+    def _administer(
+        self, directory: InstanceDirectory, *, timeout_s: float, most_bytes: int = MOST_BYTES
+    ) -> AbstractContextManager[Session]:
+        return session(directory.admin_file, directory.socket, timeout_s=timeout_s, most_bytes=most_bytes)
 
     def _lsns(self, directory: InstanceDirectory, *, timeout_s: float) -> tuple[int, int]:
         """The server's LSN, and the one up to which its log is on the disk: the least that a crash leaves it."""
-        with self._administer(directory, timeout_s=timeout_s) as cursor:
-            cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')")
-            found = {name.lower(): int(value) for name, value in cursor.fetchall()}
-        return found["innodb_lsn_current"], found["innodb_lsn_flushed"]
+        with self._administer(directory, timeout_s=timeout_s) as asked:
+            rows = asked.run(
+                "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')", most_rows=2
+            )
+        try:
+            found = {str(name).lower(): int(value) for name, value in rows}
+            return found["innodb_lsn_current"], found["innodb_lsn_flushed"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unavailable("the database server does not tell its LSN") from error
 
     def _administration(self, directory: InstanceDirectory) -> Administer:
         def administer(statement: str, timeout_s: float) -> list[tuple[Any, ...]]:
-            with self._administer(directory, timeout_s=timeout_s) as cursor:
-                cursor.execute(statement)
-                return list(cursor.fetchall())
+            with self._administer(directory, timeout_s=timeout_s) as asked:
+                return asked.run(statement)
 
         return administer
+
+    def _checkpoint(self, directory: InstanceDirectory, timeout_s: float) -> None:
+        with session(directory.super_file, directory.socket, timeout_s=timeout_s) as asked:
+            asked.run("SET GLOBAL innodb_log_checkpoint_now = ON")
 
     def _open_the_way(self) -> None:
         """The servers' system users must be able to pass through our directories, and through those above.
