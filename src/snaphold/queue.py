@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 from dbos import DBOS, DBOSClient
@@ -19,6 +19,9 @@ from dbos._serialization import DBOSPortableJSONSerializer
 
 from snaphold.catalog.database import Catalog, Transaction
 from snaphold.errors import SetupError, Unavailable
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 log = structlog.get_logger()
 
@@ -63,7 +66,8 @@ class QueueRunner:
     """
 
     def __init__(self, catalog: Catalog, handlers: Mapping[str, Callable[..., None]], lock: Path) -> None:
-        self._url = str(catalog.engine.url)
+        self._catalog = catalog
+        self._engine: sa.Engine | None = None
         self._handlers = handlers
         self._lock_path = lock
         self._lock: int | None = None
@@ -73,10 +77,12 @@ class QueueRunner:
 
     def __enter__(self) -> Self:
         self._lock = _take_lock(self._lock_path)
+        self._engine = self._catalog.another_engine()
         DBOS(
             config={
                 "name": _APPLICATION,
-                "system_database_url": self._url,
+                "system_database_url": str(self._engine.url),
+                "system_database_engine": self._engine,
                 "serializer": DBOSPortableJSONSerializer(),
                 "executor_id": _EXECUTOR,
                 "application_version": _VERSION,
@@ -98,6 +104,8 @@ class QueueRunner:
         with self._ended:
             self._ended.wait_for(lambda: not self._at_work, _LAST_WORK_S)
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
+        if self._engine is not None:
+            self._engine.dispose()
         if self._lock is not None:
             os.close(self._lock)
 

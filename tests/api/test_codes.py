@@ -221,6 +221,10 @@ class FailingIdentity:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
+    def version(self) -> object:
+        """Always the same."""
+        return None
+
     def validate(self, token: str) -> Caller:
         """Fail."""
         del token

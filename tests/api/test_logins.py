@@ -1,11 +1,13 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from snaphold.identity import embedded
+from snaphold.identity.embedded import open_embedded
 from tests.api.site import Site, check_fault, poll
 
 PASSWORD = {"username": "keyless", "password": "its-secret"}
@@ -165,6 +167,61 @@ def test_show_token(site: Site) -> None:
     check_fault(show(demo, "nope"), 404)
     check_fault(show(None, demo), 401)
     check_fault(show("nope", demo), 401)
+
+
+def test_log_out(site: Site) -> None:
+    """A token that its user ends, in either form, is refused at once, and cannot be ended twice; others stay good."""
+    body = {"auth": {"passwordCredentials": PASSWORD}}
+    first, second, third = (site.send("POST", "/v2.0/tokens", json=body).json()["access"]["token"]["id"] for _ in "123")
+
+    def lists(token: str) -> int:
+        return site.send("GET", "/v1.0/1234/backups", headers={"X-Auth-Token": token}).status_code
+
+    assert [lists(token) for token in (first, second, third)] == [200, 200, 200]
+    headers = {"X-Auth-Token": third, "X-Subject-Token": first}
+    ended = site.send("DELETE", "/v3/auth/tokens", headers=headers)
+    assert (ended.status_code, ended.content) == (204, b"")
+    assert [lists(token) for token in (first, second, third)] == [401, 200, 200]
+    check_fault(site.send("DELETE", "/v3/auth/tokens", headers=headers), 404)
+    ended = site.send("DELETE", f"/v2.0/tokens/{second}", headers={"X-Auth-Token": second})
+    assert (ended.status_code, ended.content) == (204, b"")
+    check_fault(site.send("DELETE", f"/v2.0/tokens/{second}", headers={"X-Auth-Token": second}), 401)
+    assert [lists(token) for token in (first, second, third)] == [401, 401, 200]
+
+
+def test_log_out_of_others(site: Site) -> None:
+    """Without a good token of the same account nobody ends a token, or learns that it is one."""
+    mine, foreign = site.token("demo"), site.token("other")
+    for auth, subject, code in ((None, mine, 401), ("nope", mine, 401), (mine, foreign, 404), (mine, "nope", 404)):
+        headers = {} if auth is None else {"X-Auth-Token": auth}
+        check_fault(site.send("DELETE", f"/v2.0/tokens/{subject}", headers=headers), code)
+        headers["X-Subject-Token"] = subject
+        check_fault(site.send("DELETE", "/v3/auth/tokens", headers=headers), code)
+    check_fault(site.send("DELETE", "/v3/auth/tokens", headers={"X-Auth-Token": mine}), 400)
+    for token, account in ((mine, "1234"), (foreign, "9999")):
+        assert site.send("GET", f"/v1.0/{account}/backups", headers={"X-Auth-Token": token}).status_code == 200
+
+
+@pytest.mark.parametrize("whole_account", [True, False])
+def test_what_is_revoked_elsewhere(site: Site, tmp_path: Path, *, whole_account: bool) -> None:
+    """A token that was good a moment ago is refused in the next request, wherever its user was disabled.
+
+    Enabling lets the user log in again, but brings no old token back.
+    """
+    body = {"auth": {"passwordCredentials": PASSWORD}}
+
+    def lists(token: str) -> int:
+        return site.send("GET", "/v1.0/1234/backups", headers={"X-Auth-Token": token}).status_code
+
+    token = site.send("POST", "/v2.0/tokens", json=body).json()["access"]["token"]["id"]
+    assert lists(token) == 200
+    with closing(open_embedded(tmp_path, 3600)) as elsewhere:
+        elsewhere.disable("1234", None if whole_account else "keyless")
+        assert lists(token) == 401
+        check_fault(site.send("POST", "/v2.0/tokens", json=body), 401, WRONG)
+        elsewhere.enable("1234", None if whole_account else "keyless")
+    assert lists(token) == 401
+    assert lists(site.send("POST", "/v2.0/tokens", json=body).json()["access"]["token"]["id"]) == 200
 
 
 @pytest.mark.parametrize("token", [None, "", "nope", "\xfc"])

@@ -97,9 +97,8 @@ class Site:
                 "deployment": catalog.execute("SELECT id, region FROM deployment").fetchall(),
             }
         with closing(sqlite3.connect(self.state_dir / "identity.db")) as identity:
-            found["users"] = identity.execute(
-                "SELECT name, account, password_hash, api_key_sha256 FROM users"
-            ).fetchall()
+            found["users"] = identity.execute("SELECT name, account, password_hash FROM users").fetchall()
+            found["keys"] = identity.execute("SELECT id, user, sha256 FROM api_keys").fetchall()
         return found
 
     def sweep_is_held(self) -> bool:

@@ -1,5 +1,8 @@
+import hashlib
+import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snaphold.catalog.identity_db import open_identity_database
 from snaphold.errors import OverLimit, SetupError, Unauthorized
 from snaphold.identity.base import ADMIN, CREATOR, OBSERVER, Caller, Right
 from snaphold.identity.embedded import DATABASE, EmbeddedIdentity, hash_password, open_embedded, password_fits
@@ -168,6 +172,214 @@ def test_another_process_adds(identity: EmbeddedIdentity, tmp_path: Path, clock:
     other.add_account("1234", "demo", "secret", [])
     login = identity.authenticate_password("demo", "secret", None)
     assert other.validate(login.token) == login.caller
+
+
+@pytest.fixture
+def logins(identity: EmbeddedIdentity) -> dict[str, str]:
+    """A token of demo by its password, one by its API key, one of another user of the account, one of another account.
+
+    Beside them, under ``key``, the API key itself.
+    """
+    key = identity.add_account("1234", "demo", "secret", [])["api_key"]
+    identity.add_account("1234", "colleague", "secret", [OBSERVER])
+    identity.add_account("9999", "other", "secret", [])
+    return {
+        "password": identity.authenticate_password("demo", "secret", None).token,
+        "api key": identity.authenticate_api_key("demo", key, None).token,
+        "colleague": identity.authenticate_password("colleague", "secret", None).token,
+        "other": identity.authenticate_password("other", "secret", None).token,
+        "key": key,
+    }
+
+
+def good(identity: EmbeddedIdentity, logins: dict[str, str]) -> set[str]:
+    """Which of the four tokens are still good."""
+    found = set()
+    for name in ("password", "api key", "colleague", "other"):
+        with suppress(Unauthorized):
+            identity.validate(logins[name])
+            found.add(name)
+    return found
+
+
+ALL = {"password", "api key", "colleague", "other"}
+
+
+@pytest.mark.parametrize(
+    ("revoke", "left"),
+    [
+        (lambda identity: identity.disable("1234", "demo"), {"colleague", "other"}),
+        (lambda identity: identity.disable("1234", None), {"other"}),
+        (lambda identity: identity.remove("1234", "demo"), {"colleague", "other"}),
+        (lambda identity: identity.remove("1234", None), {"other"}),
+        (lambda identity: identity.change_password("1234", "demo", "new"), {"colleague", "other"}),
+        (lambda identity: identity.end_tokens("1234", "demo"), {"colleague", "other"}),
+        (lambda identity: identity.end_tokens("1234", None), {"other"}),
+        (
+            lambda identity: identity.remove_api_key("1234", "demo", identity.api_keys("1234", "demo")[0].id),
+            ALL - {"api key"},
+        ),
+    ],
+    ids=["disable user", "disable account", "remove user", "remove account", "password", "end", "end all", "key"],
+)
+def test_tokens_that_end(
+    identity: EmbeddedIdentity, logins: dict[str, str], revoke: Callable[[EmbeddedIdentity], object], left: set[str]
+) -> None:
+    """What is revoked ends the tokens that rested on it, at once, and nobody else's; the identity has changed."""
+    assert good(identity, logins) == ALL
+    before = identity.version()
+    revoke(identity)
+    assert identity.version() != before
+    assert good(identity, logins) == left
+
+
+def test_the_version_stays_where_nothing_changes(identity: EmbeddedIdentity, logins: dict[str, str]) -> None:
+    """Reading is no change: what was remembered of a version stays good."""
+    before = identity.version()
+    assert good(identity, logins) == ALL
+    assert identity.version() == before
+
+
+@pytest.mark.parametrize("user", ["demo", None])
+def test_a_disabled_user(identity: EmbeddedIdentity, logins: dict[str, str], user: str | None) -> None:
+    """Neither password nor API key lets a disabled user in, nor do peers find it; enabled, it is as before.
+
+    The tokens of before stay ended.
+    """
+    identity.disable("1234", user)
+    for log_in, secret in ((identity.authenticate_password, "secret"), (identity.authenticate_api_key, logins["key"])):
+        with pytest.raises(Unauthorized):
+            log_in("demo", secret, None)
+    assert identity.roles_of("demo", "1234") is None
+    identity.enable("1234", user)
+    assert identity.roles_of("demo", "1234") == frozenset()
+    assert identity.authenticate_password("demo", "secret", None).caller.account == "1234"
+    assert good(identity, logins).isdisjoint({"password", "api key"})
+
+
+def test_disabled_alone_and_with_the_account(identity: EmbeddedIdentity, logins: dict[str, str]) -> None:
+    """A user who was disabled alone stays so when the whole account is disabled and enabled."""
+    del logins
+    identity.disable("1234", "demo")
+    identity.disable("1234", None)
+    identity.enable("1234", None)
+    assert identity.authenticate_password("colleague", "secret", None).caller.user == "colleague"
+    with pytest.raises(Unauthorized):
+        identity.authenticate_password("demo", "secret", None)
+    listed = {one.name: (one.account_enabled, one.enabled, one.tokens) for one in identity.users()}
+    assert listed == {"demo": (True, False, 0), "colleague": (True, True, 1), "other": (True, True, 1)}
+
+
+def test_another_password(identity: EmbeddedIdentity, logins: dict[str, str]) -> None:
+    """Only the new password is good; API keys stay."""
+    identity.change_password("1234", "demo", "new")
+    with pytest.raises(Unauthorized):
+        identity.authenticate_password("demo", "secret", None)
+    identity.authenticate_password("demo", "new", None)
+    identity.authenticate_api_key("demo", logins["key"], None)
+    with pytest.raises(SetupError, match="empty"):
+        identity.change_password("1234", "demo", "")
+
+
+def test_several_api_keys(identity: EmbeddedIdentity, logins: dict[str, str]) -> None:
+    """Each key of a user is good until it is removed; their ids tell nothing of them."""
+    added = identity.add_api_key("1234", "demo")
+    first, second = (key.id for key in identity.api_keys("1234", "demo"))
+    assert (second, added["account"], added["user"]) == (added["id"], "1234", "demo")
+    for key in (logins["key"], added["api_key"]):
+        identity.authenticate_api_key("demo", key, None)
+        assert not {first, second} & {key[start : start + 12] for start in range(len(key))}
+    assert identity.remove_api_key("1234", "demo", first) == 2
+    with pytest.raises(Unauthorized):
+        identity.authenticate_api_key("demo", logins["key"], None)
+    identity.authenticate_api_key("demo", added["api_key"], None)
+
+
+def test_a_removed_account_can_be_added_again(identity: EmbeddedIdentity, logins: dict[str, str]) -> None:
+    """With another user, whose account has what it had; nothing of the old users is left."""
+    assert sorted(identity.remove("1234", None)) == ["colleague", "demo"]
+    assert [one.account for one in identity.users()] == ["9999"]
+    identity.add_account("1234", "demo", "another", [])
+    assert good(identity, logins) == {"other"}
+    with pytest.raises(Unauthorized):
+        identity.authenticate_password("demo", "secret", None)
+
+
+@pytest.mark.parametrize(("account", "user"), [("none", None), ("none", "demo"), ("1234", "none"), ("9999", "demo")])
+def test_nobody_is_revoked_by_mistake(
+    identity: EmbeddedIdentity, logins: dict[str, str], account: str, user: str | None
+) -> None:
+    """An account that is not there, or a user who is in another one, is refused, and everybody stays as they were."""
+    changes: list[Callable[[str, str | None], object]] = [
+        identity.disable, identity.enable, identity.remove, identity.end_tokens
+    ]  # fmt: skip
+    for change in changes:
+        with pytest.raises(SetupError, match="there is no"):
+            change(account, user)
+    for key in (identity.add_api_key, identity.api_keys):
+        with pytest.raises(SetupError, match="there is no"):
+            key(account, user or "demo")
+    with pytest.raises(SetupError, match="no API key"):
+        identity.remove_api_key("9999", "other", identity.api_keys("1234", "demo")[0].id)
+    assert good(identity, logins) == ALL
+
+
+@pytest.mark.parametrize("revoke", ["disable", "remove", "password"])
+def test_a_login_that_a_revocation_overtakes(
+    tmp_path: Path, identity: EmbeddedIdentity, logins: dict[str, str], revoke: str
+) -> None:
+    """No token comes of a login whose user was looked up before the revocation: its password takes time to check."""
+    del logins
+    database = open_identity_database(tmp_path / DATABASE)
+    with closing(database):
+        seen = database.find_user("demo")
+        assert seen is not None
+        key = next(iter(seen.api_keys))
+        if revoke == "disable":
+            identity.disable("1234", "demo")
+        elif revoke == "remove":
+            identity.remove("1234", "demo")
+        else:
+            identity.change_password("1234", "demo", "new")
+            identity.remove_api_key("1234", "demo", key)
+        assert database.add_token("0" * 64, seen, None, 1_000_000) is None
+        assert database.add_token("1" * 64, seen, key, 1_000_000) is None
+
+
+def test_the_one_key_of_an_older_release(tmp_path: Path) -> None:
+    """A user's API key outlives the upgrade that made room for several, and its tokens do too."""
+    path = tmp_path / DATABASE
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(OLD)
+        old.execute("INSERT INTO users VALUES ('demo', '1234', NULL, ?, '[]', 1)", [_sha256("the-key")])
+        old.execute("INSERT INTO tokens VALUES (?, 'demo', 1, ?)", [_sha256("the-token"), 1 << 60])
+        old.commit()
+    with closing(open_embedded(tmp_path, 3600)) as identity:
+        assert identity.validate("the-token").user == "demo"
+        login = identity.authenticate_api_key("demo", "the-key", None)
+        assert identity.remove_api_key("1234", "demo", identity.api_keys("1234", "demo")[0].id) == 1
+        with pytest.raises(Unauthorized):
+            identity.validate(login.token)
+        assert identity.validate("the-token").user == "demo"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+OLD = """
+CREATE TABLE accounts (id VARCHAR(64) PRIMARY KEY NOT NULL, created_us BIGINT NOT NULL);
+CREATE TABLE users (name VARCHAR(128) PRIMARY KEY NOT NULL, account VARCHAR(64) NOT NULL REFERENCES accounts (id),
+    password_hash VARCHAR(255), api_key_sha256 VARCHAR(64) NOT NULL, roles JSON NOT NULL, created_us BIGINT NOT NULL);
+CREATE TABLE tokens (sha256 VARCHAR(64) PRIMARY KEY NOT NULL, user VARCHAR(128) NOT NULL REFERENCES users (name),
+    issued_us BIGINT NOT NULL, expires_us BIGINT NOT NULL);
+CREATE INDEX ix_tokens_expires_us ON tokens (expires_us);
+CREATE TABLE logins (user_sha256 VARCHAR(64) NOT NULL, at_us BIGINT NOT NULL);
+CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY NOT NULL);
+INSERT INTO alembic_version VALUES ('0001');
+INSERT INTO accounts VALUES ('1234', 1);
+"""
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _add(state_dir: str, number: int) -> str:

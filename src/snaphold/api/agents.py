@@ -35,9 +35,7 @@ async def host_of(request: Request, credentials: Credentials) -> str:
     """The id of the host that speaks. Raises ``Unauthorized``."""
     if credentials is None:
         raise Unauthorized("The request carries no bearer token of a host.")
-    desk = desk_of(request)
-    token = credentials.credentials
-    return await desk.hosts.get(token, lambda: authenticate(desk.deployment, token))
+    return await authenticate(desk_of(request).deployment, credentials.credentials)
 
 
 Host = Annotated[str, Depends(host_of)]

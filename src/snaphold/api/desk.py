@@ -102,13 +102,20 @@ class KnownPeers(Protocol):
 
 
 class Remembered(Generic[T]):
-    """What tokens stood for a few seconds ago, by their hashes, so that not each request asks the backend."""
+    """What tokens stood for a few seconds ago, by their hashes, so that not each request asks the backend.
+
+    All is forgotten as soon as the backend's version is another one: a token that was ended is refused at once.
+    """
 
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[float, T]] = {}
+        self._version: object = None
 
-    async def get(self, token: str, ask: Callable[[], Awaitable[T]]) -> T:
-        """What this token stands for; a refusal is not remembered."""
+    async def get(self, token: str, version: object, ask: Callable[[], Awaitable[T]]) -> T:
+        """What this token stands for, in this version of the backend, read before; a refusal is not remembered."""
+        if version != self._version:
+            self._known.clear()
+            self._version = version
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         until, known = self._known.get(digest, (0.0, None))
         if known is not None and time.monotonic() < until:
@@ -116,7 +123,8 @@ class Remembered(Generic[T]):
         fresh = await ask()
         if len(self._known) >= _REMEMBERED_MAX:
             self._known.clear()
-        self._known[digest] = (time.monotonic() + _REMEMBERED_S, fresh)
+        if version == self._version:  # else it was asked before the change that has been seen since
+            self._known[digest] = (time.monotonic() + _REMEMBERED_S, fresh)
         return fresh
 
 
@@ -134,7 +142,6 @@ class Desk:
     known_peers: KnownPeers | None = None
     places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_BODIES_OF_PEERS))
     callers: Remembered[Caller] = field(default_factory=Remembered)
-    hosts: Remembered[str] = field(default_factory=Remembered)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +174,8 @@ async def caller_of(desk: Desk, token: str | None) -> Caller:
     """Who a token speaks for. Raises ``Unauthorized`` for none, an unknown or an expired one."""
     if not token:
         raise Unauthorized("The request carries no X-Auth-Token.")
-    return await desk.callers.get(token, lambda: run_in_threadpool(desk.identity.validate, token))
+    version = desk.identity.version()
+    return await desk.callers.get(token, version, lambda: run_in_threadpool(desk.identity.validate, token))
 
 
 async def calling(request: Request, account: str, token: Token) -> Call:

@@ -15,6 +15,7 @@ log = structlog.get_logger()
 
 REQUEST_ID: Final = "X-Compute-Request-Id"
 _SUFFIXED: Final = re.compile(r"(?P<path>/v(?:1\.0|2\.0|3)/.+)\.json")  # as older clients end their paths
+_TOKEN: Final = re.compile(r"^/v2\.0/tokens/.+", re.DOTALL)
 # The last part of these is a name that somebody has chosen: it may really end so.
 _NAMED: Final = re.compile(r"/v1\.0/[^/]+/instances/[^/]+/(?:users/[^/]+/)?(?:databases|users)/[^/]+")
 
@@ -53,13 +54,18 @@ class Edge:
                 else:
                     await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
-                log.debug("request.abandoned", method=scope["method"], path=scope["path"])
+                log.debug("request.abandoned", method=scope["method"], path=without_secret(scope["path"]))
             except Exception:
-                log.exception("request.failed", method=scope["method"], path=scope["path"])
+                log.exception("request.failed", method=scope["method"], path=without_secret(scope["path"]))
                 if started:
                     raise  # the connection is cut: a short answer must not look like a whole one
                 answer = fault(500, f"The service has failed to answer. Its log has the details under {request_id}.")
                 await answer(scope, receive, send_with_id)
+
+
+def without_secret(path: str) -> str:
+    """The path as it may be logged: a token that stands in it is left out."""
+    return _TOKEN.sub("/v2.0/tokens/***", path)
 
 
 def without_suffix(path: str) -> str:

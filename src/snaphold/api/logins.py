@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Header
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from snaphold.api.bodies import AuthFieldsV2, AuthFieldsV3, AuthV2, AuthV3
 from snaphold.api.desk import AtDesk, Desk, Token, caller_of, on_threads_of
@@ -105,16 +106,48 @@ async def show_token(
     subject: Annotated[str | None, Header(alias="X-Subject-Token")] = None,
 ) -> JSONResponse:
     """Whom a token of one's own account speaks for."""
-    caller = await caller_of(desk, token)
     if subject is None:
+        await caller_of(desk, token)
         raise BadRequest("X-Subject-Token is required")
-    try:
-        shown = await caller_of(desk, subject)
-    except Unauthorized:
-        shown = None
-    if shown is None or shown.account != caller.account:
-        raise NotFound("The token cannot be found.")
+    shown = await _own_token(desk, token, subject)
     return JSONResponse(_token_v3(desk, shown), 200, {"X-Subject-Token": subject})
+
+
+@router.delete("/v3/auth/tokens", status_code=204)
+async def end_token_v3(
+    desk: AtDesk,
+    token: Token,
+    subject: Annotated[str | None, Header(alias="X-Subject-Token")] = None,
+) -> Response:
+    """Log out: end a token of one's own account, in every region."""
+    if subject is None:
+        await caller_of(desk, token)
+        raise BadRequest("X-Subject-Token is required")
+    return await _end_token(desk, token, subject)
+
+
+@router.delete("/v2.0/tokens/{token_id}", status_code=204)
+async def end_token_v2(desk: AtDesk, token: Token, token_id: str) -> Response:
+    """Log out: end a token of one's own account, in every region."""
+    return await _end_token(desk, token, token_id)
+
+
+async def _end_token(desk: Desk, token: str | None, subject: str) -> Response:
+    await _own_token(desk, token, subject)
+    await run_in_threadpool(desk.identity.end, subject)
+    return Response(status_code=204)
+
+
+async def _own_token(desk: Desk, token: str | None, subject: str) -> Caller:
+    """Whom a token of the caller's own account speaks for. Raises ``NotFound`` for any other token."""
+    caller = await caller_of(desk, token)
+    try:
+        found = await caller_of(desk, subject)
+    except Unauthorized:
+        found = None
+    if found is None or found.account != caller.account:
+        raise NotFound("The token cannot be found.")
+    return found
 
 
 def _log_in_v2(desk: Desk, asked: AuthFieldsV2) -> Login:

@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import event, exc
 
+from snaphold.catalog.files import WatchedFiles, close_to_others
 from snaphold.errors import SetupError, Unavailable
 
 _BUSY_TIMEOUT_MS = 30_000
@@ -29,21 +30,41 @@ class Transaction:
     now_us: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """An open SQLite database. ``files``: what it is in, watched at each transaction."""
+
+    engine: sa.Engine
+    files: WatchedFiles
+
+
 class Catalog:
     """One region's record. Share one object among the threads of a process.
 
     ``clock`` replaces the database's clock (microseconds since the epoch) in tests of time.
     """
 
-    def __init__(self, engine: sa.Engine, clock: Callable[[], int] | None = None) -> None:
-        self._readers = engine
-        self._writers = engine.execution_options(snaphold_writes=True)
+    def __init__(self, database: Database, clock: Callable[[], int] | None = None) -> None:
+        self._database = database
+        self._readers = database.engine
+        self._writers = database.engine.execution_options(snaphold_writes=True)
         self._clock = clock or _sqlite_clock
 
     @property
     def engine(self) -> sa.Engine:
         """For the queue, whose tables stand in the same database."""
         return self._readers
+
+    def another_engine(self) -> sa.Engine:
+        """One for a library that begins its own transactions, with immediate locks; the caller disposes of it."""
+        engine = sa.create_engine(self._readers.url, hide_parameters=True)
+        event.listen(engine, "connect", _prepare_foreign_connection)
+        self._database.files.watch(engine)
+        return engine
+
+    def version(self) -> object:
+        """Another value after each commit, by whatever process; it takes microseconds."""
+        return object() if self._database.files.exchanged() else self._database.files.version()
 
     def now_us(self) -> int:
         """The database's time, where there is no transaction."""
@@ -54,7 +75,8 @@ class Catalog:
         """A transaction that may write: committed at the end, rolled back by any exception.
 
         Raises:
-            Unavailable: the database is locked for too long, or its disk is full; nothing was written.
+            Unavailable: the database is locked for too long, its disk is full, or its file was removed or replaced;
+                nothing was written.
         """
         with _mapped(), self._writers.begin() as connection:
             yield Transaction(connection=connection, now_us=self._clock())
@@ -68,6 +90,7 @@ class Catalog:
     def close(self) -> None:
         """Close every connection."""
         self._readers.dispose()
+        self._database.files.close()
 
 
 def all_rows(result: sa.CursorResult[Any]) -> list[dict[str, Any]]:
@@ -82,14 +105,15 @@ def one_row(result: sa.CursorResult[Any]) -> dict[str, Any] | None:
     return None if row is None else dict(zip(names, row, strict=True))
 
 
-def open_database(path: Path, migrations: str) -> sa.Engine:
-    """Open (and make, and bring up to date) the SQLite database at ``path``.
+def open_database(path: Path, migrations: str) -> Database:
+    """Open (and make, and bring up to date) the SQLite database at ``path``, which only its owner may read.
 
     ``migrations`` names the folder of its migrations beside this module.
 
     Raises:
         SetupError: the file cannot be opened, is no database, or was written by a newer release.
     """
+    close_to_others(path)
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),  # no text to be parsed: a path may hold any letter
         connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
@@ -108,7 +132,9 @@ def open_database(path: Path, migrations: str) -> sa.Engine:
         if "Can't locate revision" in str(error):
             raise SetupError(f"the catalog {path} was written by a newer release") from error
         raise
-    return engine
+    files = WatchedFiles(path)
+    files.watch(engine)
+    return Database(engine=engine, files=files)
 
 
 def open_catalog(path: Path, clock: Callable[[], int] | None = None) -> Catalog:
@@ -120,6 +146,13 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, so that writers can say IMMEDIATE
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # a 202 survives a power cut
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _prepare_foreign_connection(connection: Any, _record: Any) -> None:
+    connection.isolation_level = "IMMEDIATE"
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
 
 

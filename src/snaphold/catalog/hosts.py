@@ -62,6 +62,22 @@ def by_token(tx: Transaction, token_sha256: str) -> str | None:
     return tx.connection.execute(statement).scalar_one_or_none()
 
 
+def every(tx: Transaction) -> list[Host]:
+    """All hosts, by name."""
+    return [_host(row) for row in tx.connection.execute(hosts.select().order_by(hosts.c.name))]
+
+
+def by_name(tx: Transaction, name: str) -> Host | None:
+    """The host of this name, or None."""
+    row = tx.connection.execute(hosts.select().where(hosts.c.name == name)).one_or_none()
+    return None if row is None else _host(row)
+
+
+def remove(tx: Transaction, host_id: str) -> None:
+    """Forget a host and its token."""
+    tx.connection.execute(hosts.delete().where(hosts.c.id == host_id))
+
+
 def get(tx: Transaction, host_id: str) -> Host | None:
     """A host, or None."""
     row = tx.connection.execute(hosts.select().where(hosts.c.id == host_id)).one_or_none()

@@ -1,17 +1,18 @@
-"""The identity database: accounts, users, tokens and recent logins, shared by every region of a state directory.
+"""The identity database: accounts, users, API keys, tokens and logins, shared by the regions of a state directory.
 
-Secrets lie here as hashes only. Several processes use it at the same time.
+Secrets are stored as hashes only. Several processes use it at the same time.
 """
 
-import os
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from snaphold.catalog.database import Catalog, open_database
+from snaphold.catalog.database import Catalog, Transaction, open_database
 from snaphold.catalog.limits import count_in
 from snaphold.catalog.saved import Rows, put_missing, rows_of
 from snaphold.errors import SetupError
@@ -23,6 +24,7 @@ accounts = sa.Table(
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("disabled_us", sa.BigInteger),  # since when none of its users may do anything
 )
 
 users = sa.Table(
@@ -31,8 +33,17 @@ users = sa.Table(
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("account", sa.String(64), sa.ForeignKey("accounts.id"), nullable=False),
     sa.Column("password_hash", sa.String(255)),
-    sa.Column("api_key_sha256", sa.String(64), nullable=False),
     sa.Column("roles", sa.JSON, nullable=False),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("disabled_us", sa.BigInteger),  # since when this user may do nothing
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("user", sa.String(128), sa.ForeignKey("users.name"), nullable=False, index=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
 )
 
@@ -40,9 +51,10 @@ tokens = sa.Table(
     "tokens",
     metadata,
     sa.Column("sha256", sa.String(64), primary_key=True),
-    sa.Column("user", sa.String(128), sa.ForeignKey("users.name"), nullable=False),
+    sa.Column("user", sa.String(128), sa.ForeignKey("users.name"), nullable=False, index=True),
     sa.Column("issued_us", sa.BigInteger, nullable=False),
     sa.Column("expires_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("api_key", sa.String(16)),  # the id of the key that it was issued for; null: for a password
 )
 
 logins = sa.Table(
@@ -53,15 +65,20 @@ logins = sa.Table(
     sa.Index("ix_logins_user_sha256_at_us", "user_sha256", "at_us"),
 )
 
+_ENABLED = users.c.disabled_us.is_(None) & accounts.c.disabled_us.is_(None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class UserRow:
-    """A user of an account. ``password_hash`` None: cannot log in by password."""
+    """A user of an account who may log in. ``password_hash`` None: not by password.
+
+    ``api_keys``: the SHA-256 of each API key, by the key's id.
+    """
 
     name: str
     account: str
     password_hash: str | None = field(repr=False)
-    api_key_sha256: str = field(repr=False)
+    api_keys: Mapping[str, str] = field(repr=False)
     roles: Sequence[str]
 
 
@@ -76,11 +93,41 @@ class TokenRow:
     expires_us: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class UserListing:
+    """A user as an administrator sees it. ``name`` None: an account without users."""
+
+    account: str
+    account_enabled: bool
+    name: str | None
+    enabled: bool
+    roles: Sequence[str]
+    has_password: bool
+    api_keys: int
+    tokens: int  # that have not expired
+    created_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiKeyListing:
+    """An API key as an administrator sees it."""
+
+    id: str
+    created_us: int
+
+
 class IdentityDatabase:
-    """Its statements, one transaction each. Every method may raise ``Unavailable``."""
+    """Its statements, one transaction each. Every method may raise ``Unavailable``.
+
+    Methods that name an account, and a user of it or None for all of them, raise ``SetupError`` where there is none.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+
+    def version(self) -> object:
+        """Another value after every change, by whatever process; as quick as can be asked before each request."""
+        return self._catalog.version()
 
     def add_user(self, user: UserRow) -> None:
         """Keep a new user, and its account if that is new.
@@ -95,7 +142,6 @@ class IdentityDatabase:
                 name=user.name,
                 account=user.account,
                 password_hash=user.password_hash,
-                api_key_sha256=user.api_key_sha256,
                 roles=list(user.roles),
                 created_us=tx.now_us,
             )
@@ -103,41 +149,166 @@ class IdentityDatabase:
                 tx.connection.execute(row)
             except exc.IntegrityError as error:
                 raise SetupError(f"there is a user {user.name} already; nothing was changed") from error
+            for key_id, sha256 in user.api_keys.items():
+                _insert_key(tx, user.name, key_id, sha256)
 
     def find_user(self, name: str) -> UserRow | None:
-        """The user of this name, or None."""
+        """The user of this name; None: there is none, or the user or the account is disabled."""
         with self._catalog.reading() as tx:
-            row = tx.connection.execute(users.select().where(users.c.name == name)).one_or_none()
-        if row is None:
-            return None
-        return UserRow(
-            name=row.name,
-            account=row.account,
-            password_hash=row.password_hash,
-            api_key_sha256=row.api_key_sha256,
-            roles=row.roles,
-        )
+            found = users.join(accounts, accounts.c.id == users.c.account)
+            row = tx.connection.execute(sa.select(users).select_from(found).where(users.c.name == name, _ENABLED))
+            user = row.one_or_none()
+            if user is None:
+                return None
+            keys = sa.select(api_keys.c.id, api_keys.c.sha256).where(api_keys.c.user == name)
+            return UserRow(
+                name=user.name,
+                account=user.account,
+                password_hash=user.password_hash,
+                api_keys={key.id: key.sha256 for key in tx.connection.execute(keys)},
+                roles=user.roles,
+            )
+
+    def users(self) -> list[UserListing]:
+        """Every account with its users."""
+        with self._catalog.reading() as tx:
+            keys = sa.select(sa.func.count()).where(api_keys.c.user == users.c.name).scalar_subquery()
+            alive = (tokens.c.user == users.c.name) & (tokens.c.expires_us > tx.now_us)
+            live = sa.select(sa.func.count()).where(alive).scalar_subquery()
+            statement = (
+                sa.select(
+                    accounts.c.id.label("account"),
+                    accounts.c.disabled_us.label("account_disabled_us"),
+                    accounts.c.created_us.label("account_created_us"),
+                    users,
+                    keys.label("keys"),
+                    live.label("tokens"),
+                )
+                .select_from(accounts.outerjoin(users, users.c.account == accounts.c.id))
+                .order_by(accounts.c.id, users.c.name)
+            )
+            return [
+                UserListing(
+                    account=row.account,
+                    account_enabled=row.account_disabled_us is None,
+                    name=row.name,
+                    enabled=row.disabled_us is None,
+                    roles=row.roles or [],
+                    has_password=row.password_hash is not None,
+                    api_keys=row.keys,
+                    tokens=row.tokens,
+                    created_us=row.created_us or row.account_created_us,
+                )
+                for row in tx.connection.execute(statement)
+            ]
+
+    def disable(self, account: str, user: str | None) -> int:
+        """Let nobody of these log in, and end their tokens; how many tokens. Disabled already: since then."""
+        with self._catalog.writing() as tx:
+            _require(tx, account, user)
+            table, mine = _row_of(account, user)
+            since = table.update().where(mine, table.c.disabled_us.is_(None))
+            tx.connection.execute(since.values(disabled_us=tx.now_us))
+            return _end_tokens(tx, account, user)
+
+    def enable(self, account: str, user: str | None) -> None:
+        """Let them log in again; a user who was disabled alone stays so when its account is enabled."""
+        with self._catalog.writing() as tx:
+            _require(tx, account, user)
+            table, mine = _row_of(account, user)
+            tx.connection.execute(table.update().where(mine).values(disabled_us=None))
+
+    def remove(self, account: str, user: str | None) -> list[str]:
+        """Forget a user, or an account with all its users, whose names are returned; keys and tokens go with them."""
+        with self._catalog.writing() as tx:
+            _require(tx, account, user)
+            names = list(tx.connection.execute(sa.select(users.c.name).where(_users(account, user))).scalars())
+            for table in (tokens, api_keys):
+                tx.connection.execute(table.delete().where(table.c.user.in_(names)))
+            tx.connection.execute(users.delete().where(_users(account, user)))
+            if user is None:
+                tx.connection.execute(accounts.delete().where(accounts.c.id == account))
+            return names
+
+    def change_password(self, account: str, user: str, password_hash: str) -> int:
+        """Give a user another password, and end the tokens that it has; how many."""
+        with self._catalog.writing() as tx:
+            _require(tx, account, user)
+            tx.connection.execute(users.update().where(users.c.name == user).values(password_hash=password_hash))
+            return _end_tokens(tx, account, user)
+
+    def add_api_key(self, account: str, user: str, key_id: str, sha256: str) -> None:
+        """Give a user one more API key."""
+        with self._catalog.writing() as tx:
+            _require(tx, account, user)
+            _insert_key(tx, user, key_id, sha256)
+
+    def api_keys(self, account: str, user: str) -> list[ApiKeyListing]:
+        """A user's API keys, the oldest first."""
+        with self._catalog.reading() as tx:
+            _require(tx, account, user)
+            statement = sa.select(api_keys.c.id, api_keys.c.created_us).where(api_keys.c.user == user)
+            rows = tx.connection.execute(statement.order_by(api_keys.c.created_us, api_keys.c.id))
+            return [ApiKeyListing(id=row.id, created_us=row.created_us) for row in rows]
+
+    def remove_api_key(self, account: str, user: str, key_id: str) -> int:
+        """Forget an API key, and end the tokens that were issued for it; how many.
+
+        Raises:
+            SetupError: this user has no such key.
+        """
+        with self._catalog.writing() as tx:
+            _require(tx, account, user)
+            mine = (api_keys.c.user == user) & (api_keys.c.id == key_id)
+            if not tx.connection.execute(api_keys.delete().where(mine)).rowcount:
+                raise SetupError(f"user {user} of account {account} has no API key {key_id}")
+            issued = tokens.delete().where(tokens.c.user == user, tokens.c.api_key == key_id)
+            return tx.connection.execute(issued).rowcount
+
+    def end_tokens(self, account: str, user: str | None) -> int:
+        """End the tokens of a user, or of all users of an account; how many there were."""
+        with self._catalog.writing() as tx:
+            _require(tx, account, user)
+            return _end_tokens(tx, account, user)
+
+    def end_token(self, sha256: str) -> None:
+        """End one token; one that is unknown is ended already."""
+        with self._catalog.writing() as tx:
+            tx.connection.execute(tokens.delete().where(tokens.c.sha256 == sha256))
 
     def count_login(self, user_sha256: str, limit: int) -> int:
         """Note an attempt to log in, if it is not above so many a minute: 0, else the microseconds to wait."""
         with self._catalog.writing() as tx:
             return count_in(logins, tx, {"user_sha256": user_sha256}, limit)
 
-    def add_token(self, sha256: str, user: str, lifetime_us: int) -> tuple[int, int]:
-        """Keep a token from now on, and forget the expired ones. Returns when it was issued and when it expires."""
+    def add_token(self, sha256: str, user: UserRow, api_key: str | None, lifetime_us: int) -> tuple[int, int] | None:
+        """Keep a token from now on, and forget the expired ones. Returns when it was issued and when it expires.
+
+        None: the user was disabled or removed since it was read, or what it logged in with (the API key of this id;
+        None: the password) was taken back. Nothing is kept then.
+        """
         with self._catalog.writing() as tx:
             tx.connection.execute(tokens.delete().where(tokens.c.expires_us <= tx.now_us))
+            mine = (users.c.name == user.name) & (users.c.account == user.account) & _ENABLED
+            if api_key is None:
+                mine &= users.c.password_hash == user.password_hash
+            else:
+                mine &= sa.exists().where(api_keys.c.id == api_key, api_keys.c.user == users.c.name)
+            found = users.join(accounts, accounts.c.id == users.c.account)
+            if tx.connection.execute(sa.select(users.c.name).select_from(found).where(mine)).first() is None:
+                return None
             issued_us, expires_us = tx.now_us, tx.now_us + lifetime_us
-            values = {"sha256": sha256, "user": user, "issued_us": issued_us, "expires_us": expires_us}
-            tx.connection.execute(tokens.insert().values(**values))
+            token = {"sha256": sha256, "user": user.name, "issued_us": issued_us, "expires_us": expires_us}
+            tx.connection.execute(tokens.insert().values(token | {"api_key": api_key}))
         return issued_us, expires_us
 
     def find_token(self, sha256: str) -> TokenRow | None:
-        """The token of this hash, unless it is unknown or expired."""
+        """The token of this hash, unless it is unknown or expired, or its user is disabled."""
+        found = tokens.join(users, users.c.name == tokens.c.user).join(accounts, accounts.c.id == users.c.account)
         statement = (
             sa.select(tokens.c.user, users.c.account, users.c.roles, tokens.c.issued_us, tokens.c.expires_us)
-            .join(users, users.c.name == tokens.c.user)
-            .where(tokens.c.sha256 == sha256)
+            .select_from(found)
+            .where(tokens.c.sha256 == sha256, _ENABLED)
         )
         with self._catalog.reading() as tx:
             row = tx.connection.execute(statement).one_or_none()
@@ -157,17 +328,65 @@ class IdentityDatabase:
             return rows_of(tx, metadata, {tokens.name, logins.name})
 
     def imported(self, rows: Rows) -> None:
-        """Put accounts and users that were exported; a user who is there already stays. May run twice.
+        """Put accounts and users that were exported; a user who is there already stays as it is. May run twice.
 
         Raises:
             SetupError: a row does not fit; nothing was changed.
         """
         with self._catalog.writing() as tx:
-            put_missing(tx, metadata, rows)
+            there = set(tx.connection.execute(sa.select(users.c.name)).scalars())
+            keys = [*rows.get(api_keys.name, ()), *_keys_of_old_users(rows.get(users.name, ()))]
+            missing = [key for key in keys if key["user"] not in there]  # a key that was removed stays removed
+            put_missing(tx, metadata, {**rows, api_keys.name: missing})
 
     def close(self) -> None:
         """Close every connection."""
         self._catalog.close()
+
+
+def _require(tx: Transaction, account: str, user: str | None) -> None:
+    """Raise ``SetupError`` where there is no such account, or no such user in it."""
+    if tx.connection.execute(sa.select(accounts.c.id).where(accounts.c.id == account)).first() is None:
+        raise SetupError(f"there is no account {account}")
+    mine = (users.c.account == account) & (users.c.name == user)
+    if user is not None and tx.connection.execute(sa.select(users.c.name).where(mine)).first() is None:
+        raise SetupError(f"there is no user {user} in account {account}")
+
+
+def _row_of(account: str, user: str | None) -> tuple[sa.Table, sa.ColumnElement[bool]]:
+    return (accounts, accounts.c.id == account) if user is None else (users, _users(account, user))
+
+
+def _users(account: str, user: str | None) -> sa.ColumnElement[bool]:
+    mine = users.c.account == account
+    return mine if user is None else mine & (users.c.name == user)
+
+
+def _end_tokens(tx: Transaction, account: str, user: str | None) -> int:
+    """How many ended that had not expired."""
+    mine = tokens.c.user.in_(sa.select(users.c.name).where(_users(account, user)))
+    live = sa.select(sa.func.count()).where(mine, tokens.c.expires_us > tx.now_us)
+    count = int(tx.connection.execute(live).scalar_one())
+    tx.connection.execute(tokens.delete().where(mine))
+    return count
+
+
+def _insert_key(tx: Transaction, user: str, key_id: str, sha256: str) -> None:
+    tx.connection.execute(api_keys.insert().values(id=key_id, user=user, sha256=sha256, created_us=tx.now_us))
+
+
+def _keys_of_old_users(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The API keys of users that an older release has saved: each had one, which stood in the user's own row."""
+    return [
+        {"id": new_key_id(), "user": row["name"], "sha256": row["api_key_sha256"], "created_us": row["created_us"]}
+        for row in rows
+        if row.get("api_key_sha256")
+    ]
+
+
+def new_key_id() -> str:
+    """What an API key is called in lists: nothing that tells of the key."""
+    return secrets.token_hex(6)
 
 
 def open_identity_database(path: Path, clock: Callable[[], int] | None = None) -> IdentityDatabase:
@@ -178,12 +397,4 @@ def open_identity_database(path: Path, clock: Callable[[], int] | None = None) -
     Raises:
         SetupError: it cannot be opened, is no database, or was written by a newer release.
     """
-    try:
-        # Never a file that is there: closing it would end SQLite's locks of this process on it, and then the next
-        # process to leave the database removes a log that this one goes on writing to.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise SetupError(f"the identity database {path} cannot be opened: {error.strerror}") from error
     return IdentityDatabase(Catalog(open_database(path, "migrations_identity"), clock))

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction, one_row
+from snaphold.catalog.database import Transaction, all_rows, one_row
 from snaphold.catalog.paging import page_of
 from snaphold.catalog.schema import backups, instances
 from snaphold.model import INSTANCE_MOVES, Instance, InstanceStatus
@@ -106,6 +106,12 @@ def mark_deleted(tx: Transaction, instance_id: str) -> None:
 def page(tx: Transaction, account: str, *, limit: int, marker: str | None) -> tuple[list[Instance], bool] | None:
     """Up to ``limit`` instances, newest first, and whether there are more; None when the marker never was one."""
     return page_of(tx, instances, account, _instance, limit=limit, marker=marker)
+
+
+def of_host(tx: Transaction, host_id: str) -> list[Instance]:
+    """The instances of a host that are not deleted, the oldest first."""
+    live = instances.select().where(instances.c.host_id == host_id, instances.c.deleted_us.is_(None))
+    return [_instance(row) for row in all_rows(tx.connection.execute(live.order_by(instances.c.created_us)))]
 
 
 def tenants(tx: Transaction) -> tuple[dict[str, int], dict[str, set[str]]]:

@@ -106,6 +106,11 @@ def forget(tx: Transaction, question_id: str) -> None:
     tx.connection.execute(questions.delete().where(questions.c.id == question_id))
 
 
+def forget_of_host(tx: Transaction, host_id: str) -> None:
+    """Drop those that this host has not answered: their askers are told that it does not answer."""
+    tx.connection.execute(questions.delete().where(questions.c.host_id == host_id))
+
+
 def any_overdue(tx: Transaction, before_us: int) -> bool:
     """Whether there are some whose asker is long gone."""
     statement = sa.select(questions.c.id).where(questions.c.deadline_us < before_us)

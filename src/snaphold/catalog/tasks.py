@@ -117,6 +117,12 @@ def of_other_sessions(tx: Transaction, host_id: str, session: str) -> list[Attem
     return [_attempt(row) for row in all_rows(tx.connection.execute(statement))]
 
 
+def open_of_host(tx: Transaction, host_id: str) -> list[Attempt]:
+    """What this host is to do, or is doing."""
+    statement = tasks.select().where(tasks.c.host_id == host_id, tasks.c.state != TaskState.ENDED)
+    return [_attempt(row) for row in all_rows(tx.connection.execute(statement))]
+
+
 def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
     """Attempts whose lease has run out, and tasks that wait for a host which has been away for a lease's time.
 

@@ -4,12 +4,14 @@ What a command does is in the module that it imports when it runs, so that ``sna
 """
 
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from snaphold.cli.accounts import account_app
+from snaphold.cli.hosts import host_app
 from snaphold.cli.options import Given, with_settings, with_state
+from snaphold.cli.options import command as _command
 from snaphold.errors import SnapholdError
 
 app = typer.Typer(
@@ -20,8 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-account_app = typer.Typer(help="Accounts of the embedded identity.", no_args_is_help=True)
-host_app = typer.Typer(help="Hosts with database servers.", no_args_is_help=True)
 app.add_typer(account_app, name="account")
 app.add_typer(host_app, name="host")
 catalog_app = typer.Typer(help="The record of a region.", no_args_is_help=True)
@@ -44,15 +44,6 @@ def main() -> None:
     except SnapholdError as error:
         sys.stderr.write(f"snaphold: {error}\n")
         sys.exit(1)
-
-
-def _command(
-    where: typer.Typer, name: str, options: Callable[..., Callable[..., None]]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        return where.command(name, help=function.__doc__)(options(function))
-
-    return register
 
 
 @app.command("version")
@@ -117,33 +108,6 @@ def agent(given: Given) -> None:
     run_agent(given)
 
 
-@_command(account_app, "add", with_state)
-def account_add(
-    given: Given,
-    account: Annotated[str, typer.Argument(help="the account's id")],
-    *,
-    user: Annotated[str, typer.Option("--user", help="the user's name")],
-    password: Annotated[
-        str | None,
-        typer.Option(
-            "--password",
-            help="for tests: anyone on this machine can read it. Else it is asked for, or "
-            "taken from the first line of standard input",
-        ),
-    ] = None,
-    role: Annotated[
-        list[str] | None, typer.Option("--role", help="dbaas:admin, dbaas:creator or dbaas:observer; none: all rights")
-    ] = None,
-    create: Annotated[
-        bool, typer.Option("--create", help="set up the state directory, in which there is no service yet")
-    ] = False,
-) -> None:
-    """Add a user, and its account where that is new. Prints JSON with the API key, which is shown only now."""
-    from snaphold.cli.admin import add_account  # noqa: PLC0415
-
-    add_account(given, account, user, password, role or [], create=create)
-
-
 @_command(app, "verify", with_state)
 def verify(
     given: Given,
@@ -169,14 +133,6 @@ def verify(
         raise SetupError("which backups are meant? (--all)")
     if not prove_backups(given, ProofLevel(level), account, wait=wait):
         raise typer.Exit(1)
-
-
-@_command(host_app, "add", with_state)
-def host_add(given: Given, name: Annotated[str, typer.Argument(help="the host's name")]) -> None:
-    """Make a host's token (a host of this name loses its old one). Prints JSON with the token, shown only now."""
-    from snaphold.cli.admin import add_host  # noqa: PLC0415
-
-    add_host(given, name)
 
 
 @_command(catalog_app, "rebuild", with_state)

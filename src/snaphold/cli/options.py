@@ -46,6 +46,17 @@ class Given:
         return words
 
 
+def command(
+    where: typer.Typer, name: str, options: Callable[..., Callable[..., None]]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of ``where``, with the options that ``options`` gives it; its docstring is the help."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        return where.command(name, help=function.__doc__)(options(function))
+
+    return register
+
+
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give ``command(given: Given, …)`` an option for each setting that can be a flag, and ``--config``."""
     return _with_options(command, tuple(name for name in Settings.model_fields if name not in FILE_ONLY))

@@ -76,3 +76,12 @@ class Identity(Protocol):
 
     def roles_of(self, user: str, account: str) -> frozenset[str] | None:
         """The roles of a user in an account, who need not have logged in; None: it is no user of this account."""
+
+    def version(self) -> object:
+        """Another value whenever a token may speak for somebody else than before, or for nobody. It never waits.
+
+        A backend that cannot tell always returns the same.
+        """
+
+    def end(self, token: str) -> None:
+        """End a token, which is not good from now on, in every region. One that is unknown is ended already."""

@@ -12,7 +12,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
-from snaphold.catalog.identity_db import IdentityDatabase, UserRow, open_identity_database
+from snaphold.catalog.identity_db import (
+    ApiKeyListing,
+    IdentityDatabase,
+    UserListing,
+    UserRow,
+    new_key_id,
+    open_identity_database,
+)
 from snaphold.errors import OverLimit, SetupError, Unauthorized, Unavailable
 from snaphold.identity.base import ROLES, Caller, Login
 from snaphold.model import SERVICE_ACCOUNT
@@ -56,18 +63,58 @@ class EmbeddedIdentity:
             raise SetupError(f"{user!r} is no user name: 1 to 128 characters without white space")
         if unknown := sorted(set(roles) - set(ROLES)):
             raise SetupError(f"there is no role {unknown[0]}, only {', '.join(ROLES)}")
-        if password is not None and not password:
-            raise SetupError("the password is empty")
         api_key = secrets.token_hex(16)
         row = UserRow(
             name=user,
             account=account,
-            password_hash=None if password is None else hash_password(password),
-            api_key_sha256=_sha256(api_key),
+            password_hash=None if password is None else _new_hash(password),
+            api_keys={new_key_id(): _sha256(api_key)},
             roles=sorted(set(roles)),
         )
         self._database.add_user(row)
         return {"account": account, "user": user, "api_key": api_key}
+
+    def users(self) -> list[UserListing]:
+        """Every account with its users."""
+        return self._database.users()
+
+    def disable(self, account: str, user: str | None) -> int:
+        """Shut out a user, or a whole account (None), in every region at once; how many tokens that ends.
+
+        Raises:
+            SetupError: there is no such account, or no such user in it; so do the methods that follow.
+        """
+        return self._database.disable(account, user)
+
+    def enable(self, account: str, user: str | None) -> None:
+        """Let a user, or an account, in again. A user who was disabled alone stays so when the account is enabled."""
+        self._database.enable(account, user)
+
+    def remove(self, account: str, user: str | None) -> list[str]:
+        """Forget a user, or an account with all its users, with their keys and tokens; the users' names."""
+        return self._database.remove(account, user)
+
+    def change_password(self, account: str, user: str, password: str) -> int:
+        """Give a user another password; how many tokens that ends. Raises ``SetupError`` for an empty one too."""
+        return self._database.change_password(account, user, _new_hash(password))
+
+    def add_api_key(self, account: str, user: str) -> dict[str, str]:
+        """Give a user one more API key, which is shown this once."""
+        key_id, api_key = new_key_id(), secrets.token_hex(16)
+        self._database.add_api_key(account, user, key_id, _sha256(api_key))
+        return {"account": account, "user": user, "id": key_id, "api_key": api_key}
+
+    def api_keys(self, account: str, user: str) -> list[ApiKeyListing]:
+        """A user's API keys, the oldest first."""
+        return self._database.api_keys(account, user)
+
+    def remove_api_key(self, account: str, user: str, key_id: str) -> int:
+        """Forget an API key; how many tokens that ends, which are those issued for it."""
+        return self._database.remove_api_key(account, user, key_id)
+
+    def end_tokens(self, account: str, user: str | None) -> int:
+        """End the tokens of a user, or of all users of an account; how many there were."""
+        return self._database.end_tokens(account, user)
 
     def authenticate_password(self, user: str, password: str, account: str | None) -> Login:
         """Log in by password. Raises ``Unauthorized``, ``OverLimit``."""
@@ -75,15 +122,16 @@ class EmbeddedIdentity:
         known = self._database.find_user(user)
         kept = None if known is None else known.password_hash
         fits = password_fits(password, kept or self._nobody)
-        return self._login(known if fits and kept is not None else None, account)
+        return self._login(known if fits and kept is not None else None, account, api_key=None)
 
     def authenticate_api_key(self, user: str, api_key: str, account: str | None) -> Login:
         """Log in by API key. Raises ``Unauthorized``, ``OverLimit``."""
         self._count_login(user)
         known = self._database.find_user(user)
-        kept = _sha256("") if known is None else known.api_key_sha256
-        fits = hmac.compare_digest(_sha256(api_key), kept)
-        return self._login(known if fits else None, account)
+        given = _sha256(api_key)
+        keys = {} if known is None else known.api_keys
+        fitting = next((key_id for key_id, kept in keys.items() if hmac.compare_digest(given, kept)), None)
+        return self._login(known if fitting is not None else None, account, api_key=fitting)
 
     def validate(self, token: str) -> Caller:
         """Who this token speaks for. Raises ``Unauthorized``."""
@@ -103,6 +151,14 @@ class EmbeddedIdentity:
         known = self._database.find_user(user)
         return None if known is None or known.account != account else frozenset(known.roles)
 
+    def version(self) -> object:
+        """Another value after every change of the database, by whatever process."""
+        return self._database.version()
+
+    def end(self, token: str) -> None:
+        """End a token in every region."""
+        self._database.end_token(_sha256(token))
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()
@@ -113,11 +169,15 @@ class EmbeddedIdentity:
             if wait_us:
                 raise OverLimit.within_a_minute(self._logins_per_minute, wait_us)
 
-    def _login(self, user: UserRow | None, account: str | None) -> Login:
+    def _login(self, user: UserRow | None, account: str | None, *, api_key: str | None) -> Login:
+        """``api_key``: the id of the key that was given; None: a password was."""
         if user is None or (account is not None and account != user.account):
             raise Unauthorized(_WRONG)
         token = secrets.token_urlsafe(32)
-        issued_us, expires_us = self._database.add_token(_sha256(token), user.name, self._lifetime_us)
+        lifetime = self._database.add_token(_sha256(token), user, api_key, self._lifetime_us)
+        if lifetime is None:
+            raise Unauthorized(_WRONG)
+        issued_us, expires_us = lifetime
         caller = Caller(
             account=user.account,
             user=user.name,
@@ -151,6 +211,12 @@ def password_fits(password: str, kept: str) -> bool:
     """Whether ``kept`` is the hash of this password, in a time that does not tell how nearly."""
     _, n, r, p, salt, digest = kept.split("$")
     return hmac.compare_digest(_scrypt(password, bytes.fromhex(salt), int(n), int(r), int(p)), bytes.fromhex(digest))
+
+
+def _new_hash(password: str) -> str:
+    if not password:
+        raise SetupError("the password is empty")
+    return hash_password(password)
 
 
 def _kept(salt: bytes, digest: bytes) -> str:

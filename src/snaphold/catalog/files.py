@@ -1,0 +1,104 @@
+"""The files of a SQLite database: closed to others from the start, and watched while the database is open.
+
+SQLite goes on writing into files that were removed or replaced under it, and what it writes there is lost.
+"""
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection, Engine, event, exc
+
+from snaphold.errors import SetupError
+
+log = structlog.get_logger(__name__)
+
+_SUFFIXES: Final = ("", "-wal", "-shm")
+
+
+def close_to_others(path: Path) -> None:
+    """Make the database's file where there is none, and let only its owner read it and those beside it.
+
+    Raises:
+        SetupError: it cannot be made, or is somebody else's.
+    """
+    try:
+        # Never a file that is there: closing it would end SQLite's locks of this process on it, and then the next
+        # process to leave the database removes a log that this one goes on writing to.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise SetupError(f"the database {path} cannot be made: {error.strerror}") from error
+    for file in _files_of(path):
+        try:
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise SetupError(f"{file} cannot be closed to others: {error.strerror}") from error
+
+
+class WatchedFiles:
+    """The files of an open database, each of which must stay the one that was opened.
+
+    One connection is kept for as long as this object lives: while there is one, SQLite itself removes none of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        self.version()  # a first look opens all of them
+        self._opened = {file: _identity(file) for file in _files_of(path)}
+        self._told = False
+
+    def watch(self, engine: Engine) -> None:
+        """Have every transaction of this engine begin and commit only while the files are the same."""
+        event.listen(engine, "begin", self._check, insert=True)
+        event.listen(engine, "commit", self._check)
+
+    def version(self) -> object:
+        """Another value after each commit by any connection of any process; a new one where that cannot be told.
+
+        It takes microseconds, and never waits.
+        """
+        try:
+            return self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            return object()
+
+    def exchanged(self) -> Path | None:
+        """The first file that was removed or replaced since it was opened, or None."""
+        return next((file for file, opened in self._opened.items() if _identity(file) != opened), None)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _check(self, _connection: Connection) -> None:
+        file = self.exchanged()
+        if file is None:
+            self._told = False
+            return
+        if not self._told:
+            self._told = True
+            found = "replaced" if file.exists() else "removed"
+            log.error(
+                "database.file_exchanged", file=str(file), found=found, mend="put it back, or restart the service"
+            )
+        reason = sqlite3.OperationalError("its file was removed or replaced")
+        raise exc.OperationalError(None, None, reason)
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in _SUFFIXES]
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        found = os.stat(file)  # noqa: PTH116 - twice as quick, and asked at each transaction
+        return found.st_dev, found.st_ino
+    return None

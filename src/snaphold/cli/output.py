@@ -1,0 +1,50 @@
+"""What administrative commands print: tables and sentences for people, JSON for scripts."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import typer
+
+AsJSON = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+_WIDTH: Final = 1000  # columns where there is no terminal, so that no row is folded
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool) -> None:
+    """Print rows as a table whose columns are ``columns`` (heading by key), or all that they hold as a JSON list."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    if as_json:
+        print_json(list(rows))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in columns.values():
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row[key]) for key in columns))
+    width = None if sys.stdout.isatty() else _WIDTH
+    Console(highlight=False, markup=False, width=width).print(table)
+
+
+def print_outcome(sentence: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what was done: as a sentence, or as a JSON object."""
+    if as_json:
+        print_json(facts)
+    else:
+        sys.stdout.write(f"{sentence}\n")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
