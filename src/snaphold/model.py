@@ -319,6 +319,14 @@ class Backup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WaitingFull:
+    """An automated full that retention would remove, but for backups made by people that depend on it."""
+
+    backup_id: str
+    needed_by: Sequence[str]  # ids of these backups, oldest first
+
+
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """When a source is backed up by itself, in UTC. ``day_of_week``: of the full ones, Sunday 0; 7: each is full."""
 
@@ -337,6 +345,7 @@ class Schedule:
     created_us: int
     updated_us: int
     deleted_us: int | None
+    waiting_fulls: Sequence[WaitingFull] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -467,9 +476,26 @@ def expired_fulls(schedule: Schedule, fulls: Sequence[Backup]) -> list[Backup]:
     1. Only COMPLETED ones that are not being deleted count.
     2. Nothing goes before a further one was asked for, and has completed, since somebody last changed the schedule.
     3. Of the rest all but the newest ``full_backup_retention`` go.
+
+    Those that a backup made by a person depends on have to wait (``needed_by_people``).
     """
     counted = [full for full in fulls if full.status is BackupStatus.COMPLETED and not full.deleting]
     counted.sort(key=lambda full: (full.created_us, full.id))
     if not counted or counted[-1].created_us <= schedule.updated_us:
         return []
     return counted[: -schedule.full_backup_retention]
+
+
+def needed_by_people(backup_id: str, family: Sequence[Backup]) -> list[str]:
+    """The backups for whose sake retention leaves this one, oldest first. ``family``: it and all made on top of it.
+
+    1. Whoever asked for a backup decides when it goes: retention removes only what schedules have asked for.
+    2. One that has FAILED, or that its owner has told to be deleted, needs nothing any more.
+    """
+    kept = (BackupStatus.NEW, BackupStatus.BUILDING, BackupStatus.COMPLETED)
+    needing = [
+        member
+        for member in family
+        if member.id != backup_id and not member.is_automated and not member.deleting and member.status in kept
+    ]
+    return [member.id for member in sorted(needing, key=lambda member: (member.created_us, member.id))]

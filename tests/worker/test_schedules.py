@@ -12,7 +12,16 @@ from structlog.testing import capture_logs
 
 from snaphold.catalog import schedules as rows
 from snaphold.errors import NotFound, Unavailable, Unprocessable
-from snaphold.model import Backup, BackupStatus, CopyStatus, Instance, InstanceStatus, Schedule, rfc3339
+from snaphold.model import (
+    Backup,
+    BackupStatus,
+    CopyStatus,
+    Instance,
+    InstanceStatus,
+    Schedule,
+    WaitingFull,
+    rfc3339,
+)
 from snaphold.service.backups import delete_backup, list_backups, request_backup, show_backup
 from snaphold.service.instances import create_instance, delete_instance, restart_instance, show_instance
 from snaphold.service.requests import PageRequest, ScheduleChangeRequest, ScheduleRequest
@@ -349,6 +358,34 @@ def test_a_callers_backups_never_expire(region: Region) -> None:
     delete_backup(region.deployment, ACCOUNT, own.id)
     remove(region)
     assert [entry[:10] for entry in taken(region)] == ["2026-03-03", "2026-03-04"]
+
+
+def test_a_full_waits_for_the_increments_that_a_person_made(region: Region) -> None:
+    """It stays with all that stands on it, the log says so once and the schedule shows it; then it goes."""
+    instance = region.active_instance()
+    schedule = a_schedule(region, instance, day_of_week=7)
+    scheduler = Scheduler(region.deployment)
+    fulls(region, scheduler, "2026-03-01T02:00:00")
+    (oldest,) = list_backups(region.deployment, ACCOUNT, ALL).backups
+    own = request_backup(region.deployment, ACCOUNT, replace(a_backup(instance.id), parent_id=oldest.id))
+    take(region)
+    with capture_logs() as logs:
+        fulls(region, scheduler, *(f"2026-03-0{day}T02:00:00" for day in range(2, 6)))
+    told = [line for line in logs if line["event"] == "schedule.retention_waits"]
+    assert [(line["schedule"], line["backup"], line["needed_by"]) for line in told] == [
+        (schedule.id, oldest.id, [own.id])
+    ]
+    waiting = [WaitingFull(backup_id=oldest.id, needed_by=[own.id])]
+    assert list(show_schedule(region.deployment, ACCOUNT, schedule.id).waiting_fulls) == waiting
+    left = list_backups(region.deployment, ACCOUNT, ALL).backups
+    assert [backup.id for backup in left[2:]] == [own.id, oldest.id]
+    assert [rfc3339(backup.created_us)[:10] for backup in left[:2]] == ["2026-03-05", "2026-03-04"]
+    delete_backup(region.deployment, ACCOUNT, own.id)
+    remove(region)
+    round_at(region, scheduler)
+    remove(region)
+    assert [entry[:10] for entry in taken(region)] == ["2026-03-04", "2026-03-05"]
+    assert list(show_schedule(region.deployment, ACCOUNT, schedule.id).waiting_fulls) == []
 
 
 def test_a_lower_retention_waits_for_the_next_full(region: Region) -> None:

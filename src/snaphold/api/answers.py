@@ -386,6 +386,13 @@ class GroupList(Answer):
     ha_instances: list[dict[str, Any]]
 
 
+class WaitingFullAnswer(Answer):
+    """A full backup that the schedule would have deleted: backups that were asked for by hand depend on it."""
+
+    backup_id: str
+    needed_by: list[str]
+
+
 class ScheduleAnswer(Answer):
     """A schedule of backups, in UTC. Without ``copy_to`` nothing is copied; the nulls are what clients look for."""
 
@@ -405,6 +412,7 @@ class ScheduleAnswer(Answer):
     last_scheduled: str | None
     created: str
     updated: str
+    retention_waits: Sometimes[list[WaitingFullAnswer]] = None
 
 
 class ScheduleShown(Answer):
@@ -439,6 +447,11 @@ def shown_schedule(schedule: Schedule) -> ScheduleAnswer:
         last_scheduled=None if schedule.last_run_us is None else rfc3339(schedule.last_run_us),
         created=rfc3339(schedule.created_us),
         updated=rfc3339(schedule.updated_us),
+        retention_waits=[
+            WaitingFullAnswer(backup_id=full.backup_id, needed_by=list(full.needed_by))
+            for full in schedule.waiting_fulls
+        ]
+        or None,
     )
 
 

@@ -1,6 +1,8 @@
 """Schedules: made, listed, shown, changed, deleted, and run (contract, section 7)."""
 
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -8,7 +10,17 @@ import structlog
 from snaphold.catalog import backups, schedules
 from snaphold.catalog.database import Transaction
 from snaphold.errors import BadRequest, NotFound
-from snaphold.model import Backup, Rate, Schedule, expired_fulls, next_run_us, rfc3339, runs_full
+from snaphold.model import (
+    Backup,
+    Rate,
+    Schedule,
+    WaitingFull,
+    expired_fulls,
+    needed_by_people,
+    next_run_us,
+    rfc3339,
+    runs_full,
+)
 from snaphold.service import limits
 from snaphold.service.backups import begin_backup, begin_deletion, check_copies, unavailable_for_action
 from snaphold.service.deployment import Deployment
@@ -76,16 +88,17 @@ def list_schedules(deployment: Deployment, account: str, page: PageRequest, want
             source_type=wanted.source_type,
             source_id=wanted.source_id,
         )
-    if found is None:
-        raise BadRequest(f"There is no marker {page.marker}.")
-    rows, more = found if wanted.action in (None, "backup") else ([], False)
+        if found is None:
+            raise BadRequest(f"There is no marker {page.marker}.")
+        rows, more = found if wanted.action in (None, "backup") else ([], False)
+        rows = [_with_waiting(tx, schedule) for schedule in rows]
     return SchedulePage(schedules=rows, next_marker=rows[-1].id if more else None)
 
 
 def show_schedule(deployment: Deployment, account: str, schedule_id: str) -> Schedule:
     """One schedule. Raises ``NotFound``, the same for unknown, foreign and deleted ones."""
     with deployment.catalog.reading() as tx:
-        return _find(tx, account, schedule_id)
+        return _with_waiting(tx, _find(tx, account, schedule_id))
 
 
 def change_schedule(deployment: Deployment, account: str, schedule_id: str, request: ScheduleChangeRequest) -> Schedule:
@@ -151,19 +164,45 @@ def run_schedule(deployment: Deployment, schedule: Schedule) -> Backup | None:
     return backup
 
 
-def expire_fulls(deployment: Deployment, schedule: Schedule) -> list[Backup]:
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """The automated fulls that are too many: those that may go now, and those that wait."""
+
+    expired: Sequence[Backup]
+    waiting: Sequence[WaitingFull]
+
+
+def retention(tx: Transaction, schedule: Schedule) -> Retention:
+    """What of a schedule's source is to go, as far as no backup that a person made goes with it."""
+    expired, waiting = [], []
+    for full in expired_fulls(schedule, backups.automated_fulls(tx, schedule.source_id)):
+        needed_by = needed_by_people(full.id, backups.family(tx, full.id))
+        if needed_by:
+            waiting.append(WaitingFull(backup_id=full.id, needed_by=needed_by))
+        else:
+            expired.append(full)
+    return Retention(expired=expired, waiting=waiting)
+
+
+def expire_fulls(deployment: Deployment, schedule: Schedule) -> Sequence[Backup]:
     """Have the automated fulls that are too many deleted, their increments with them; those.
+
+    One that a person's backup depends on is left.
 
     Raises:
         Unprocessable: one of them is in use; nothing was marked.
     """
     with deployment.catalog.writing() as tx:
-        expired = expired_fulls(schedule, backups.automated_fulls(tx, schedule.source_id))
+        expired = retention(tx, schedule).expired
         for full in expired:
             begin_deletion(tx, deployment, full)
     for full in expired:
         log.info("schedule.expired", schedule=schedule.id, backup=full.id, account=schedule.account)
     return expired
+
+
+def _with_waiting(tx: Transaction, schedule: Schedule) -> Schedule:
+    return replace(schedule, waiting_fulls=tuple(retention(tx, schedule).waiting))
 
 
 def _find(tx: Transaction, account: str, schedule_id: str) -> Schedule:

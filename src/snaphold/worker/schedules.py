@@ -1,12 +1,14 @@
 """Running schedules: what is due is begun as soon as it can be, and what is too old goes."""
 
+from collections.abc import Sequence
+
 import structlog
 
 from snaphold.catalog import backups, hosts, schedules
 from snaphold.errors import Refused, Unavailable, Unprocessable
-from snaphold.model import DueRun, next_run_us, what_run_waits_for
+from snaphold.model import DueRun, WaitingFull, next_run_us, what_run_waits_for
 from snaphold.service.deployment import Deployment
-from snaphold.service.schedules import expire_fulls, run_schedule
+from snaphold.service.schedules import expire_fulls, retention, run_schedule
 
 log = structlog.get_logger()
 
@@ -20,6 +22,7 @@ class Scheduler:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
+        self._told_waiting: set[str] = set()  # ids of fulls
         self._told: set[tuple[str, int]] = set()  # (schedule, its next run) of those that wait
 
     def run(self) -> None:
@@ -67,11 +70,26 @@ class Scheduler:
             self._told.add(key)
             log.info("schedule.waits", schedule=run.schedule.id, source=run.schedule.source_id, reason=reason)
 
+    def _tell_waiting(self, waiting: Sequence[tuple[str, WaitingFull]]) -> None:
+        """Once of each full that waits for the backups of people that depend on it."""
+        for schedule_id, full in waiting:
+            if full.backup_id not in self._told_waiting:
+                log.info(
+                    "schedule.retention_waits", schedule=schedule_id, backup=full.backup_id, needed_by=full.needed_by
+                )
+        self._told_waiting = {full.backup_id for _, full in waiting}
+
     def _expire(self) -> None:
         """Nothing goes after a rebuild, until a person says so (snaphold.worker.rebuild)."""
         with self._deployment.catalog.reading() as tx:
-            excessive = [] if hosts.sweep_held_since(tx) is not None else schedules.with_too_many_fulls(tx)
-        for schedule in excessive:
+            held = hosts.sweep_held_since(tx) is not None
+            excessive = [
+                (schedule, retention(tx, schedule)) for schedule in ([] if held else schedules.with_too_many_fulls(tx))
+            ]
+        self._tell_waiting([(schedule.id, full) for schedule, found in excessive for full in found.waiting])
+        for schedule, found in excessive:
+            if not found.expired:
+                continue
             try:
                 expire_fulls(self._deployment, schedule)
             except Unprocessable as refusal:
