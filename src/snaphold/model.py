@@ -3,6 +3,7 @@
 Times are microseconds since the epoch (``_us``), by the database's clock.
 """
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ _PROOF_PATIENCE_US: Final = 24 * 3600 * 1_000_000
 _COPY_TRIES: Final = 18
 ARRIVAL_WAIT_US: Final = 7 * DAY_US  # of silence, before a copy from another region is given up
 SERVICE_ACCOUNT: Final = "snaphold-service"  # whose container holds what the service saves of itself; nobody's login
+_ENGINE_FILE: Final = re.compile(r"ib_logfile\d+|(xtrabackup|mariadb_backup)_(checkpoints|binlog_pos_innodb)", re.ASCII)
 KNOWN_DATASTORES: Final = ("mariadb", "mysql", "percona")  # names that a filter always understands
 
 
@@ -499,3 +501,11 @@ def needed_by_people(backup_id: str, family: Sequence[Backup]) -> list[str]:
         if member.id != backup_id and not member.is_automated and not member.deleting and member.status in kept
     ]
     return [member.id for member in sorted(needing, key=lambda member: (member.created_us, member.id))]
+
+
+def is_engine_file(database: str) -> bool:
+    """Whether a database of this name would stand where MariaDB, or preparing a backup of it, needs a file.
+
+    A server with such a database does not start again, or no backup of it can be restored.
+    """
+    return _ENGINE_FILE.fullmatch(database) is not None

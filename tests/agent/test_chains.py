@@ -20,7 +20,7 @@ from snaphold.engines.mariadb import MariaDB, MariaDBBackup
 from snaphold.errors import Damaged, ObjectMissing, Permanent
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
-from tests.support.chains import ROUNDS, ChainBench, chain_bench, tables_of, writers
+from tests.support.chains import ACCOUNT, ROUNDS, ChainBench, chain_bench, tables_of, writers
 from tests.support.instances import connect, query, wait_for
 
 pytestmark = pytest.mark.engine
@@ -274,6 +274,56 @@ def test_a_parent_of_a_later_moment_is_no_parent(bench: tuple[ChainBench, Instan
 
     with pytest.raises(Permanent, match="restored or replaced since its parent"):
         chain.take()
+
+
+LOSING_TOOL = """#!/bin/sh
+for mark in "{marks}"/*; do
+  [ -e "$mark" ] || exec "{tool}" "$@"
+  rm "$mark"
+  echo '[00] Error 2 on file ./app/t.CSM open during `app`.`t` table copy: No such file or directory' >&2
+  exit 1
+done
+"""
+
+
+def test_a_tool_that_loses_a_race_gets_another_chance(bench: tuple[ChainBench, InstanceResult]) -> None:
+    """A table that is moved or dropped while it is copied ends the tool: once is made up for, twice is the reason."""
+    chain, source = bench
+    assert chain.room.settings.state_dir is not None
+    place = chain.room.settings.state_dir / "tool"
+    marks = place / "marks"
+    marks.mkdir(parents=True)
+    marks.chmod(0o777)
+    installation = chain.room.servers.installation
+    tool = place / "mariabackup"
+    tool.write_text(LOSING_TOOL.format(marks=marks, tool=installation.mariabackup))
+    tool.chmod(0o755)
+    engine = MariaDB(replace(installation, mariabackup=tool), chain.room.servers.keys)
+    losing = replace(chain, room=replace(chain.room, engines={"mariadb": engine}))
+
+    (marks / "1").touch()
+    losing.take(full=True)
+    (marks / "1").touch()
+    assert losing.take().from_lsn is not None
+    assert tables_of(losing.restore()) == tables_of(source)
+    for number in "12":
+        (marks / number).touch()
+    with pytest.raises(Permanent, match="a table was moved or dropped while the backup tool copied it"):
+        losing.take()
+    assert list(chain.room.stores.of(ACCOUNT).list("snaphold/")) == []  # no segment of a try that failed
+
+
+def test_a_parent_that_is_damaged(bench: tuple[ChainBench, InstanceResult]) -> None:
+    """No increment is taken on it: refused where it was named, a full backup where it was not."""
+    chain, source = bench
+    chain.take(full=True)
+    assert chain.room.settings.state_dir is not None
+    (manifest,) = (chain.room.settings.state_dir / "store").rglob(f"{chain.links[0].backup_id}.json")
+    _flip(manifest)
+    with pytest.raises(Damaged):
+        chain.take()
+    assert chain.take(named=False).parent_id is None
+    assert tables_of(chain.restore()) == tables_of(source)
 
 
 def test_an_imported_tablespace_is_not_lost(bench: tuple[ChainBench, InstanceResult]) -> None:

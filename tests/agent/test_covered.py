@@ -34,4 +34,4 @@ def test_what_cannot_be_seen_counts_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
     for name in ("missing", "loop/t.ibd", "file/t.ibd", "directory"):
-        assert file_used_bytes(tmp_path / name) == 0
+        assert file_used_bytes(tmp_path, name) == 0

@@ -264,3 +264,17 @@ def test_pages_by_key(keys: set[str], limit: int) -> None:
             break
         assert parse_page(None, marker).marker == marker
     assert seen == sorted(keys)
+
+
+@pytest.mark.parametrize("name", ["xtrabackup_checkpoints", "mariadb_backup_binlog_pos_innodb", "ib_logfile1"])
+def test_a_database_where_the_engine_needs_a_file(name: str) -> None:
+    """Refused at once: its server would not start again, or no backup of it could be restored."""
+    refusal = _refusal(bodies.DatabasesCreate, _json({"databases": [{"name": name}]}))
+    assert refusal == "databases.0.name is reserved"
+
+
+@pytest.mark.parametrize("name", ["xtrabackup_info", "xtrabackup_history", "mariadb_backup_x", "ib_logfile_x"])
+def test_a_database_called_like_a_file(name: str) -> None:
+    """Other names are the customer's, whatever they begin with."""
+    body = bodies.DatabasesCreate.model_validate({"databases": [{"name": name}]})
+    assert [database.name for database in body.databases] == [name]

@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -146,12 +146,7 @@ def lease_of(task: Task) -> Lease:
 
 def chain_bench(servers: Servers, settings: Settings) -> tuple[ChainBench, InstanceResult]:
     """An instance with tables of every kind, of which chains are to be taken."""
-    assert settings.state_dir is not None
-    stores = LocalStores(settings.state_dir / "store")
-    engines = {"mariadb": MariaDB(servers.installation, servers.keys)}
-    room = Room(servers=servers, engines=engines, stores=stores, settings=settings)
-    spec = instance_spec(databases=("shop", "a_b"), users=[user_spec("app", PASSWORD, ["shop", "a_b"])])
-    source = servers.create(spec, 1)
+    bench, source = plain_bench(servers, settings, ("shop", "a_b"))
     for statement in (
         "CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(200), n INT, KEY (n))",
         "INSERT INTO shop.t (v, n) SELECT MD5(seq), seq FROM shop.seq_1_to_3000",
@@ -170,11 +165,21 @@ def chain_bench(servers: Servers, settings: Settings) -> tuple[ChainBench, Insta
         "CREATE TABLE a_b.gone (id INT PRIMARY KEY) AS SELECT seq AS id FROM shop.seq_1_to_2000",
     ):
         query(source, statement)
-    administer = superuser(servers, spec.id)
+    administer = superuser(servers, bench.spec.id)
     administer("SET GLOBAL innodb_file_per_table = OFF", 10)
     query(source, "CREATE TABLE shop.`in the system's` (id INT PRIMARY KEY, v TEXT)")
     administer("SET GLOBAL innodb_file_per_table = ON", 10)
-    return ChainBench(room=room, spec=spec), source
+    return bench, source
+
+
+def plain_bench(servers: Servers, settings: Settings, databases: Sequence[str]) -> tuple[ChainBench, InstanceResult]:
+    """An instance with these databases, empty, and a client that owns them."""
+    assert settings.state_dir is not None
+    stores = LocalStores(settings.state_dir / "store")
+    engines = {"mariadb": MariaDB(servers.installation, servers.keys)}
+    room = Room(servers=servers, engines=engines, stores=stores, settings=settings)
+    spec = instance_spec(databases=databases, users=[user_spec("app", PASSWORD, databases)])
+    return ChainBench(room=room, spec=spec), servers.create(spec, 1)
 
 
 def tables_of(result: InstanceResult) -> dict[str, object]:

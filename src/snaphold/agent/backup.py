@@ -11,7 +11,7 @@ from snaphold.agent.covered import Covered
 from snaphold.agent.lease import Lease
 from snaphold.agent.publishing import Publishing
 from snaphold.agent.room import Room
-from snaphold.engines.base import Taken
+from snaphold.engines.base import SourceChanged, SourceLocked, Taken
 from snaphold.errors import Overtaken, Permanent
 from snaphold.host.disk import birth_ns
 from snaphold.protocol import BackupResult, BackupSpec, Task
@@ -70,7 +70,7 @@ class _Attempt:
         """
         spec = self._spec
         reached(Step.BACKUP_CLAIMED)
-        parent = self._parent()
+        parent = self._parent_that_is_whole()
         if parent is not None:  # its data reached so far: a lower position of the server's log is another life of it
             self._room.servers.saw_lsn(spec.instance_id, parent.lineage.incarnation, parent.lineage.last_lsn)
         incarnation = self._room.servers.incarnation(
@@ -79,19 +79,17 @@ class _Attempt:
         size_bytes = self._room.servers.result(spec.instance_id).used_bytes
         self._lease.tell(step="taking", size_bytes=size_bytes, done_bytes=0, expected_bytes=size_bytes)
         reached(Step.BACKUP_MEASURED)
-        imported = self._imported()
         try:
-            if parent is not None:
-                self._insist_on_fit(parent, incarnation, imported)
-            written, taken = self._room.nicely(self._stream, parent, imported)
-        except _NoIncrement as error:
-            if spec.parent_id is None or spec.parent_named:
+            written, taken, imported = self._streamed(parent, incarnation, size_bytes)
+        except SourceLocked:
+            raise  # a full backup would have to wait for the same lock
+        except Permanent as error:
+            if parent is None or spec.parent_named:
                 raise
             _log.warning("full backup instead of an increment", parent=spec.parent_id, reason=str(error))
-            discard(self._publishing.store, self._publishing.prefix)
-            self._lease.tell(done_bytes=0, expected_bytes=size_bytes)
-            parent, imported = None, self._imported()
-            written, taken = self._room.nicely(self._stream, None, imported)
+            self._begin_again(size_bytes)
+            parent = None
+            written, taken, imported = self._streamed(None, incarnation, size_bytes)
         self._room.servers.saw_lsn(spec.instance_id, incarnation, taken.last_lsn)
         reached(Step.BACKUP_SEGMENTS_WRITTEN)
         return self._publishing.publish(
@@ -117,6 +115,34 @@ class _Attempt:
             chain=[] if parent is None else self._task.chain,
             size_bytes=size_bytes,
         )
+
+    def _parent_that_is_whole(self) -> Manifest | None:
+        """The parent (``_parent``); None where nobody named it, and it is damaged or gone: a full backup will do."""
+        try:
+            return self._parent()
+        except Permanent as error:
+            if self._spec.parent_named:
+                raise
+            _log.warning("full backup instead of an increment", parent=self._spec.parent_id, reason=str(error))
+            return None
+
+    def _streamed(self, parent: Manifest | None, incarnation: str, size_bytes: int) -> tuple[Written, Taken, set[str]]:
+        """Stream the backup, twice where the tool fails by a race with the server's clients.
+
+        With it come the imported tablespaces that there were when it began. Raises as ``_stream`` does.
+        """
+        try:
+            return self._room.nicely(self._stream, parent, incarnation)
+        except SourceChanged as error:
+            _log.warning("backup is taken once more", reason=str(error))
+            self._begin_again(size_bytes)
+            return self._room.nicely(self._stream, parent, incarnation)
+
+    def _begin_again(self, size_bytes: int) -> None:
+        """Remove the segments that were put, and count from nothing."""
+        self._lease.check()
+        discard(self._publishing.store, self._publishing.prefix)
+        self._lease.tell(done_bytes=0, expected_bytes=size_bytes)
 
     def _parent(self) -> Manifest | None:
         """The backup that this one is an increment on; None for a full one.
@@ -153,8 +179,16 @@ class _Attempt:
                 "hold: take a full backup first"
             )
 
-    def _stream(self, parent: Manifest | None, imported: set[str]) -> tuple[Written, Taken]:
-        """Run the backup tool and put what it says as segments. A stream read to its end is a good one."""
+    def _stream(self, parent: Manifest | None, incarnation: str) -> tuple[Written, Taken, set[str]]:
+        """Run the backup tool and put what it says as segments. A stream read to its end is a good one.
+
+        Raises:
+            _NoIncrement: it would not hold everything, or its parent is of other data than the instance has now.
+            SourceChanged, SourceLocked: the server's clients were in the way.
+        """
+        imported = self._imported()
+        if parent is not None:
+            self._insist_on_fit(parent, incarnation, imported)
         settings, watch = self._room.settings, Watch()
         server = self._room.servers.access(self._spec.instance_id)
         covered = None if parent is None else Covered(server.data_directory, watch)
@@ -188,7 +222,7 @@ class _Attempt:
                     f"the table {cut[0]} was being rebuilt while the parent {parent.id} was taken, which has nothing "
                     "of it: take a full backup first"
                 )
-        return written, taken
+        return written, taken, imported
 
     def _imported(self) -> set[str]:
         """The imported tablespaces that the instance has now: id, inode and birth of each file."""

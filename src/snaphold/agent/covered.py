@@ -29,4 +29,4 @@ class Covered:
 
     def _source_bytes(self, file: File) -> int:
         """What the file takes that ``<file>.delta`` is of; any other one is a file itself, or stands for none."""
-        return file_used_bytes(self._data / file.path.removesuffix(".delta"))
+        return file_used_bytes(self._data, file.path.removesuffix(".delta"))

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from snaphold.api.reading import Body
-from snaphold.model import Flavor, flavor_from_reference
+from snaphold.model import Flavor, flavor_from_reference, is_engine_file
 from snaphold.protocol import DatabaseSpec, UserChange, UserSpec
 from snaphold.service.requests import (
     BackupRequest,
@@ -59,7 +59,8 @@ def _identifier(text: str) -> str:
 
 
 def _database_name(text: str) -> str:
-    if text.lower() in _SYSTEM_DATABASES or text.lower().startswith(("#mysql50#", _INTERNAL)):
+    reserved = text.lower() in _SYSTEM_DATABASES or is_engine_file(text)
+    if reserved or text.lower().startswith(("#mysql50#", _INTERNAL)):
         raise ValueError("is reserved")
     return _identifier(text)
 

@@ -7,6 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from snaphold.errors import Permanent
+
+
+class SourceLocked(Permanent):
+    """A client held a table lock for longer than the tool may wait for it."""
+
+
+class SourceChanged(Permanent):
+    """The tool failed because a table was moved or dropped while it was copied; trying again may help."""
+
+
 Administer = Callable[[str, float], list[tuple[Any, ...]]]
 
 
@@ -50,8 +61,8 @@ class BackupStream(Protocol):
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer's start; 0 at the end.
 
-        Raises ``Permanent`` when the tool failed, was killed, printed no ``completed OK!``, or waited for a lock
-        longer than it may: at the latest instead of returning 0.
+        Raises ``Permanent`` when the tool failed, was killed, or printed no ``completed OK!``, ``SourceLocked`` when it
+        waited for a lock longer than it may, and ``SourceChanged``: at the latest instead of returning 0.
         """
 
     def kill(self) -> None:

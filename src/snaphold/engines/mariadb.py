@@ -18,14 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from snaphold.engines.base import ServerAccess, Taken
+from snaphold.engines.base import ServerAccess, SourceChanged, SourceLocked, Taken
 from snaphold.engines.holes import page_size_of, punch_holes
 from snaphold.engines.installation import Installation
 from snaphold.engines.keys import KeyManagement
 from snaphold.engines.options import KEY_PLUGIN, innodb_options, key_plugin
 from snaphold.errors import Permanent, SnapholdError, Unavailable
+from snaphold.model import is_engine_file
 from snaphold.stream.delta import MAX_META, Meta
 from snaphold.stream.process import Tool, ToolStream, run_tool
+from snaphold.stream.xbstream import CHECKPOINT_FILES, MAX_PART
 
 PREPARE_TIMEOUT_S: Final = 24 * 3600.0  # a large redo log on a slow disk takes its time
 LOG_COPY_INTERVAL_MS: Final = 10  # of the redo log: the longest write of the source is hardly longer
@@ -38,7 +40,7 @@ _LULL_S: Final = 0.1  # without a change: more than writers stand still while th
 _LULL_WAIT_S: Final = 1.0
 _LULL_POLL_S: Final = 0.02
 _VERDICT: Final = "completed OK!"
-_CHECKPOINTS: Final = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")  # 11.1 renamed them
+_CHECKPOINTS: Final = CHECKPOINT_FILES
 _INFO: Final = ("xtrabackup_info", "mariadb_backup_info")
 _OPTIONS: Final = "backup-my.cnf"
 _KEYS: Final = "prepare.keys"
@@ -56,7 +58,17 @@ _FIRST_BYTES: Final = _FIRST_PAGES * 65536
 _PAGE_LSN: Final = slice(16, 24)  # in a page
 _SPACE_ID: Final = 34  # in the first page
 _FIRST_ID: Final = slice(_SPACE_ID, _SPACE_ID + 4)
+_LONGEST_NAMES: Final = 506  # bytes of a directory's name and a file's in it: 10.11.19 dies of one more
+_LONGEST_IN_INCREMENT: Final = 504  # and in an increment, which it ends with
+_ENCODED: Final = re.compile(r"@([0-9a-f]{4})")  # a character of a name that is no letter, digit or _, in a file's
 _SMALL_FILE: Final = 64 << 10  # bytes
+_MESSAGES: Final = 8 << 20  # bytes of what the tool said last: a line for each file
+_RACES: Final = re.compile(  # what 10.11.19 says when it fails by them; seen under clients that rename, move and drop
+    r"Attempted to open a previously opened tablespace\.[^\n]*"
+    r"|Error 2 on file [^\n]* open during [^\n]* table copy: No such file or directory"
+    r"|DDL operation detected in the late phase of backup[^\n]*"
+)
+_RACE_TEXT: Final = 300  # characters of it that a reason quotes
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
 _BINLOG: Final = re.compile(r"filename '(?P<file>[^']*)', position '(?P<position>\d+)'")
 _GTID: Final = re.compile(r"GTID of the last change '(?P<gtid>[^']*)'")
@@ -99,6 +111,7 @@ class MariaDB:
     ) -> Iterator["MariaDBBackup"]:
         """Start mariabackup on a running server; see Engine.take."""
         self._refuse_other_versions(server)
+        self._refuse_unfit_names(server.data_directory, _LONGEST_NAMES if parent_lsn is None else _LONGEST_IN_INCREMENT)
         checkpoint_in_a_lull(server)
         begun = _Begun.of(server)
         server.messages.unlink(missing_ok=True)
@@ -265,6 +278,31 @@ class MariaDB:
         if not version.startswith(f"{series}."):
             raise Permanent(f"the server is MariaDB {version}, but the backup tool is for {series}")
 
+    def _refuse_unfit_names(self, data: Path, longest: int) -> None:
+        """Raise ``Permanent`` for names with which the tool would end in a way that tells nobody why, or too late.
+
+        ``longest``: how many bytes the names of a database's directory and of a file in it may have together.
+        """
+        others = "xtrabackup_" if self._is_renamed() else "mariadb_backup_"  # what this release does not write
+        for database in os.scandir(data):
+            if not database.is_dir(follow_symlinks=False):
+                continue
+            if is_engine_file(database.name) and not database.name.startswith(others):
+                raise Permanent(
+                    f"the database {database.name} has the name of a file of MariaDB's own, so that no backup of this "
+                    "server could be restored: move its tables to a database with another name, and drop it"
+                )
+            room = longest - len(os.fsencode(database.name))
+            if room < MAX_PART and any(len(os.fsencode(name)) > room for name in _names_in(database)):
+                raise Permanent(
+                    f"a table of the database {_decoded(database.name)} has a name that is too long for the backup "
+                    "tool: give the table, or the database, a shorter one"
+                )
+
+    def _is_renamed(self) -> bool:
+        """Whether the tool has the name that it got with 11.1."""
+        return tuple(map(int, self._installation.series.split("."))) >= (11, 1)
+
 
 class MariaDBBackup:
     """A running mariabackup; see BackupStream."""
@@ -285,12 +323,23 @@ class MariaDBBackup:
             count = self._stream.readinto(buffer)
         except Permanent as error:
             if self._watch.verdict is not None:
-                raise Permanent(self._watch.verdict) from error
+                raise SourceLocked(self._watch.verdict) from error
+            self._refuse_races(error)
             raise
         if count == 0 and not self._ended:
             _insist_on_the_verdict(self._tool.tail(), "take the backup")
             self._ended = True
         return count
+
+    def _refuse_races(self, error: Permanent) -> None:
+        """Raise ``SourceChanged`` when the tool failed by one of its races with the server's clients."""
+        with suppress(FileNotFoundError), self._tool.messages.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _MESSAGES))
+            if lost := _RACES.search(file.read().decode(errors="replace")):
+                raise SourceChanged(
+                    "a table was moved or dropped while the backup tool copied it, which ended the tool: "
+                    f"{lost[0][:_RACE_TEXT]}"
+                ) from error
 
     def kill(self) -> None:
         """End the tool now: it ignores SIGTERM."""
@@ -535,6 +584,19 @@ def _is_imported(head: bytes) -> bool:
 def _has_no_file(data: Path, table: str, space_id: int | None) -> bool:
     """Whether InnoDB knows a table, a path without its end, that has no file of its own: rightly nothing is of it."""
     return space_id is not None and (space_id == 0 or not os.path.lexists(data / f"{table}.ibd"))
+
+
+def _names_in(directory: os.DirEntry[str]) -> list[str]:
+    """What is in a database's directory; nothing where it was dropped meanwhile."""
+    try:
+        return [path.name for path in Path(directory).iterdir()]
+    except FileNotFoundError:
+        return []
+
+
+def _decoded(name: str) -> str:
+    """What people call a database or table whose file, or directory, has this name."""
+    return _ENCODED.sub(lambda found: chr(int(found[1], 16)), name)
 
 
 def _is_temporary(table: str) -> bool:

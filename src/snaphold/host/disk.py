@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import re
 import shutil
 import stat
 import struct
@@ -19,7 +20,9 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _STATX_BTIME: Final = 0x800
-_LOG_NAMES: Final = ("ib_logfile", "ibtmp", "aria_log")  # rewritten in place or temporary: no data of the source
+_LOG_NAME: Final = re.compile(  # rewritten in place or temporary: no data of the source. Beside the databases only
+    r"ib_logfile\d+|ibtmp\d+|aria_log_control|aria_log\.\d{8}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,22 +138,23 @@ def used_bytes(data: Path) -> int:
     for entry in _walk(data):
         try:
             if entry.is_file(follow_symlinks=False):
-                total += _counted(entry.name, entry.stat(follow_symlinks=False))
+                total += _counted(entry.path.removeprefix(f"{data}/"), entry.stat(follow_symlinks=False))
         except FileNotFoundError:  # a table was dropped meanwhile
             continue
     return total
 
 
-def file_used_bytes(path: Path) -> int:
-    """What one file of a data directory adds to ``used_bytes``; 0 where that cannot be seen."""
+def file_used_bytes(data: Path, path: str) -> int:
+    """What one file of a data directory (its path in there) adds to ``used_bytes``; 0 where that cannot be seen."""
     try:
-        return _counted(path.name, path.lstat())
+        return _counted(path, (data / path).lstat())
     except OSError:
         return 0
 
 
-def _counted(name: str, facts: os.stat_result) -> int:
-    return facts.st_blocks * 512 if stat.S_ISREG(facts.st_mode) and not name.startswith(_LOG_NAMES) else 0
+def _counted(path: str, facts: os.stat_result) -> int:
+    counts = stat.S_ISREG(facts.st_mode) and not _LOG_NAME.fullmatch(path)
+    return facts.st_blocks * 512 if counts else 0
 
 
 def birth_ns(path: Path) -> int | None:

@@ -42,6 +42,7 @@ from snaphold.host.processes import (
 from snaphold.host.session import MOST_BYTES, Session, session
 from snaphold.host.template import template_directory
 from snaphold.protocol import Datastore, InstanceResult, InstanceSpec, InstanceState, QuestionKind
+from snaphold.stream.xbstream import TOOL_FILES
 
 MEGABYTE: Final = 1 << 20  # bytes
 ERROR_LOG_LIMIT: Final = 8 << 20  # bytes, after which a start begins a new error log and keeps one old
@@ -49,7 +50,7 @@ STOP_PATIENCE_S: Final = 60.0  # for a server that writes its pages back; then i
 LOOK_PATIENCE_S: Final = 1.0  # of a look at an instance that something is done to
 _ADDRESS_IN_USE: Final = "Bind on TCP/IP port: Address already in use"
 _DISK_FULL: Final = re.compile(r"No space left|[Dd]isk (is )?full|error number 28|errno: 28|error 28")
-_TOOL_FILES: Final = ("xtrabackup_*", "mariadb_backup_*", "backup-my.cnf", "snaphold.incarnation", "ib_buffer_pool")
+_LEFT_OUT: Final = TOOL_FILES | {"snaphold.incarnation"}  # of what is restored
 _REMOVED: Final = ".removed."
 
 
@@ -226,9 +227,10 @@ class Servers:
             raise Overtaken(f"attempt {attempt} at restoring instance {spec.id} has nothing here")
         staging = directory.staging(attempt)
         if staging.is_dir():  # else a kill came between the rename and here
-            for pattern in _TOOL_FILES:
-                for path in staging.glob(pattern):
-                    path.unlink()
+            for path in (staging / name for name in _LEFT_OUT):
+                with contextlib.suppress(FileNotFoundError):
+                    if stat.S_ISREG(path.lstat().st_mode):  # a database may have the name of another release's file
+                        path.unlink()
             disk.refuse_foreign_files(staging, record.owner)
             if record.kind != "proof":
                 disk.sync_filesystem(staging)

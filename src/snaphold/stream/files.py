@@ -1,6 +1,7 @@
 """The files that streams become, below one directory: made anew, never through links."""
 
 import os
+import stat
 from contextlib import suppress
 from typing import Final
 
@@ -8,8 +9,9 @@ from isal import isal_zlib
 
 from snaphold.errors import Damaged
 from snaphold.store.direct import DirectWriter
-from snaphold.stream.xbstream import File
+from snaphold.stream.xbstream import DISPLACED, File
 
+_DISPLACED: Final = {path: instead for instead, path in DISPLACED.items()}
 _MAX_DIRECTORIES: Final = 256  # open at once
 
 
@@ -24,6 +26,16 @@ class Tree:
         """A descriptor of a new file, 0600, to be written. Raises ``OSError`` when there is something of this name."""
         directory, name = self.place(path)
         return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+
+    def create_or_displace(self, path: str) -> int:
+        """As ``create``; but what the tool tells people of a backup gives way to a database of the same name."""
+        try:
+            return self.create(path)
+        except FileExistsError:
+            instead = _DISPLACED.get(path)
+            if instead is None or not stat.S_ISDIR(os.stat(path, dir_fd=self._directories[""]).st_mode):
+                raise
+            return self.create(instead)
 
     def open(self, path: str) -> int:
         """A descriptor of a file that was made before."""
@@ -87,7 +99,7 @@ class WholeFiles:
 
     def opened(self, file: File) -> None:
         """The file is made."""
-        self._open[file.number] = self._tree.create(file.path)
+        self._open[file.number] = self._tree.create_or_displace(file.path)
 
     def payload(self, file: File, offset: int, piece: memoryview) -> None:
         """Its bytes are written."""

@@ -24,7 +24,7 @@ from snaphold.errors import Damaged
 from snaphold.store.direct import write_all
 from snaphold.stream.delta import MAX_META, DeltaReader, Meta, PageSet
 from snaphold.stream.files import Tree
-from snaphold.stream.xbstream import File
+from snaphold.stream.xbstream import CHECKPOINT_FILES, File
 
 META: Final = ".meta"
 _DELTA: Final = ".delta"
@@ -32,7 +32,6 @@ _WHOLE: Final = (".ibd", ".new")  # InnoDB's files that a layer holds whole; .ne
 INCREMENT_PAGES: Final = (META, _DELTA, *_WHOLE)  # files of an increment that an overlay of a newer one reads
 _PAGE_HEAD: Final = struct.Struct(">4xI26xII4xI")  # number of the page, its tablespace; FSP_SPACE_ID, FSP_SIZE
 _SMALLEST_FILE: Final = 4  # pages, of the system's size
-_CHECKPOINTS: Final = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")  # until and since MariaDB 11
 _AS_FULL: Final = {b"backup_type": b"full-backuped", b"from_lsn": b"0"}
 _MAX_CHECKPOINTS: Final = 64 << 10  # bytes
 
@@ -117,7 +116,7 @@ class Overlay:
                 os.ftruncate(descriptor, size)
             finally:
                 os.close(descriptor)
-        for name in _CHECKPOINTS:
+        for name in CHECKPOINT_FILES:
             self._call_full(name)
 
     def _pages(self, space: _Space) -> int | None:
@@ -142,7 +141,7 @@ class Overlay:
     def _call_full(self, name: str) -> None:
         try:
             descriptor = self.tree.open(name)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):  # a database may have the name that other releases' files have
             return
         try:
             lines = os.pread(descriptor, _MAX_CHECKPOINTS, 0).splitlines()
@@ -261,7 +260,7 @@ class _WholeFile:
     """Writes a file as it is."""
 
     def __init__(self, tree: Tree, path: str) -> None:
-        self._tree, self._descriptor = tree, tree.create(path)
+        self._tree, self._descriptor = tree, tree.create_or_displace(path)
 
     def payload(self, offset: int, piece: memoryview) -> None:
         self._tree.write(self._descriptor, piece, offset)

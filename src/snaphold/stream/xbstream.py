@@ -25,14 +25,28 @@ MAGIC: Final = b"XBSTCK01"
 REPLACES: Final = 2
 MAX_PATH: Final = 511  # bytes; mbstream's FN_REFLEN - 1
 MAX_PART: Final = 255  # bytes; NAME_MAX
+MADE_UP: Final = (".meta", ".delta")  # what an increment puts behind a file's name: such a file need never be made
 MAX_DEPTH: Final = 8
 MAX_OPEN: Final = 256  # files that may be incomplete at once; the tool has as many as it has threads
-LAST_FILES: Final = frozenset({"xtrabackup_info", "mariadb_backup_info"})  # until and since MariaDB 11
+_PREFIXES: Final = ("xtrabackup_", "mariadb_backup_")  # of the tool's own files, until and since MariaDB 11
+LAST_FILES: Final = frozenset(f"{prefix}info" for prefix in _PREFIXES)
+CHECKPOINT_FILES: Final = tuple(f"{prefix}checkpoints" for prefix in _PREFIXES)
+FACT_FILES: Final = LAST_FILES | {  # which the tool leaves for people: neither --prepare nor a server reads them
+    f"{prefix}{name}" for prefix in _PREFIXES for name in ("binlog_info", "galera_info", "slave_info")
+}
+DISPLACED: Final = {f"{name}.file": name for name in FACT_FILES}  # where a database, which has no dot, has that name
+TOOL_FILES: Final = FACT_FILES.union(  # regular files beside the databases; whatever else is there is the customer's
+    CHECKPOINT_FILES,
+    DISPLACED,
+    (f"{prefix}binlog_pos_innodb" for prefix in _PREFIXES),
+    ("backup-my.cnf", "ib_buffer_pool"),
+)
 
 _WHILE_COMMITS_WAIT: Final = ("mysql/general_log.CS", "mysql/slow_log.CS")  # the server's logs in tables are first then
 _NOT_TRANSACTIONAL: Final = (".MYD", ".MYI", ".MRG", ".ARZ", ".ARM", ".CSV", ".CSM")  # from BACKUP STAGE FLUSH on
 _DEFINITIONS: Final = (".frm", ".new", ".ren", ".del")  # and what was made or changed meanwhile: from BLOCK_DDL on
 
+_MAX_LENGTH: Final = MAX_PATH + max(map(len, MADE_UP))  # bytes
 _HEAD = struct.Struct("<8sBcI")
 _PAYLOAD = struct.Struct("<QQI")
 _SEEK = struct.Struct("<Q")
@@ -342,8 +356,9 @@ def safe_path(raw: bytes) -> str:
         path = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise Damaged(f"the stream names a file {raw!r}") from None
-    parts = path.split("/")
-    good = len(raw) <= MAX_PATH and len(parts) <= MAX_DEPTH and path.isprintable()
+    name = next((path.removesuffix(end) for end in MADE_UP if path.endswith(end)), path)
+    parts = name.split("/")
+    good = len(name.encode()) <= MAX_PATH and len(parts) <= MAX_DEPTH and path.isprintable()
     if not good or any(part in {"", ".", ".."} or len(part.encode()) > MAX_PART for part in parts):
         raise Damaged(f"the stream names a file {path!r}")
     return path
@@ -363,12 +378,12 @@ def _header_length(header: bytes | bytearray | memoryview) -> int:
     _, flags, kind, length = _HEAD.unpack_from(header)
     if kind not in _AFTER_PATH:
         raise Damaged(f"the stream has a chunk of type {kind!r} (flags {flags}), which this release does not know")
-    if not 0 < length <= MAX_PATH:
+    if not 0 < length <= _MAX_LENGTH:
         raise Damaged(f"the stream names a file of {length} bytes")
     fixed: int = _HEAD.size + length + _AFTER_PATH[kind]
     if kind != b"R" or have < fixed:
         return fixed
     new: int = _LENGTH.unpack_from(header, fixed - _LENGTH.size)[0]
-    if not 0 < new <= MAX_PATH:
+    if not 0 < new <= _MAX_LENGTH:
         raise Damaged(f"the stream renames a file to {new} bytes")
     return fixed + new

@@ -10,7 +10,7 @@ from typing import Final, Self
 from isal import isal_zlib
 
 from snaphold.errors import Permanent
-from snaphold.stream.xbstream import LAST_FILES, MAGIC
+from snaphold.stream.xbstream import DISPLACED, LAST_FILES, MAGIC
 
 CHUNK_SIZE: Final = 1 << 20  # bytes of payload
 _HEAD: Final = struct.Struct("<8sBcI")
@@ -65,12 +65,12 @@ class TreeStream:
     def _stream(self) -> Generator[bytes, None, None]:
         paths = [path.relative_to(self._directory).as_posix() for path in self._directory.rglob("*") if path.is_file()]
         for path in sorted(paths, key=_order):
-            yield from _file(self._directory / path, path.encode())
+            yield from _file(self._directory / path, DISPLACED.get(path, path).encode())
             (self._directory / path).unlink()
 
 
 def _order(path: str) -> tuple[int, str]:
-    if path in LAST_FILES:
+    if DISPLACED.get(path, path) in LAST_FILES:
         return 2, path
     return (1 if path in _LATE else 0), path
 
