@@ -11,18 +11,65 @@ Every message carries the agent's ``session``: what an earlier process of the sa
 ``hello``. 409 to ``progress`` or ``report`` means *overtaken*: the attempt must stop and remove what it wrote.
 401 means that the token is not (or no longer) good. Only ids, names, numbers and password hashes travel; never a
 password, never a caller's token.
+
+Neither side believes the other: every text has a form or a length, every list a number of entries, every number a range
+that the catalog can keep. A message that does not fit is refused as a whole (400); nothing of it is written.
 """
 
+import ipaddress
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from snaphold.model import ID_FORM, ProofLevel, ProofStatus
+from snaphold.model import ID_FORM, ProofLevel, ProofStatus, parse_rfc3339
 
 VERSION = 1
 SEGMENT_BYTES = 64 << 20  # every segment of an object but the last; no body that a peer sends is larger
+MAX_INSTANCES: Final = 10_000  # of one host
+MAX_REASON: Final = 4_000  # characters of a reason; what is longer is cut
+MAX_DESCRIPTION: Final = 65_535  # characters of a backup's description
+_MAX_AT_WORK: Final = 1_000
+_MAX_WANTED: Final = 1_000
+_MAX_NAMES: Final = 100_000  # of databases and users of an instance
+_MAX_OBJECTS: Final = 1_000_000  # of one backup
+
+
+def _shortened(text: object) -> object:
+    return text[:MAX_REASON] if isinstance(text, str) else text
+
+
+def _checked_time(text: str) -> str:
+    if parse_rfc3339(text) < 0:
+        raise ValueError("must not be before 1970")
+    return text
+
+
+def _checked_address(text: str) -> str:
+    return str(ipaddress.ip_address(text))
+
+
 Number = Annotated[int, Field(ge=0, lt=1 << 63)]  # as large as the record can keep
+Small = Annotated[int, Field(ge=0, lt=1 << 31)]  # MB, GB, numbers of attempts
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Reason = Annotated[str, BeforeValidator(_shortened)]  # words for people
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+Session = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,36}$")]
+Account = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+User = Annotated[str, Field(pattern=r"^\S{1,128}$")]
+RegionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+Incarnation = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ObjectName = Annotated[str, Field(pattern=f"^{ID_FORM}\\.xbstream\\.(?:gz|zst)$")]  # of a backup's data
+DatastoreType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,31}$")]
+Series = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")]  # "10.11"
+FullVersion = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$")]  # "10.11.19"
+Time = Annotated[  # RFC 3339, UTC
+    str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z$"), AfterValidator(_checked_time)
+]
+NameTold = Annotated[str, Field(max_length=255)]  # of something in a server
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Address = Annotated[str, Field(pattern=r"^[0-9A-Fa-f:.]{2,45}$"), AfterValidator(_checked_address)]  # of IP, no name
 
 
 class Message(BaseModel):
@@ -67,32 +114,75 @@ class QuestionKind(StrEnum):
     DISABLE_ROOT = "disable_root"  # {} → {}
 
 
+class DatabaseTold(Message):
+    """A database that clients made."""
+
+    name: NameTold
+    character_set: NameTold | None = None
+    collate: NameTold | None = None
+
+
+class DatabasesTold(Message):
+    """The answer to LIST_DATABASES."""
+
+    databases: Annotated[list[DatabaseTold], Field(max_length=_MAX_NAMES)]
+
+
+class RightTold(Message):
+    """A database that a user may use."""
+
+    name: NameTold
+
+
+class UserTold(Message):
+    """A user that clients made."""
+
+    name: NameTold
+    host: NameTold
+    databases: Annotated[list[RightTold], Field(max_length=_MAX_NAMES)]
+
+
+class UsersTold(Message):
+    """The answer to LIST_USERS."""
+
+    users: Annotated[list[UserTold], Field(max_length=_MAX_NAMES)]
+
+
+class RootTold(Message):
+    """The answer to SHOW_ROOT."""
+
+    enabled: bool
+
+
 class Datastore(Message):
     """A database engine and version that a host can really run."""
 
-    type: str  # "mariadb"
-    version: str  # "10.11"
-    full_version: str  # "10.11.19"
+    type: DatastoreType  # "mariadb"
+    version: Series
+    full_version: FullVersion
 
 
 class InstanceState(Message):
     """One instance as its host sees it."""
 
-    id: str
+    id: Id
     running: bool
     used_bytes: Number | None = None
-    incarnation: str | None = Field(default=None, max_length=64)  # this life of its data directory
+    incarnation: Incarnation | None = None  # this life of its data directory
     max_lsn: Number | None = None  # up to which its redo log is on the disk
-    fault: str | None = None  # why it does not run, in plain words
+    fault: Reason | None = None  # why it does not run, in plain words
+
+
+InstanceStates = Annotated[list[InstanceState], Field(max_length=MAX_INSTANCES)]
 
 
 class Hello(Message):
     """An agent process has started."""
 
     protocol: Number = VERSION
-    session: str
-    datastores: list[Datastore]
-    instances: list[InstanceState]
+    session: Session
+    datastores: Annotated[list[Datastore], Field(max_length=32)]
+    instances: InstanceStates
     shared_system_user: bool  # True: not root, every server runs as the same system user
     accepts_shared: bool  # whether a second account's instance may be put on such a host
 
@@ -100,8 +190,8 @@ class Hello(Message):
 class Heartbeat(Message):
     """The host is there, and this is how its instances are."""
 
-    session: str
-    instances: list[InstanceState]
+    session: Session
+    instances: InstanceStates
 
 
 class Desired(Message):
@@ -122,10 +212,11 @@ class Welcome(Desired):
 class Claim(Message):
     """Give me something to do; wait up to ``wait_s`` for it."""
 
-    session: str
+    session: Session
     wait_s: float = Field(ge=0, le=60)
     accept_tasks: bool = True  # False: questions only, every task slot is taken
-    at_work: dict[str, Number] = {}  # attempts that go on, by task: of those given up it is told at once
+    at_work: Annotated[dict[Id, Number], Field(max_length=_MAX_AT_WORK)] = {}  # attempts that go on, by task: of
+    # those given up it is told at once
 
 
 class DatabaseSpec(Message):
@@ -251,9 +342,9 @@ class Work(Message):
 class Progress(Message):
     """The attempt goes on. Every field but the first two is optional, and kept when it is None."""
 
-    session: str
-    attempt: Number
-    step: str | None = None  # the step's name, for people
+    session: Session
+    attempt: Small
+    step: Annotated[str, Field(max_length=64)] | None = None  # the step's name, for people
     size_bytes: Number | None = None  # what the source's data used when it was measured (backup)
     done_bytes: Number | None = None
     expected_bytes: Number | None = None
@@ -265,44 +356,44 @@ class ProofResult(Message):
 
     status: ProofStatus
     level: ProofLevel
-    at: str  # when it ended, RFC 3339 with seconds
-    seconds: float
-    reason: str | None = None  # why it did not pass
-    mend_from: str | None = None  # the region that has whole what is damaged, as far as its record says
+    at: Time  # when it ended, with seconds
+    seconds: Seconds
+    reason: Reason | None = None  # why it did not pass
+    mend_from: RegionName | None = None  # the region that has whole what is damaged, as far as its record says
 
 
 class BackupResult(Message):
     """What the record keeps of a completed backup."""
 
-    manifest_sha256: str
-    parent_id: str | None = None  # what it was really taken from: None where a full was taken instead of an increment
+    manifest_sha256: Sha256
+    parent_id: Id | None = None  # what it was really taken from: None where a full was taken instead of an increment
     size_bytes: Number
     object_bytes: Number
-    object_name: str  # "<id>.xbstream.gz" or ".zst"
-    incarnation: str
+    object_name: ObjectName
+    incarnation: Incarnation
     from_lsn: Number | None
     checkpoint_lsn: Number | None  # the start checkpoint, on which an increment may be taken
     to_lsn: Number
-    updated: str  # the manifest's own time, RFC 3339 with seconds
+    updated: Time  # the manifest's own, with seconds
     proof: ProofResult | None = None  # passed, where one was asked for
 
 
 class InstanceResult(Message):
     """Where a created or restored instance can be reached."""
 
-    address: str
-    port: Number
+    address: Address
+    port: Port
     used_bytes: Number
-    full_version: str
+    full_version: FullVersion
 
 
 class Report(Message):
     """The attempt has ended. ``reason`` is for people and set exactly when ``ok`` is False."""
 
-    session: str
-    attempt: Number
+    session: Session
+    attempt: Small
     ok: bool
-    reason: str | None = None
+    reason: Reason | None = None
     backup: BackupResult | None = None
     instance: InstanceResult | None = None
     proof: ProofResult | None = None  # VERIFY
@@ -311,11 +402,11 @@ class Report(Message):
 class Answer(Message):
     """The answer to a question. ``error`` is a class name of snaphold.errors.Refused's children, or "Unavailable"."""
 
-    session: str
+    session: Session
     ok: bool
     payload: dict[str, Any] = {}
-    error: str | None = None
-    message: str | None = None
+    error: Annotated[str, Field(max_length=32)] | None = None
+    message: Reason | None = None
 
 
 class PeerQuestion(Message):
@@ -326,17 +417,17 @@ class PeerQuestion(Message):
     """
 
     version: int = VERSION
-    account: str
-    region: str  # the asking one
-    wanted: dict[str, str | None]
-    user: str | None = None
+    account: Account
+    region: RegionName  # the asking one
+    wanted: Annotated[dict[Id, Id | None], Field(max_length=_MAX_WANTED)]
+    user: User | None = None
 
 
 class PeerCopy(Message):
     """A backup of the asking region as the asked one has it."""
 
-    id: str
-    manifest_sha256: str
+    id: Id
+    manifest_sha256: Sha256
 
 
 class PeerAnswer(Message):
@@ -345,9 +436,9 @@ class PeerAnswer(Message):
     ``full``: why no more backups of the account may come, where they may not.
     """
 
-    deployment: str
-    copies: dict[str, PeerCopy]
-    full: str | None = None
+    deployment: Id
+    copies: Annotated[dict[Id, PeerCopy], Field(max_length=_MAX_WANTED)]
+    full: Reason | None = None
 
 
 class PeerAnnouncement(Message):
@@ -358,20 +449,20 @@ class PeerAnnouncement(Message):
 
     version: int = VERSION
     id: str = Field(pattern=f"^{ID_FORM}$")  # of the copy
-    account: str
-    region: str  # the one that it comes from
-    made_from: str
-    user: str | None  # who wants it
-    segments: Number  # that its data object has
+    account: Account
+    region: RegionName  # the one that it comes from
+    made_from: Id
+    user: User | None  # who wants it
+    segments: Annotated[int, Field(ge=0, le=_MAX_OBJECTS)]  # that its data object has
 
 
 class PeerWithdrawal(Message):
     """``POST /peer/v1/withdraw`` → PeerWithdrawn: no more objects of this copy will come; what came is removed."""
 
     version: int = VERSION
-    id: str
-    account: str
-    region: str
+    id: Id
+    account: Account
+    region: RegionName
 
 
 class PeerWithdrawn(Message):
@@ -388,30 +479,30 @@ class PeerRecord(Message):
     """
 
     version: int = VERSION
-    id: str
-    account: str
-    name: str
-    description: str | None
-    source_type: str
-    source_id: str
-    instance_id: str | None
-    parent_id: str | None
-    datastore: str
-    backup_version: str  # of the datastore
-    flavor_ram_mb: int
-    volume_gb: int
+    id: Id
+    account: Account
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION)] | None
+    source_type: Literal["instance", "ha"]
+    source_id: Id
+    instance_id: Id | None
+    parent_id: Id | None
+    datastore: DatastoreType
+    backup_version: Series  # of the datastore
+    flavor_ram_mb: Small
+    volume_gb: Small
     is_automated: bool
-    made_from: str
-    made_from_region: str
-    size_bytes: int
-    object_bytes: int
-    object_name: str
-    manifest_sha256: str
-    incarnation: str
-    checkpoint_lsn: int | None
-    to_lsn: int
-    created: str
-    updated: str
+    made_from: Id
+    made_from_region: RegionName
+    size_bytes: Number
+    object_bytes: Number
+    object_name: ObjectName
+    manifest_sha256: Sha256
+    incarnation: Incarnation
+    checkpoint_lsn: Number | None
+    to_lsn: Number
+    created: Time
+    updated: Time
 
 
 class PeerPublication(Message):
@@ -420,26 +511,26 @@ class PeerPublication(Message):
     409: there is one of that name; 422: they do not add up to it.
     """
 
-    prefix: str
-    count: Number
+    prefix: Annotated[str, Field(max_length=1_000)]
+    count: Annotated[int, Field(ge=0, le=_MAX_OBJECTS)]
     size_bytes: Number
 
 
 class PeerDigest(Message):
     """The SHA-256 (hexadecimal) of bytes that lie in the asked region."""
 
-    sha256: str
+    sha256: Sha256
 
 
 class PeerObject(Message):
     """One object as its store lists it."""
 
-    name: str
+    name: Annotated[str, Field(max_length=1_000)]
     size_bytes: Number
-    modified_s: float
+    modified_s: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 class PeerListing(Message):
     """Objects, by name."""
 
-    objects: list[PeerObject]
+    objects: Annotated[list[PeerObject], Field(max_length=_MAX_OBJECTS)]

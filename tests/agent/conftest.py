@@ -88,7 +88,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     """A region with an API, reached over a line that is good for now."""
     with opened_site(tmp_path, lease_s=LEASE_S, renew_s=RENEW_S) as site:
         line = Line(site.app)
-        with served_app(line) as url:  # type: ignore[arg-type] # any ASGI application can be served
+        with served_app(line) as url:  # any ASGI application can be served
             yield Place(site, line, url, tmp_path)
             site.app.state.desk.ending.set()  # long polls end now
 

@@ -1,5 +1,6 @@
 """A region with its edge: the real application on a real socket, and a host that the test plays over `/agent/v1`."""
 
+import hashlib
 import re
 import ssl
 import threading
@@ -15,7 +16,6 @@ from typing import Any, Self
 import httpx
 import structlog
 import uvicorn
-from fastapi import FastAPI
 
 from snaphold.api import KnownPeers, ObjectReader, create_app
 from snaphold.api.connections import Bounds, Connections
@@ -45,6 +45,7 @@ FAULTS = {
     501: "notImplemented",
     503: "serviceUnavailable",
 }
+MANIFEST, DATA = b"{}", bytes(1 << 20)  # of a backup that the host of the test has taken
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the certificates of this machine takes its time
 USERS = {  # user: account, roles
     "demo": ("1234", []),
@@ -141,7 +142,7 @@ class Site:
         if not ok:
             report["reason"] = "it was told to fail"
         elif task["backup"] is not None:
-            report["backup"] = a_result_of(task)
+            report["backup"] = self.stored_backup(task)
         else:
             report["instance"] = {
                 "address": "127.77.0.1",
@@ -151,6 +152,14 @@ class Site:
             }
         assert self.agent(f"tasks/{task['id']}/report", report).status_code == 200
         return dict(task)
+
+    def stored_backup(self, task: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a backup's manifest and data into the store, as its host does; what the host then says of it."""
+        store = self.stores.of(task["backup"]["account"])
+        store.replace(f"{task['backup']['id']}.json", MANIFEST)
+        store.replace(f"{task['backup']['id']}.xbstream.gz", DATA)
+        result = a_result_of(task)
+        return result | {"manifest_sha256": hashlib.sha256(MANIFEST).hexdigest(), "object_bytes": len(DATA)}
 
     def instance(self, *, user: str = "demo", account: str = "1234", **more: Any) -> dict[str, Any]:
         """An ACTIVE instance."""
@@ -184,6 +193,23 @@ class FailingGate:
         raise self.error
 
 
+class FailingObjects:
+    """A store that answers everything with the same exception."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def size(self, account: str, name: str) -> int:
+        """Fail."""
+        del account, name
+        raise self.error
+
+    def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
+        """Fail."""
+        del account, name, start, length
+        raise self.error
+
+
 class AnsweringHost:
     """The host's agent, which keeps databases and users of instances in memory, and answers questions in a thread."""
 
@@ -195,6 +221,7 @@ class AnsweringHost:
         self.users: dict[tuple[str, str], dict[str, Any]] = {}
         self.root: str | None = None
         self.refuse: tuple[str, str] | None = None
+        self.lie: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -212,7 +239,10 @@ class AnsweringHost:
                 claim = {"session": session, "wait_s": 0.3, "accept_tasks": False}
                 question = client.post("/agent/v1/claim", json=claim, headers=headers).json()["question"]
                 if question is not None:
-                    answer = {"session": session, **self._answer(question["kind"], question["payload"])}
+                    said = self._answer(question["kind"], question["payload"])
+                    answer = {"session": session, **said}
+                    if self.lie is not None:
+                        answer["payload"] = self.lie
                     client.post(f"/agent/v1/questions/{question['id']}/answer", json=answer, headers=headers)
 
     def _answer(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -396,7 +426,7 @@ _apps: list[DescribedAPI] = []
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: Any) -> Iterator[str]:
     """Serve it on a free port of this machine; its address."""
     door = _doors.pop() if _doors else Door()
     door.stand_behind(app)

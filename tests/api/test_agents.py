@@ -1,13 +1,32 @@
+import re
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import event
 
+from snaphold.errors import Transient
+from snaphold.protocol import MAX_INSTANCES, MAX_REASON
 from snaphold.service import hosts
-from tests.api.site import Site, check_fault, poll, routes_of
+from tests.api.site import FailingObjects, Site, a_result_of, check_fault, poll, routes_of
 
 NOTHING: dict[str, Any] = {"task": None, "question": None, "given_up": []}
+OK: dict[str, Any] = {"session": "s", "attempt": 1, "ok": True}
+BUILT: dict[str, Any] = {"address": "127.77.0.1", "port": 3306, "used_bytes": 1, "full_version": "10.11.19"}
+TAKEN: dict[str, Any] = {
+    "manifest_sha256": "0" * 64,
+    "size_bytes": 1,
+    "object_bytes": 1,
+    "object_name": f"{uuid.uuid4()}.xbstream.gz",
+    "incarnation": "i",
+    "from_lsn": None,
+    "checkpoint_lsn": 1,
+    "to_lsn": 2,
+    "updated": "2026-01-02T03:04:05Z",
+}
 
 
 def _hello(session: str) -> dict[str, Any]:
@@ -144,11 +163,91 @@ def test_another_hosts_task(site: Site) -> None:
         ("claim", {"session": "s", "wait_s": -1}),
         ("tasks/x/report", {"session": "s"}),
         ("questions/x/answer", []),
+        ("hello", _hello("s" * 37)),
+        ("hello", {**_hello("s2"), "instances": [{"id": "i", "running": True}] * (MAX_INSTANCES + 1)}),
+        ("hello", {**_hello("s2"), "instances": [{"id": "../i", "running": True}]}),
+        ("hello", {**_hello("s2"), "instances": [{"id": "i", "running": True, "max_lsn": 1 << 63}]}),
+        ("hello", {**_hello("s2"), "datastores": [{"type": "<b>", "version": "10.11", "full_version": "10.11.19"}]}),
+        ("hello", {**_hello("s2"), "datastores": [{"type": "mariadb", "version": "10", "full_version": "10.11.19"}]}),
+        ("claim", {"session": "s", "wait_s": 0, "at_work": {f"t{n}": 1 for n in range(1_001)}}),
+        ("tasks/x/progress", {"session": "s", "attempt": 1, "step": "s" * 65}),
+        ("tasks/x/report", {**OK, "instance": {**BUILT, "address": "<script>alert(1)</script>"}}),
+        ("tasks/x/report", {**OK, "instance": {**BUILT, "address": "db.example.com"}}),
+        ("tasks/x/report", {**OK, "instance": {**BUILT, "port": 65_536}}),
+        ("tasks/x/report", {**OK, "backup": {**TAKEN, "object_name": "../1.xbstream.gz"}}),
+        ("tasks/x/report", {**OK, "backup": {**TAKEN, "manifest_sha256": "no hash"}}),
+        ("tasks/x/report", {**OK, "backup": {**TAKEN, "to_lsn": -1}}),
+        ("tasks/x/report", {**OK, "backup": {**TAKEN, "updated": "2026-02-30T00:00:00Z"}}),
+        ("tasks/x/report", {**OK, "proof": {"status": "passed", "level": "restore", "at": "today", "seconds": 1}}),
     ],
 )
 def test_bad_messages(site: Site, path: str, body: object) -> None:
-    """What is no message of the protocol is a 400."""
+    """What is no message of the protocol, in form, number or size, is a 400."""
     check_fault(site.agent(path, body), 400)
+
+
+def test_reasons_are_cut(site: Site) -> None:
+    """However long a host's reason is, what is kept of it has an end."""
+    instance = site.ok("POST", "/instances", {"instance": {"flavorRef": 1, "volume": {"size": 1}}})["instance"]["id"]
+    task = site.claim()["task"]
+    report = {"session": site.region.session, "attempt": 1, "ok": False, "reason": "x" * 100_000}
+    assert site.agent(f"tasks/{task['id']}/report", report).status_code == 200
+    assert len(site.ok("GET", f"/instances/{instance}")["instance"]["reason"]) <= MAX_REASON
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"manifest_sha256": "1" * 64}, "The manifest of backup .* is another one."),
+        ({"object_bytes": 7}, "The data object of backup .* has another length."),
+        ({"object_name": f"{uuid.uuid4()}.xbstream.gz"}, "The object .* is not backup .*"),
+        ({"object_name": "{id}.xbstream.zst"}, "The data object of backup .* is not in the store."),
+        ({"parent_id": str(uuid.uuid4())}, "The backup was not taken from the parent that was asked for."),
+        (None, "The manifest of backup .* is not in the store."),
+    ],
+)
+def test_what_a_host_says_of_a_backup_is_looked_for(site: Site, change: dict[str, Any] | None, reason: str) -> None:
+    """COMPLETED means that the store has it, under its own name; else it is FAILED, and its host must clear it away."""
+    instance = site.instance()["id"]
+    backup = site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance}})["backup"]["id"]
+    task = site.claim()["task"]
+    result = a_result_of(task) if change is None else site.stored_backup(task) | change
+    result["object_name"] = result["object_name"].format(id=backup)
+    report = {"session": site.region.session, "attempt": 1, "ok": True, "backup": result}
+    for _ in range(2):
+        check_fault(site.agent(f"tasks/{task['id']}/report", report), 409)
+    found = site.ok("GET", f"/backups/{backup}")["backup"]
+    assert found["status"] == "FAILED"
+    assert re.fullmatch(reason, found["reason"])
+    assert site.ok("GET", f"/instances/{instance}")["instance"]["status"] == "ACTIVE"
+    assert site.region.enqueued()[-1][0] == "sweep_backup"
+
+
+def test_a_backup_whose_store_is_silent_is_not_completed_yet(site: Site) -> None:
+    """Where the store cannot be asked the host is told 503, and reports again."""
+    instance = site.instance()["id"]
+    backup = site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance}})["backup"]["id"]
+    task = site.claim()["task"]
+    report = {"session": site.region.session, "attempt": 1, "ok": True, "backup": site.stored_backup(task)}
+    desk = site.app.state.desk
+    site.app.state.desk = replace(desk, objects=FailingObjects(Transient("x")))
+    check_fault(site.agent(f"tasks/{task['id']}/report", report), 503)
+    site.app.state.desk = desk
+    assert site.ok("GET", f"/backups/{backup}")["backup"]["status"] == "BUILDING"
+    assert site.agent(f"tasks/{task['id']}/report", report).status_code == 200
+    assert site.ok("GET", f"/backups/{backup}")["backup"]["status"] == "COMPLETED"
+
+
+def test_many_instances_take_no_more_statements_than_few(site: Site) -> None:
+    """What a host tells of 2,000 instances is written in a few statements: others who write do not wait for it."""
+    instance = site.instance()["id"]
+    asked: list[str] = []
+    event.listen(site.region.deployment.catalog.engine, "before_cursor_execute", lambda *facts: asked.append(facts[2]))
+    states = [{"id": instance, "running": True, "used_bytes": 5}]
+    states += [{"id": str(uuid.uuid4()), "running": True} for _ in range(1_999)]
+    beat = {"session": site.region.session, "instances": states}
+    assert site.agent("heartbeat", beat).json() == {"instances": {instance: "running"}}
+    assert len(asked) <= 10
 
 
 def test_answer_nobody_waits_for(site: Site) -> None:

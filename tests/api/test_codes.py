@@ -290,9 +290,11 @@ def test_a_store_that_refuses_or_is_away(place: Place, name: str) -> None:
     operation = OPERATIONS[name]
     before = place.site.ok("GET", "/instances"), place.site.ok("GET", "/backups")
     store = place.store
+    (store / "1234").rename(store / "kept")
     (store / "1234").mkdir(mode=0o500)
     check_fault(place.send(operation.method, operation.path, operation.body), 403, "The object store refuses .*")
     (store / "1234").rmdir()
+    (store / "kept").rename(store / "1234")
     store.rename(store.with_name("away"))
     check_fault(place.send(operation.method, operation.path, operation.body), 503, "The object store does not .*")
     store.with_name("away").rename(store)

@@ -293,3 +293,23 @@ def test_odd_names_in_paths(site: Site, path: str) -> None:
     name = quote("50%_of?it#", safe="")
     assert site.ok("GET", f"{path}/users/{name}")["user"]["name"] == "50%_of?it#"
     assert site.call("DELETE", f"{path}/users/{name}").status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("asked", "lie"),
+    [
+        ("databases", {}),
+        ("databases", {"databases": [{"name": None}]}),
+        ("databases", {"databases": [{"name": "x" * 256}]}),
+        ("users", {"users": [{"name": "app", "databases": []}]}),
+        ("users", {"users": [{"name": "app", "host": "%", "databases": ["shop"]}]}),
+        ("users/app", {"users": 7}),
+        ("root", {"enabled": "perhaps"}),
+    ],
+)
+def test_an_answer_of_the_host_that_makes_no_sense(
+    site: Site, path: str, host: AnsweringHost, asked: str, lie: dict[str, Any]
+) -> None:
+    """It is the host that does not answer then: 503, never a 500."""
+    host.lie = lie
+    check_fault(site.call("GET", f"{path}/{asked}"), 503)

@@ -13,7 +13,7 @@ from snaphold.api.links import CONTAINER
 from snaphold.api.objects import parse_range
 from snaphold.errors import Forbidden, Permanent, Transient, Unavailable
 from snaphold.store import base
-from tests.api.site import FailingGate, Site, check_fault, opened_site
+from tests.api.site import FailingGate, FailingObjects, Site, check_fault, opened_site
 
 NAME = "b1.xbstream.gz"
 DATA = gzip.compress(bytes(range(256)) * 40_000, mtime=0)
@@ -55,7 +55,7 @@ def test_whole(kept: Site, account: str) -> None:
 def test_location(site: Site) -> None:
     """What a COMPLETED backup's `locationRef` names is found there."""
     backup = site.backup(site.instance()["id"])
-    site.stores.of("1234").put(f"{backup['id']}.xbstream.gz", DATA)
+    site.stores.of("1234").replace(f"{backup['id']}.xbstream.gz", DATA)
     path = backup["locationRef"].removeprefix("http://127.0.0.1:8779")
     assert site.send("GET", path, headers={"X-Auth-Token": site.token("demo")}).content == DATA
 
@@ -128,23 +128,6 @@ def test_empty_object(site: Site) -> None:
     answer = _read(site, "empty.json")
     assert (answer.status_code, answer.content, answer.headers["Content-Length"]) == (200, b"", "0")
     check_fault(_read(site, "empty.json", Range="bytes=0-"), 416)
-
-
-class FailingObjects:
-    """A store that answers everything with the same exception."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def size(self, account: str, name: str) -> int:
-        """Fail."""
-        del account, name
-        raise self.error
-
-    def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
-        """Fail."""
-        del account, name, start, length
-        raise self.error
 
 
 class HangingObjects:

@@ -1,8 +1,9 @@
 import base64
 import hashlib
 import http.client
+import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from snaphold.catalog import backups as rows
 from snaphold.catalog import copies as copy_rows
-from snaphold.errors import Forbidden, ObjectMissing, Permanent, Transient, Unavailable, Unprocessable
+from snaphold.errors import Damaged, Forbidden, ObjectMissing, Permanent, Transient, Unavailable, Unprocessable
 from snaphold.model import Backup, CopyStatus
 from snaphold.peers.region import Peer
 from snaphold.peers.store import PeerStores
@@ -29,7 +30,7 @@ from snaphold.stream.proof import prove_objects
 from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
 from snaphold.worker.verification import Prover
-from tests.api.site import USERS, Secrets, Site, opened_site
+from tests.api.site import USERS, Secrets, Site, opened_site, served
 from tests.scenarios.served import free_port
 from tests.support.manifests import SEGMENT, a_backup_record, put_in_segments
 from tests.support.region import ACCOUNT, Region, open_region
@@ -37,6 +38,7 @@ from tests.support.region import ACCOUNT, Region, open_region
 ORD, SYD = "secret-of-ord-and-dfw", "secret-of-syd-and-dfw"
 COPY = "aaaaaaaa-0000-4000-8000-000000000000"
 ORIGINAL = "bbbbbbbb-0000-4000-8000-000000000000"
+_LISTING = b'{"objects": [{"name": "%s", "size_bytes": 1, "modified_s": 1}]}'
 ALL = PageRequest(limit=100, marker=None)
 
 
@@ -376,3 +378,72 @@ def test_the_original_may_be_read_by_the_region_that_it_was_copied_to(join: Join
         (copy_id,) = copy_rows.open_of(tx, backup.id)
         copy_rows.change(tx, copy_id, status=CopyStatus.COMPLETED)
     assert join.store().sha256(f"{backup.id}.json") == backup.manifest_sha256
+
+
+class Liar:
+    """A peer that answers every request with the same bytes."""
+
+    def __init__(self, status: int, content: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        self._status = status
+        self._content = content
+        self._headers = headers
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One answer."""
+        del scope, receive
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._content})
+
+
+QUESTION = PeerQuestion(account=ACCOUNT, region="ORD", wanted={ORIGINAL: None})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[",
+        b"[" * 100_000,
+        b'{"deployment": "../..", "copies": {}}',
+        b'{"deployment": "d", "copies": {"x/../y": {"id": "i", "manifest_sha256": "%064d"}}}' % 0,
+        b'{"deployment": "d", "copies": {}, "full": "%s"}' % (b"x" * (1 << 20)),
+    ],
+    ids=["no JSON", "deep", "deployment", "ids", "too long"],
+)
+def test_a_peers_answer_that_makes_no_sense(tmp_path: Path, content: bytes) -> None:
+    """It is the peer that does not answer then: 503, whatever it sent, and however much."""
+    secret = tmp_path / "secret"
+    secret.write_text(ORD)
+    with served(Liar(200, content)) as url, pytest.raises(Unavailable):
+        Peer("DFW", url, secret).copies(QUESTION)
+
+
+def test_a_peers_refusal_is_a_line_of_text(tmp_path: Path) -> None:
+    """What a peer says in a refusal is shown to people: one line, without control characters, with an end."""
+    secret = tmp_path / "secret"
+    secret.write_text(ORD)
+    fault = {"forbidden": {"code": 403, "message": "no\n\x1b[31m" + "x" * 10_000}}
+    with served(Liar(403, json.dumps(fault).encode())) as url, pytest.raises(Forbidden) as refused:
+        Peer("DFW", url, secret).copies(QUESTION)
+    assert str(refused.value) == "Region DFW refuses: no [31m" + "x" * 493
+
+
+@pytest.mark.parametrize(
+    ("liar", "ask", "error"),
+    [
+        (Liar(200, b"12345"), lambda store: b"".join(store.get("1.json", 0, 4)), Damaged),
+        (Liar(200, b"", [(b"content-length", b"-1")]), lambda store: store.size("1.json"), Transient),
+        (Liar(200, b""), lambda store: store.size("1.json"), Transient),
+        (Liar(200, b'{"sha256": "short"}'), lambda store: store.sha256("1.json"), Transient),
+        (Liar(200, b'{"sha256": "%s"}' % (b"0" * 100_000)), lambda store: store.sha256("1.json"), Transient),
+        (Liar(200, _LISTING % b"1./../x"), lambda store: list(store.list("1.")), Transient),
+        (Liar(200, _LISTING % b"2.json"), lambda store: list(store.list("1.")), Transient),
+    ],
+)
+def test_a_peers_store_that_makes_no_sense(
+    tmp_path: Path, liar: Liar, ask: Callable[[ObjectStore], object], error: type[Exception]
+) -> None:
+    """More bytes than were asked for, and names, lengths and hashes that are none, are not taken."""
+    secret = tmp_path / "secret"
+    secret.write_text(ORD)
+    with served(liar) as url, pytest.raises(error):
+        ask(PeerStores("DFW", url, secret).of(ACCOUNT))

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from snaphold.worker.deletion import Remover
-from tests.api.site import FAULTS, Site, a_result_of, opened_site
+from tests.api.site import FAULTS, Site, opened_site
 
 RUNNING: Final = {"NEW", "BUILDING"}
 GONE: Final = str(uuid.UUID(int=7))
@@ -202,7 +202,7 @@ class Account(RuleBasedStateMachine):
         if not ok:
             message["reason"] = "it was told to fail"
         elif task.kind == "backup":
-            message["backup"] = a_result_of(details)
+            message["backup"] = self.site.stored_backup(details)
         else:
             message["instance"] = BUILT
         answer = self.site.agent(f"tasks/{details['id']}/report", message)

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from snaphold.api.desk import AtDesk, Desk, desk_of, on_threads_of
 from snaphold.api.faults import documented
 from snaphold.api.reading import BodyOf
+from snaphold.api.stored import why_not_stored
 from snaphold.errors import Unauthorized
 from snaphold.protocol import Answer, Claim, Desired, Heartbeat, Hello, Progress, Report, Welcome, Work
 from snaphold.service import hosts as service
@@ -110,8 +111,10 @@ def progress(
 def report(
     desk: AtDesk, host: Host, task_id: str, message: Annotated[Report, Depends(BodyOf(Report))]
 ) -> dict[str, str]:
-    """An attempt has ended."""
-    service.report(desk.deployment, host, task_id, message)
+    """An attempt has ended. Of a backup, what is said is looked for in the store before anything is written."""
+    claimed = service.claimed_backup(desk.deployment, host, task_id, message)
+    unfounded = None if claimed is None else why_not_stored(desk.objects, *claimed)
+    service.report(desk.deployment, host, task_id, message, unfounded=unfounded)
     return {}
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 
 from snaphold.api.reading import Body
 from snaphold.model import Flavor, flavor_from_reference, is_engine_file
-from snaphold.protocol import DatabaseSpec, UserChange, UserSpec
+from snaphold.protocol import MAX_DESCRIPTION, DatabaseSpec, UserChange, UserSpec
 from snaphold.service.requests import (
     BackupRequest,
     CopyRequest,
@@ -31,7 +31,6 @@ from snaphold.service.requests import (
 
 MAX_VOLUME_GB: Final = 65_536
 DEFAULT_RETENTION: Final = 2  # automated fulls
-MAX_DESCRIPTION: Final = 65_535  # characters
 _SYSTEM_DATABASES: Final = frozenset({"mysql", "information_schema", "performance_schema", "sys", "lost+found"})
 _SYSTEM_USERS: Final = frozenset({"root", "mysql", "mariadb.sys", "mysql.sys", "mysql.session", "public", "os_admin"})
 _INTERNAL: Final = "snaphold"  # what we make on a server starts with it

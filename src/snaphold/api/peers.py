@@ -5,7 +5,6 @@ own: two regions that ask each other wait for no thread that the other's answer 
 """
 
 import asyncio
-import hashlib
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from snaphold.api.containers import container_routes
 from snaphold.api.desk import AtDesk, Container, Desk, desk_of, on_threads_of
 from snaphold.api.reading import BodyOf
-from snaphold.errors import Forbidden, Permanent, Transient, Unauthorized, Unavailable, Unprocessable
+from snaphold.api.stored import why_not_stored
+from snaphold.errors import Forbidden, Unauthorized, Unprocessable
 from snaphold.identity.base import Right, roles_give
 from snaphold.protocol import (
     Nothing,
@@ -111,14 +111,9 @@ def record(
 ) -> Nothing:
     """A copy is whole: its manifest is looked for in this region's own store."""
     _check_region(regions, message.made_from_region)
-    try:
-        document = b"".join(desk.objects.get(message.account, f"{message.id}.json", 0, None))
-    except Permanent as error:
-        raise Unprocessable(f"The manifest of backup {message.id} is not here.") from error
-    except Transient as error:
-        raise Unavailable("The object store does not answer.") from error
-    if hashlib.sha256(document).hexdigest() != message.manifest_sha256:
-        raise Unprocessable(f"The manifest of backup {message.id} is another one.")
+    unfounded = why_not_stored(desk.objects, message.account, message.id, message)
+    if unfounded is not None:
+        raise Unprocessable(unfounded)
     service.record_copy(desk.deployment, message)
     return Nothing()
 

@@ -1,11 +1,11 @@
 """The catalog as a database: opening it, and transactions that know the database's time."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
@@ -16,6 +16,7 @@ from snaphold.catalog.files import WatchedFiles, close_to_others
 from snaphold.errors import SetupError, Unavailable
 
 _BUSY_TIMEOUT_MS = 30_000
+_Value = TypeVar("_Value")
 
 
 def _sqlite_clock() -> int:
@@ -91,6 +92,11 @@ class Catalog:
         """Close every connection."""
         self._readers.dispose()
         self._database.files.close()
+
+
+def batched(values: Sequence[_Value], size: int) -> Iterator[Sequence[_Value]]:
+    """The same values in their order, ``size`` at a time: a statement takes only so many."""
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def all_rows(result: sa.CursorResult[Any]) -> list[dict[str, Any]]:

@@ -1,15 +1,17 @@
 """The rows of instances."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction, all_rows, one_row
+from snaphold.catalog.database import Transaction, all_rows, batched, one_row
 from snaphold.catalog.paging import page_of
 from snaphold.catalog.schema import backups, instances
 from snaphold.model import INSTANCE_MOVES, Instance, InstanceStatus
 
+OBSERVED: Final = ("running", "used_bytes", "incarnation", "max_lsn", "ended_incarnation")  # what heartbeats change
+_IDS_AT_ONCE: Final = 500  # in one query
 NO_PROGRESS: Final = {"step": None, "done_bytes": None, "expected_bytes": None, "bytes_per_s": None}
 
 
@@ -63,6 +65,27 @@ def set_volume(tx: Transaction, instance_id: str, volume_gb: int) -> None:
     tx.connection.execute(statement.values(volume_gb=volume_gb, updated_us=tx.now_us))
 
 
+def told_by_host(tx: Transaction, host_id: str, instance_ids: Sequence[str]) -> dict[str, Instance]:
+    """Those of these instances that are the host's, deleted ones too, by their ids. A few queries, however many."""
+    found: dict[str, Instance] = {}
+    for some in batched(instance_ids, _IDS_AT_ONCE):
+        mine = instances.select().where(instances.c.id.in_(some), instances.c.host_id == host_id)
+        found |= {row["id"]: _instance(row) for row in all_rows(tx.connection.execute(mine))}
+    return found
+
+
+def note_all(tx: Transaction, observed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep what was measured of each of these instances (``OBSERVED``, all of them), in one statement."""
+    if observed:
+        each = instances.update().where(instances.c.id == sa.bindparam("which"))
+        values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in OBSERVED}
+        rows = [
+            {"which": instance_id, **{f"new_{name}": seen[name] for name in OBSERVED}}
+            for instance_id, seen in observed.items()
+        ]
+        tx.connection.execute(each.values(values), rows)
+
+
 def note_state(tx: Transaction, host_id: str, instance_id: str, *, running: bool, used_bytes: int | None) -> None:
     """Keep what its host measured (a None measure leaves the last one)."""
     values: dict[str, Any] = {"running": running}
@@ -73,7 +96,14 @@ def note_state(tx: Transaction, host_id: str, instance_id: str, *, running: bool
 
 
 def note_incarnation(tx: Transaction, instance: Instance, incarnation: str, max_lsn: int) -> bool:
-    """Keep which life its data directory is in, and how far; False when it was rolled back to an earlier time.
+    """Keep which life its data directory is in, and how far; False when it was rolled back to an earlier time."""
+    sound, values = incarnation_values(instance, incarnation, max_lsn)
+    tx.connection.execute(instances.update().where(instances.c.id == instance.id).values(values))
+    return sound
+
+
+def incarnation_values(instance: Instance, incarnation: str, max_lsn: int) -> tuple[bool, dict[str, Any]]:
+    """Whether it goes on in its life, or in a new one, and the columns of what its host has told.
 
     A lower LSN in the same life, or a life that was over, is a rollback that took the host's own notes along. Then it
     is in no known life until its host tells another.
@@ -86,8 +116,7 @@ def note_incarnation(tx: Transaction, instance: Instance, incarnation: str, max_
         values |= {"incarnation": None, "ended_incarnation": incarnation}
     elif incarnation != known:
         values |= {"incarnation": incarnation, "ended_incarnation": known or over}
-    tx.connection.execute(instances.update().where(instances.c.id == instance.id).values(values))
-    return sound
+    return sound, values
 
 
 def note_progress(tx: Transaction, instance_id: str, **values: Any) -> None:

@@ -1,14 +1,17 @@
 """The rows of tasks: what hosts are given to do, with attempt and lease."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction, all_rows, one_row
+from snaphold.catalog.database import Transaction, all_rows, batched, one_row
 from snaphold.catalog.schema import hosts, tasks
 from snaphold.model import Attempt, TaskState
 from snaphold.protocol import TaskKind
+
+_IDS_AT_ONCE: Final = 500  # in one query
+_GIVEN_UP_AT_ONCE: Final = 100  # attempts of silent hosts, in one transaction
 
 
 def insert(
@@ -126,7 +129,8 @@ def open_of_host(tx: Transaction, host_id: str) -> list[Attempt]:
 def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
     """Attempts whose lease has run out, and tasks that wait for a host which has been away for a lease's time.
 
-    What may be done twice may wait for its host (a restart, a delete …): it is not among the latter.
+    A hundred of them at most. What may be done twice may wait for its host (a restart, a delete …): it is not among
+    the latter.
     """
     expired = sa.and_(tasks.c.state == TaskState.CLAIMED, tasks.c.lease_until_us < tx.now_us)
     unheard = sa.and_(
@@ -139,6 +143,7 @@ def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
         sa.select(tasks)
         .outerjoin(hosts, hosts.c.id == tasks.c.host_id)
         .where(tasks.c.state != TaskState.ENDED, sa.or_(expired, unheard))  # the first in the words of an index
+        .limit(_GIVEN_UP_AT_ONCE)
     )
     return [_attempt(row) for row in all_rows(tx.connection.execute(statement))]
 
@@ -153,6 +158,27 @@ def open_of_instance(tx: Transaction, instance_id: str) -> Attempt | None:
     statement = tasks.select().where(tasks.c.instance_id == instance_id, tasks.c.state != TaskState.ENDED)
     row = one_row(tx.connection.execute(statement))
     return None if row is None else _attempt(row)
+
+
+def open_kinds(tx: Transaction, instance_ids: Sequence[str]) -> dict[str, str]:
+    """The kind of the open task of each of these instances that has one. A few queries, however many."""
+    found: dict[str, str] = {}
+    for some in batched(instance_ids, _IDS_AT_ONCE):
+        statement = sa.select(tasks.c.instance_id, tasks.c.kind)
+        mine = statement.where(tasks.c.instance_id.in_(some), tasks.c.state != TaskState.ENDED)
+        found |= {row.instance_id: row.kind for row in tx.connection.execute(mine)}
+    return found
+
+
+def given_up(tx: Transaction, host_id: str, session: str, at_work: Mapping[str, int]) -> list[str]:
+    """Those of a host's attempts (task id and number) that are no longer the current ones; unknown tasks are not."""
+    over: list[str] = []
+    for some in batched(list(at_work), _IDS_AT_ONCE):
+        for row in tx.connection.execute(tasks.select().where(tasks.c.id.in_(some))):
+            standing = (row.host_id, row.session, row.attempt, row.state)
+            if standing != (host_id, session, at_work[row.id], TaskState.CLAIMED):
+                over.append(row.id)
+    return over
 
 
 def taking(tx: Transaction, backup_id: str) -> Attempt | None:

@@ -7,7 +7,7 @@ import httpx
 from pydantic import ValidationError
 
 from snaphold.errors import Forbidden, OverLimit, Unavailable, Unprocessable
-from snaphold.peers.line import open_line, said
+from snaphold.peers.line import ask, open_line
 from snaphold.protocol import (
     Message,
     Nothing,
@@ -20,6 +20,7 @@ from snaphold.protocol import (
 )
 
 _TIMEOUT_S: Final = 5.0
+_MAX_ANSWER: Final = 1 << 20  # bytes
 _Answered = TypeVar("_Answered", bound=Message)
 
 
@@ -48,22 +49,27 @@ class Peer:
 
     def _post(self, path: str, message: Message, answer: type[_Answered]) -> _Answered:
         try:
-            response = self._http.post(
-                path, content=message.model_dump_json(), headers={"Content-Type": "application/json"}
+            said = ask(
+                self._http,
+                "POST",
+                path,
+                _MAX_ANSWER,
+                content=message.model_dump_json(),
+                headers={"Content-Type": "application/json"},
             )
         except (OSError, UnicodeDecodeError, httpx.HTTPError) as error:
             raise Unavailable(f"Region {self._region} does not answer.") from error
-        if response.is_success:
+        if said.is_success:
             try:
-                return answer.model_validate_json(response.content)
+                return answer.model_validate_json(said.content)
             except ValidationError as error:
                 raise Unavailable(f"Region {self._region} gave an answer that cannot be understood.") from error
-        match response.status_code:
+        match said.code:
             case 403:
-                raise Forbidden(f"Region {self._region} refuses: {said(response)}")
+                raise Forbidden(f"Region {self._region} refuses: {said.refusal}")
             case 413:
-                raise OverLimit(f"Region {self._region} refuses: {said(response)}")
+                raise OverLimit(f"Region {self._region} refuses: {said.refusal}")
             case 422:
-                raise Unprocessable(f"Region {self._region} refuses: {said(response)}")
+                raise Unprocessable(f"Region {self._region} refuses: {said.refusal}")
             case code:
                 raise Unavailable(f"Region {self._region} does not answer as it should ({code}).")

@@ -15,13 +15,16 @@ import httpx
 from pydantic import ValidationError
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.peers.line import open_line, said
+from snaphold.peers.line import Said, ask, open_line, whole
 from snaphold.protocol import PeerDigest, PeerListing, PeerPublication
 from snaphold.store.base import ObjectInfo
-from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix
+from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_name
 
 _PIECE: Final = 4 << 20  # bytes that get() hands on at once
 _TIMEOUT_S: Final = 60.0  # of silence
+_MAX_WORDS: Final = 64 << 10  # bytes of an answer that is no object
+_MAX_WHOLE: Final = 256 << 20  # bytes of a listing, and of an object that is read as a whole: a manifest, an index
+_MOST_DIGITS: Final = 19  # of a length in bytes
 
 
 class PeerStores:
@@ -76,9 +79,13 @@ class PeerStore:
         url = f"{self._path}/objects/{name}"
         with self._mapped(), self._http.stream("GET", url, params=_given(start=start, length=length)) as response:
             if not response.is_success:
-                response.read()
-            self._check(response, name)
-            yield from response.iter_raw(_PIECE)
+                self._check(whole(response, _MAX_WORDS), name)
+            left = _MAX_WHOLE if length is None else length
+            for piece in response.iter_raw(_PIECE):
+                left -= len(piece)
+                if left < 0:
+                    raise Damaged(f"Region {self._region} sent more of {name} than was asked for.")
+                yield piece
 
     def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
         """As the other region reads it."""
@@ -92,14 +99,20 @@ class PeerStore:
 
     def size(self, name: str) -> int:
         """As the other region says."""
-        response = self._send("HEAD", f"objects/{check_name(name)}", name)
-        return int(response.headers["Content-Length"])
+        said = self._send("HEAD", f"objects/{check_name(name)}", name)
+        length = said.headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit() and len(length) < _MOST_DIGITS):
+            raise Transient(f"Region {self._region} gave an answer that cannot be understood.")
+        return int(length)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """As the other region says, all at once."""
-        response = self._send("GET", "objects", prefix, params={"prefix": check_list_prefix(prefix)})
+        params = {"prefix": check_list_prefix(prefix)}
+        said = self._send("GET", "objects", prefix, max_bytes=_MAX_WHOLE, params=params)
         with self._understood():
-            found = PeerListing.model_validate_json(response.content).objects
+            found = PeerListing.model_validate_json(said.content).objects
+        if not all(is_name(one.name) and one.name.startswith(prefix) for one in found):
+            raise Transient(f"Region {self._region} gave an answer that cannot be understood.")
         for one in found:
             yield ObjectInfo(name=one.name, size_bytes=one.size_bytes, modified_s=one.modified_s)
 
@@ -119,29 +132,29 @@ class PeerStore:
         self._send("PUT", path, name, params=params, content=(bytes(piece) for piece in data), headers=headers)
 
     def _digest(self, path: str, name: str, params: dict[str, Any]) -> str:
-        response = self._send("GET", path, name, params=params)
+        said = self._send("GET", path, name, params=params)
         with self._understood():
-            return PeerDigest.model_validate_json(response.content).sha256
+            return PeerDigest.model_validate_json(said.content).sha256
 
-    def _send(self, method: str, path: str, name: str, **more: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, name: str, *, max_bytes: int = _MAX_WORDS, **more: Any) -> Said:
         with self._mapped():
-            response = self._http.request(method, f"{self._path}/{path}", **more)
-        self._check(response, name)
-        return response
+            said = ask(self._http, method, f"{self._path}/{path}", max_bytes, **more)
+        self._check(said, name)
+        return said
 
-    def _check(self, response: httpx.Response, name: str) -> None:
+    def _check(self, said: Said, name: str) -> None:
         """Turn what the other region says into this project's errors."""
-        if response.is_success:
+        if said.is_success:
             return
-        match response.status_code:
+        match said.code:
             case 404:
                 raise ObjectMissing(name)
             case 409:
                 raise ObjectExists(name)
             case 422:
-                raise Damaged(said(response))
+                raise Damaged(said.refusal)
             case 400 | 403 | 413 | 415:
-                raise Permanent(f"Region {self._region} refuses: {said(response)}")
+                raise Permanent(f"Region {self._region} refuses: {said.refusal}")
             case code:
                 raise Transient(f"Region {self._region} does not answer as it should ({code}).")
 

@@ -3,14 +3,25 @@
 import threading
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from snaphold import errors
 from snaphold.catalog import questions
 from snaphold.catalog.questions import Answered
 from snaphold.errors import Unavailable
 from snaphold.model import InstanceStatus, Rate
-from snaphold.protocol import DatabaseSpec, QuestionKind, UserChange, UserSpec
+from snaphold.protocol import (
+    DatabaseSpec,
+    DatabasesTold,
+    Message,
+    QuestionKind,
+    RootTold,
+    UserChange,
+    UserSpec,
+    UsersTold,
+)
 from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.deployment import Deployment
@@ -18,6 +29,7 @@ from snaphold.service.instances import find_instance, require_host
 
 # Allowed while a backup is taken.
 _READS = frozenset({QuestionKind.LIST_DATABASES, QuestionKind.LIST_USERS, QuestionKind.SHOW_ROOT})
+_Told = TypeVar("_Told", bound=Message)
 _LOOK_AGAIN_S = 0.2  # where another API process took the answer
 
 # Every function below raises NotFound for an unknown instance, Unprocessable for one that is not free for it,
@@ -27,7 +39,7 @@ _LOOK_AGAIN_S = 0.2  # where another API process took the answer
 def list_databases(deployment: Deployment, account: str, instance_id: str) -> list[dict[str, Any]]:
     """The databases that clients made: ``name``, ``character_set``, ``collate``."""
     answer = _ask(deployment, account, instance_id, QuestionKind.LIST_DATABASES, {})
-    return list(answer["databases"])
+    return [database.model_dump() for database in _understood(DatabasesTold, answer).databases]
 
 
 def create_databases(deployment: Deployment, account: str, instance_id: str, databases: Sequence[DatabaseSpec]) -> None:
@@ -44,7 +56,7 @@ def delete_database(deployment: Deployment, account: str, instance_id: str, name
 def list_users(deployment: Deployment, account: str, instance_id: str) -> list[dict[str, Any]]:
     """The users that clients made: ``name``, ``host``, ``databases``."""
     answer = _ask(deployment, account, instance_id, QuestionKind.LIST_USERS, {})
-    return list(answer["users"])
+    return [user.model_dump() for user in _understood(UsersTold, answer).users]
 
 
 def create_users(deployment: Deployment, account: str, instance_id: str, users: Sequence[UserSpec]) -> None:
@@ -80,7 +92,7 @@ def revoke(deployment: Deployment, account: str, instance_id: str, *, name: str,
 
 def root_enabled(deployment: Deployment, account: str, instance_id: str) -> bool:
     """Whether clients may log in as root."""
-    return bool(_ask(deployment, account, instance_id, QuestionKind.SHOW_ROOT, {})["enabled"])
+    return _understood(RootTold, _ask(deployment, account, instance_id, QuestionKind.SHOW_ROOT, {})).enabled
 
 
 def enable_root(deployment: Deployment, account: str, instance_id: str, password_hash: str) -> None:
@@ -91,6 +103,14 @@ def enable_root(deployment: Deployment, account: str, instance_id: str, password
 def disable_root(deployment: Deployment, account: str, instance_id: str) -> None:
     """Let nobody log in as root any more."""
     _ask(deployment, account, instance_id, QuestionKind.DISABLE_ROOT, {})
+
+
+def _understood(kind: type[_Told], payload: dict[str, Any]) -> _Told:
+    """What a host has answered. Raises ``Unavailable`` when it is not of its kind: the fault is the host's."""
+    try:
+        return kind.model_validate(payload)
+    except ValidationError as error:
+        raise Unavailable("The host gave an answer that cannot be understood.") from error
 
 
 def _ask(

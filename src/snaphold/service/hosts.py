@@ -119,11 +119,7 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
     """
     with deployment.catalog.reading() as tx:
         _check_session(tx, host_id, message.session)
-        given_up = [
-            task_id
-            for task_id, number in message.at_work.items()
-            if tasks.is_known(tx, task_id) and tasks.current(tx, host_id, task_id, message.session, number) is None
-        ]
+        given_up = tasks.given_up(tx, host_id, message.session, message.at_work)
         if given_up:
             return Work(given_up=given_up)
         if not questions.has_asked(tx, host_id) and not (message.accept_tasks and tasks.has_waiting(tx, host_id)):
@@ -162,13 +158,29 @@ def progress(deployment: Deployment, host_id: str, task_id: str, message: Progre
             instances.note_progress(tx, attempt.instance_id, **_measured(message))
 
 
-def report(deployment: Deployment, host_id: str, task_id: str, message: Report) -> None:
+def claimed_backup(
+    deployment: Deployment, host_id: str, task_id: str, message: Report
+) -> tuple[str, str, BackupResult] | None:
+    """What a report calls a whole backup (account, id, result), where it comes from the current attempt at one."""
+    if not message.ok or message.backup is None:
+        return None
+    with deployment.catalog.reading() as tx:
+        attempt = tasks.current(tx, host_id, task_id, message.session, message.attempt)
+    if attempt is None or attempt.backup_id is None or attempt.kind not in _MAKES_BACKUP:
+        return None
+    return attempt.account, attempt.backup_id, message.backup
+
+
+def report(
+    deployment: Deployment, host_id: str, task_id: str, message: Report, *, unfounded: str | None = None
+) -> None:
     """The attempt has ended. The same report may come again, where its answer was lost on the way: it is no news.
 
     Nor is it where the record was lost, and has been made anew from what the attempt has put into the store.
+    ``unfounded``: why what it says is not so, as the caller has seen; then the attempt has failed.
 
     Raises:
-        Overtaken: the attempt was given up before; nothing is written.
+        Overtaken: the attempt was given up before, and nothing is written; or what it says is not so.
     """
     with deployment.catalog.writing() as tx:
         if tasks.has_reported(tx, host_id, task_id, message.session, message.attempt):
@@ -176,8 +188,12 @@ def report(deployment: Deployment, host_id: str, task_id: str, message: Report) 
         if not tasks.is_known(tx, task_id) and _is_recorded(tx, message):
             return
         attempt = _current(tx, host_id, task_id, message.session, message.attempt)
-        tasks.end(tx, attempt, reported=True)
-        if message.ok:
+        if message.ok and unfounded is None:
+            unfounded = _contradiction(attempt, message)
+        tasks.end(tx, attempt, reported=unfounded is None)
+        if unfounded is not None:
+            _fail(tx, deployment, attempt, unfounded)
+        elif message.ok:
             _succeed(tx, attempt, message)
             if attempt.kind == TaskKind.BACKUP and attempt.backup_id is not None:
                 copies.begin_planned(tx, deployment, attempt.backup_id)
@@ -191,9 +207,11 @@ def report(deployment: Deployment, host_id: str, task_id: str, message: Report) 
         attempt=attempt.number,
         instance=attempt.instance_id,
         backup=attempt.backup_id,
-        ok=message.ok,
-        reason=message.reason,
+        ok=message.ok and unfounded is None,
+        reason=message.reason if unfounded is None else unfounded,
     )
+    if unfounded is not None:
+        raise Overtaken(unfounded)
 
 
 def answer(deployment: Deployment, host_id: str, question_id: str, message: Answer) -> None:
@@ -205,16 +223,22 @@ def answer(deployment: Deployment, host_id: str, question_id: str, message: Answ
 
 
 def reap(deployment: Deployment) -> int:
-    """Give up every attempt whose host has been silent for a lease's time; how many that were."""
-    with deployment.catalog.reading() as tx:
-        if not tasks.silent(tx, deployment.lease_us) and not questions.any_overdue(tx, tx.now_us - deployment.lease_us):
-            return 0
-    with deployment.catalog.writing() as tx:
-        attempts = tasks.silent(tx, deployment.lease_us)
-        for attempt in attempts:
-            give_up(tx, deployment, attempt, "Its host has not been heard from for too long.")
-        questions.forget_overdue(tx, tx.now_us - deployment.lease_us)
-    return len(attempts)
+    """Give up every attempt whose host has been silent for a lease's time; how many that were.
+
+    A hundred in a transaction, so that nobody who writes waits for long.
+    """
+    count = 0
+    while True:
+        with deployment.catalog.reading() as tx:
+            overdue_us = tx.now_us - deployment.lease_us
+            if not tasks.silent(tx, deployment.lease_us) and not questions.any_overdue(tx, overdue_us):
+                return count
+        with deployment.catalog.writing() as tx:
+            attempts = tasks.silent(tx, deployment.lease_us)
+            for attempt in attempts:
+                give_up(tx, deployment, attempt, "Its host has not been heard from for too long.")
+            questions.forget_overdue(tx, tx.now_us - deployment.lease_us)
+        count += len(attempts)
 
 
 def forget_ended_tasks(deployment: Deployment) -> None:
@@ -319,6 +343,22 @@ def _succeed(tx: Transaction, attempt: Attempt, message: Report) -> None:
             raise Overtaken(f"The report on task {attempt.task_id} lacks its result.")
 
 
+def _contradiction(attempt: Attempt, message: Report) -> str | None:
+    """What in a report on a backup is not what was asked for, or None.
+
+    1. Its data object carries the backup's own id.
+    2. It was taken from the parent that was asked for; from none only where nobody named one.
+    """
+    result, spec = message.backup, attempt.payload.get("backup")
+    if result is None or spec is None:
+        return None
+    if result.object_name.partition(".")[0] != attempt.backup_id:
+        return f"The object {result.object_name} is not backup {attempt.backup_id}'s."
+    if result.parent_id != spec["parent_id"] and (result.parent_id is not None or spec["parent_named"]):
+        return "The backup was not taken from the parent that was asked for."
+    return None
+
+
 def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: BackupResult) -> None:
     completed = backups.move(
         tx,
@@ -395,27 +435,45 @@ def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str
 
 
 def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState], *, late: bool = False) -> Desired:
-    """``late``: somebody may have told what came after this."""
+    """Keep what a host tells of its instances, and what is wanted of them. ``late``: newer news may have come before.
+
+    A few statements, however many instances there are: everybody who writes waits for this transaction.
+    """
+    told = {state.id: state for state in states}
+    known = instances.told_by_host(tx, host_id, list(told))
+    open_tasks = tasks.open_kinds(tx, list(known))
+    observed: dict[str, dict[str, Any]] = {}
     desired = {}
-    for state in states:
-        instance = instances.get(tx, state.id)
-        if instance is None or instance.host_id != host_id:
-            continue
-        instances.note_state(tx, host_id, state.id, running=state.running, used_bytes=state.used_bytes)
-        if state.incarnation is not None and state.max_lsn is not None and not late:
-            sound = instances.note_incarnation(tx, instance, state.incarnation, state.max_lsn)
-            if not sound and instance.incarnation is not None:
-                log.warning("instance.rolled_back", instance=state.id, max_lsn=state.max_lsn, was=instance.max_lsn)
-        wanted = _wanted(tx, instance)
+    for instance_id, instance in known.items():
+        state = told[instance_id]
+        before = {name: getattr(instance, name) for name in instances.OBSERVED}
+        seen = before | _observed(instance, state, late=late)
+        if seen != before:
+            observed[instance_id] = seen
+        wanted = _wanted(instance, open_tasks.get(instance_id))
         if wanted is not None:
-            desired[state.id] = wanted
+            desired[instance_id] = wanted
         if state.running and instance.status is InstanceStatus.ERROR and wanted == "running":
-            instances.move(tx, state.id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
+            instances.move(tx, instance_id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
+    instances.note_all(tx, observed)
     return Desired.model_validate({"instances": desired})
 
 
-def _wanted(tx: Transaction, instance: Instance) -> str | None:
-    """What the record wants of a server, or None while a task decides.
+def _observed(instance: Instance, state: InstanceState, *, late: bool) -> dict[str, Any]:
+    """The columns of what a host has measured; a measure that it could not take leaves the last one."""
+    values: dict[str, Any] = {"running": state.running}
+    if state.used_bytes is not None:
+        values["used_bytes"] = state.used_bytes
+    if state.incarnation is not None and state.max_lsn is not None and not late:
+        sound, life = instances.incarnation_values(instance, state.incarnation, state.max_lsn)
+        if not sound and instance.incarnation is not None:
+            log.warning("instance.rolled_back", instance=state.id, max_lsn=state.max_lsn, was=instance.max_lsn)
+        values |= life
+    return values
+
+
+def _wanted(instance: Instance, task_kind: str | None) -> str | None:
+    """What the record wants of a server, or None while its open task (of ``task_kind``) decides.
 
     1. Of a deleted instance, and of one that was given up before it ever was ACTIVE, nothing is kept.
     2. One that has been ACTIVE has data, which only its owner may throw away: its host goes on trying to run it, and
@@ -429,10 +487,9 @@ def _wanted(tx: Transaction, instance: Instance) -> str | None:
         return "absent" if instance.address is None else "running"
     if instance.status is InstanceStatus.BUILD:
         return None
-    task = tasks.open_of_instance(tx, instance.id)
     if instance.status is InstanceStatus.SHUTDOWN:
-        return "stopped" if task is None else None
-    return "running" if task is None or task.kind == TaskKind.BACKUP else None
+        return "stopped" if task_kind is None else None
+    return "running" if task_kind is None or task_kind == TaskKind.BACKUP else None
 
 
 def _sha256(token: str) -> str:
