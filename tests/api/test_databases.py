@@ -271,6 +271,26 @@ def test_waiting_callers_hold_up_nobody(tmp_path: Path) -> None:
             assert {each.result() for each in asked} <= {503}
 
 
+def test_slow_instances_cost_no_other_account_an_answer(tmp_path: Path) -> None:
+    """An instance has one question at a time and an account a share of the threads; another account's goes through."""
+    with opened_site(tmp_path, question_timeout_s=3) as site:
+        slow = [site.instance()["id"] for _ in range(10)]
+        other = site.instance(user="other", account="9999")["id"]
+
+        def ask(account: str, user: str, instance: str) -> int:
+            return site.call("GET", f"/instances/{instance}/databases", user=user, account=account).status_code
+
+        with ThreadPoolExecutor(31) as pool:
+            waiting = [pool.submit(ask, "1234", "demo", instance) for instance in slow * 3]
+            waiting.append(pool.submit(ask, "9999", "other", other))
+            asked: list[str] = []
+            while other not in asked:
+                question = site.claim()["question"]
+                asked += [] if question is None else [question["instance_id"]]
+            assert len(asked) == len(set(asked)) <= 9
+            assert {each.result() for each in waiting} == {503}
+
+
 def test_names_that_end_like_a_path(site: Site, path: str, host: AnsweringHost) -> None:
     """Paths may end in `.json`; a name that ends so is that name, and never another one's."""
     names = ["shop", "shop.json"]

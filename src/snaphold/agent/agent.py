@@ -15,7 +15,7 @@ import structlog
 
 from snaphold.agent.control import Control, pauses, until_answered
 from snaphold.agent.lease import Lease
-from snaphold.agent.questions import answer_to
+from snaphold.agent.questions import Questions, answer_to
 from snaphold.agent.room import Room
 from snaphold.agent.tasks import attempted
 from snaphold.config import Settings
@@ -27,7 +27,6 @@ _POLL_S: Final = 20.0  # how long a claim waits for work
 _POLL_WITHOUT_SLOTS_S: Final = 2.0  # the same while every slot for tasks is taken
 _WATCH_INTERVAL_S: Final = 1.0  # between two looks at the database servers
 _FAULT_PAUSE_S: Final = 10.0  # before a server that does not start is started again
-_QUESTIONS_AT_ONCE: Final = 4
 _CARE_AT_ONCE: Final = 4
 _LOOKS_AT_ONCE: Final = 16
 
@@ -81,7 +80,7 @@ class Agent:
             float
         )  # when an instance that gives trouble is looked at again
         self._tasks = ThreadPoolExecutor(settings.agent_tasks, "task")
-        self._questions = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, "question")
+        self._questions = Questions()
         self._care = ThreadPoolExecutor(_CARE_AT_ONCE, "care")
         self._looks = ThreadPoolExecutor(_LOOKS_AT_ONCE, "look")  # one that hangs must not make the host look dead
 
@@ -111,7 +110,8 @@ class Agent:
         self._stopping.set()
         for lease in list(self._leases):
             lease.stop.set()
-        for pool in (self._questions, self._care, self._tasks, self._looks):
+        self._questions.shutdown()
+        for pool in (self._care, self._tasks, self._looks):
             pool.shutdown(cancel_futures=True)
         for lease in list(self._leases):  # of tasks that had not begun
             lease.end()
@@ -196,7 +196,9 @@ class Agent:
                     self._take_on(region, work.task)
                 if work.question is not None:
                     due_s = time.monotonic() + work.question.deadline_s
-                    self._questions.submit(self._reply, region, work.question, due_s)
+                    asked = work.question
+                    account = self._servers.account(asked.instance_id)
+                    self._questions.submit(account, asked.instance_id, partial(self._reply, region, asked, due_s))
 
     def _leases_of(self, region: Region) -> list[Lease]:
         """Those of this region's attempts that go on."""

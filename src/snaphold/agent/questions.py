@@ -1,6 +1,11 @@
 """Answers to what a caller waits for."""
 
+import threading
 import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -11,7 +16,73 @@ from snaphold.protocol import Answer, Question
 
 _WAY_BACK_S: Final = 0.5  # kept for the answer to reach whoever waits
 
+_THREADS: Final = 16  # each may read contents.MOST_BYTES
+_SHARE: Final = 2  # threads of an account
+
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """Work on a question whose turn has not come."""
+
+    account: str
+    instance_id: str
+    work: Callable[[], None]
+
+
+class Questions:
+    """Threads that answer questions: one an instance at a time, and no more for an account than its share.
+
+    So one account's slow servers never keep another's questions waiting. Of those that may begin, the one is next whose
+    account has the fewest threads; of equals the one that came first.
+    """
+
+    def __init__(self, threads: int = _THREADS, share: int = _SHARE) -> None:
+        self._pool = ThreadPoolExecutor(threads, "question")
+        self._threads = threads
+        self._share = share
+        self._lock = threading.Lock()
+        self._waiting: list[_Waiting] = []
+        self._instances: set[str] = set()  # that answer just now
+        self._accounts: Counter[str] = Counter()  # their accounts
+
+    def submit(self, account: str, instance_id: str, work: Callable[[], None]) -> None:
+        """Have this done as soon as it may. Raises ``RuntimeError`` after ``shutdown``."""
+        with self._lock:
+            self._waiting.append(_Waiting(account=account, instance_id=instance_id, work=work))
+            self._begin()
+
+    def shutdown(self) -> None:
+        """Forget what waits, and return when all that has begun has ended."""
+        with self._lock:
+            self._waiting.clear()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _begin(self) -> None:
+        while len(self._instances) < self._threads:
+            ready = [
+                one
+                for one in self._waiting
+                if one.instance_id not in self._instances and self._accounts[one.account] < self._share
+            ]
+            if not ready:
+                return
+            chosen = min(ready, key=lambda one: self._accounts[one.account])
+            self._waiting.remove(chosen)
+            self._pool.submit(self._do, chosen)
+            self._instances.add(chosen.instance_id)
+            self._accounts[chosen.account] += 1
+
+    def _do(self, one: _Waiting) -> None:
+        try:
+            one.work()
+        finally:
+            with self._lock:
+                self._instances.discard(one.instance_id)
+                self._accounts[one.account] -= 1
+                self._accounts += Counter()  # without those that have none
+                self._begin()
 
 
 def answer_to(servers: Servers, session: str, question: Question, *, due_s: float) -> Answer | None:

@@ -1,7 +1,6 @@
 """Databases and users of an instance: its host does it while the caller waits (contract, section 4)."""
 
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Response
@@ -19,8 +18,9 @@ from snaphold.api.answers import (
     UserShown,
 )
 from snaphold.api.bodies import DatabasesCreate, PasswordsChange, UserChanged, UserGrants, UsersCreate
-from snaphold.api.desk import Call, Calling, on_threads_of
+from snaphold.api.desk import Call, Calling
 from snaphold.api.faults import documented
+from snaphold.api.host_calls import waits_for_a_host
 from snaphold.api.paging import Page, Paged, page_by_key
 from snaphold.api.reading import BodyOf
 from snaphold.api.route import router_of
@@ -32,7 +32,6 @@ router = router_of(
     tags=["databases and users"],
     responses=documented(400, 401, 403, 404, 405, 413, 415, 422, 500, 501, 503),
 )
-waits_for_a_host = on_threads_of(ThreadPoolExecutor(64, thread_name_prefix="waits-for-a-host"))
 
 _DATABASE_NAME: Final[TypeAdapter[str]] = TypeAdapter(bodies.DatabaseName)
 _ROOT_PASSWORD_BYTES: Final = 18

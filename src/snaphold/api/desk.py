@@ -232,7 +232,7 @@ def handing_on(
 def on_threads_of(pool: Executor) -> Callable[[Callable[P, T]], Callable[P, Awaitable[T]]]:
     """Have a plain handler run on this pool's threads instead of those that all the other handlers share.
 
-    For handlers that wait for a host: they must take no thread that its agent's answer needs, nor anyone else's.
+    For handlers that wait: they must take no thread that others need. Those that wait for a host: host_calls.py.
     """
 
     def decorate(handler: Callable[P, T]) -> Callable[P, Awaitable[T]]:

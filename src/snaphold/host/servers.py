@@ -111,6 +111,14 @@ class Servers:
         record = directory.read()
         return record is not None and self._process(directory, record) is not None
 
+    def account(self, instance_id: str) -> str:
+        """Whose instance it is; empty when there is no such instance."""
+        try:
+            record = self._directory(instance_id).read()
+        except NotFound:
+            return ""
+        return "" if record is None else record.account
+
     def state(self, instance_id: str) -> InstanceState:
         """How an instance is now. ``running`` means that it answered a query; ``used_bytes``: disk.used_bytes.
 
