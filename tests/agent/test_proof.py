@@ -1,5 +1,6 @@
 """Proofs on a real host: throw-away servers that leave nothing behind, and backups that are read back when taken."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -19,6 +20,18 @@ from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
 from tests.support.instances import wait_for
 
 pytestmark = pytest.mark.engine
+
+
+GENERATED = """CREATE TABLE shop.generated (
+    id INT PRIMARY KEY, a INT, b VARCHAR(9) AS (CONCAT('x', a)) VIRTUAL, c CHAR(20) AS (CONCAT('y', a)) STORED, f FLOAT,
+    g GEOMETRY, z TIMESTAMP NULL, j BIT(9), KEY (b)) WITH SYSTEM VERSIONING"""
+UNSOUND = (  # what was so in the source is no damage
+    "CREATE TABLE shop.child (a INT NOT NULL, KEY (a)) ENGINE=MyISAM",
+    "CREATE TABLE shop.merged (a INT NOT NULL, KEY (a)) ENGINE=MERGE UNION=(shop.child)",
+    "DROP TABLE shop.child",
+    "CREATE TABLE shop.discarded (a INT PRIMARY KEY)",
+    "ALTER TABLE shop.discarded DISCARD TABLESPACE",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +105,10 @@ def test_a_backup_is_brought_up(stage: Stage) -> None:
             "CREATE SEQUENCE shop.numbers",
             "CREATE VIEW shop.broken AS SELECT id FROM shop.old",
             "DROP TABLE shop.old",
+            GENERATED,
+            "INSERT INTO shop.generated (id, a, f, z) SELECT seq, seq, seq / 3, NOW() FROM shop.seq_1_to_50",
+            "UPDATE shop.generated SET a = 7, j = 5, g = POINT(1, 2) WHERE id > 40",
+            *UNSOUND,
         ):
             administer(statement, 10)
         ((_, checksum),) = administer("CHECKSUM TABLE `od``d`.`ta ble`", 10)
@@ -106,14 +123,22 @@ def test_a_backup_is_brought_up(stage: Stage) -> None:
         assert found.server_version.startswith("10.11.")
         assert found.tables["od`d.ta ble"] == checksum
         assert "shop.crashsafe" in found.tables
+        assert [*found.rows] == ["shop.generated"]
+        assert found.rows["shop.generated"].startswith("60 ")
+        assert sorted(found.unsound) == ["shop.discarded", "shop.merged"]
+        assert "shop.discarded (Tablespace has been discarded" in verification["reason"]
         stage.check_nothing_left(instance)
+
+        again = stage.prove(backup)
+        assert (again["status"], stage.receipt(backup).checksums) == ("passed", found), again
 
         changed = found.model_copy(update={"tables": {**found.tables, "od`d.ta ble": 1}})
         kept = stage.receipt(backup).model_copy(update={"checksums": changed})
         stage.store.replace(receipt_name(backup["id"]), kept.dump())
         verification = stage.prove(backup)
         assert verification["status"] == "failed"
-        assert "od`d.ta ble" in verification["reason"]
+        assert f"od`d.ta ble of backup {backup['id']}" in verification["reason"]
+        assert f"CHECKSUM TABLE gives {checksum} instead of 1" in verification["reason"]
         assert stage.receipt(backup).checksums == changed
         assert stage.show(backup)["status"] == "COMPLETED"
         stage.check_nothing_left(instance)
@@ -231,13 +256,34 @@ def test_a_new_backup_that_cannot_be_read_back(
 
 
 def test_a_new_backup_that_is_brought_up(stage: Stage) -> None:
-    """Where the operator asks for it a backup is COMPLETED only when its restore was tried out."""
+    """Where the operator asks for it a backup is COMPLETED only when its restore was tried out.
+
+    The source is asked of what is not sound: what is so there too comes back as it was, and the proof names it.
+    """
     state = stage.place.site.app.state
     wished = state.desk.deployment.settings.model_copy(update={"verify_after_backup": "restore"})
     state.desk = replace(state.desk, deployment=replace(state.desk.deployment, settings=wished))
     with stage.agent():
         instance = an_instance(stage.place)
+        access = stage.servers.access(instance["id"])
+        for statement in (
+            "CREATE DATABASE shop",
+            *UNSOUND,
+            "CREATE TABLE shop.cut (id INT PRIMARY KEY, v CHAR(200)) ENGINE=MyISAM",
+            "INSERT INTO shop.cut SELECT seq, 'x' FROM shop.seq_1_to_200",
+            "FLUSH TABLES shop.cut",
+        ):
+            access.administer(statement, 10)
+        os.truncate(access.data_directory / "shop" / "cut.MYD", 5000)
         backup = stage.backup(instance)
-        assert (backup["verification"]["status"], backup["verification"]["level"]) == ("passed", "restore")
-        assert stage.receipt(backup).checksums is not None
+        assert (backup["verification"]["status"], backup["verification"]["level"]) == ("passed", "restore"), backup
+        assert "shop.cut (Size of datafile is" in backup["verification"]["reason"]
+        found = stage.receipt(backup).checksums
+        assert found is not None
+        assert sorted(found.unsound) == ["shop.cut", "shop.discarded", "shop.merged"]
+        assert stage.prove(backup)["status"] == "passed"
+        stage.store.delete(receipt_name(backup["id"]))
+        verification = stage.prove(backup)  # nobody knows any more that the source's table was cut
+        assert verification["status"] == "failed"
+        assert "the restored table shop.cut is not sound: Size of datafile" in verification["reason"]
         stage.check_nothing_left(instance)

@@ -13,8 +13,9 @@ from snaphold import __version__
 from snaphold.agent.chain import Chain
 from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room
+from snaphold.agent.tables import agreed, checked_tables
 from snaphold.engines.base import Administer
-from snaphold.errors import Damaged, ObjectMissing, Overtaken, Permanent, SnapholdError, Transient
+from snaphold.errors import ObjectMissing, Overtaken, Permanent, SnapholdError, Transient
 from snaphold.model import ProofLevel, ProofStatus, rfc3339
 from snaphold.protocol import ChainLink, InstanceSpec, ProofResult, Task
 from snaphold.steps import Step, reached
@@ -29,17 +30,10 @@ from snaphold.stream.proof import (
     verdict_on,
 )
 
+_NAMED: Final = 10  # tables that a proof names
 _RAM_MB: Final = 512  # of a throw-away server
 _ASK_AGAIN_S: Final = 5.0  # between two tries to read from a store that is silent
-_STATEMENT_S: Final = 24 * 3600.0  # a large table takes its time
 _STOP_POLL_S: Final = 0.2
-_TABLES: Final = (
-    "SELECT TABLE_SCHEMA, TABLE_NAME, ENGINE FROM information_schema.TABLES"
-    " WHERE COALESCE(TABLE_TYPE, '') NOT IN ('VIEW', 'SYSTEM VIEW')"
-    " AND TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema') ORDER BY TABLE_SCHEMA, TABLE_NAME"
-)
-_SYSTEM: Final = frozenset({"mysql", "sys"})  # a server writes these by itself
-_SOUND: Final = frozenset({"ok", "table is already up to date"})
 
 _log = structlog.get_logger(__name__)
 
@@ -68,8 +62,12 @@ def proven_backup(room: Room, task: Task, lease: Lease) -> Iterator[ProofResult]
     reached(Step.VERIFY_REPORTED)
 
 
-def prove_new(room: Room, links: list[ChainLink], level: ProofLevel, lease: Lease) -> ProofResult:
+def prove_new(
+    room: Room, links: list[ChainLink], level: ProofLevel, lease: Lease, *, source: Administer | None
+) -> ProofResult:
     """The proof that a backup must pass before it is reported: the last one of ``links``.
+
+    ``source``: asks the server that it was just taken from; None where it was made from other backups.
 
     Raises:
         Permanent: it did not pass, or its store was silent for ``verify_wait_s``: the text is the reason.
@@ -84,7 +82,7 @@ def prove_new(room: Room, links: list[ChainLink], level: ProofLevel, lease: Leas
     lease.tell(step="verifying")
     while True:
         try:
-            return prove(room, links, level, lease, on_progress=heard)
+            return prove(room, links, level, lease, on_progress=heard, source=source)
         except Transient as error:
             now = time.monotonic()
             silent_since = now if silent_since is None else silent_since
@@ -103,8 +101,11 @@ def prove(
     lease: Lease,
     *,
     on_progress: Callable[[int], None] = lambda _: None,
+    source: Administer | None = None,
 ) -> ProofResult:
-    """Prove the last backup of a chain once, and keep the receipt. ``on_progress``: as ``prove_objects`` has it.
+    """Prove the last backup of a chain once, and keep the receipt.
+
+    ``on_progress``: as ``prove_objects`` has it. ``source``: as ``checked_tables`` has it.
 
     Raises:
         ObjectMissing, Damaged: bytes are gone, or differ from what was recorded; the message names the object.
@@ -125,9 +126,13 @@ def prove(
             stop=lease.stop,
         )
     else:
-        checksums = _tried_out(room, links, lease)
+        checksums = _tried_out(room, links, lease, source)
     result = ProofResult(
-        status=ProofStatus.PASSED, level=level, at=_now(), seconds=round(time.monotonic() - begun_s, 3)
+        status=ProofStatus.PASSED,
+        level=level,
+        at=_now(),
+        seconds=round(time.monotonic() - begun_s, 3),
+        reason=_told_of(checksums),
     )
     lease.confirm()
     _keep(room, link, result, checksums)
@@ -170,8 +175,11 @@ def _keep(room: Room, link: ChainLink, result: ProofResult, checksums: Checksums
     keep_receipt(room.stores.of(link.account), receipt)
 
 
-def _tried_out(room: Room, links: list[ChainLink], lease: Lease) -> Checksums:
-    """Restore a chain into a throw-away server and look at every table; the checksums of those that clients made."""
+def _tried_out(room: Room, links: list[ChainLink], lease: Lease, source: Administer | None) -> Checksums:
+    """Restore a chain into a throw-away server and look at every table; the checksums of those that clients made.
+
+    ``source``: as ``checked_tables`` has it.
+    """
     chain = Chain.opened(room.stores, links)
     of, link = chain.newest.datastore, links[-1]
     earlier = kept_receipt(chain.store, link.backup_id, link.manifest_sha256)
@@ -204,7 +212,8 @@ def _tried_out(room: Room, links: list[ChainLink], lease: Lease) -> Checksums:
         administer = room.servers.try_out(spec, 1)
         reached(Step.VERIFY_STARTED)
         with ThreadPoolExecutor(1, "check") as pool:
-            checking = pool.submit(checked_tables, administer, lease)
+            known = earlier.checksums.unsound if earlier is not None and earlier.checksums is not None else ()
+            checking = pool.submit(checked_tables, administer, lease, known=known, source=source)
             while not wait([checking], _STOP_POLL_S).done:
                 if lease.stop.is_set():  # a statement on a large table ends with its server only
                     room.servers.discard_attempt(spec.id, 1)
@@ -213,54 +222,16 @@ def _tried_out(room: Room, links: list[ChainLink], lease: Lease) -> Checksums:
         reached(Step.VERIFY_CHECKED)
     finally:
         room.servers.discard_attempt(spec.id, 1)
-    return found if earlier is None else _agreed(link.backup_id, earlier.checksums, found)
+    return agreed(link.backup_id, None if earlier is None else earlier.checksums, found)
 
 
-def checked_tables(administer: Administer, lease: Lease) -> Checksums:
-    """Have the server check every table.
-
-    Raises:
-        Damaged: a table is not sound; the message names it.
-        Unavailable: the server does not answer.
-    """
-    checksums: dict[str, int] = {}
-    for schema, table, engine in administer(_TABLES, _STATEMENT_S):
-        lease.check()
-        name = f"{_quoted(schema)}.{_quoted(table)}"
-        # InnoDB's extended check compares its indexes with each other; those of others read every key's row by itself.
-        for _, _, kind, text in administer(
-            f"CHECK TABLE {name}{' EXTENDED' if engine == 'InnoDB' else ''}", _STATEMENT_S
-        ):
-            if kind.lower() == "error" or (kind.lower() == "status" and text.lower() not in _SOUND):
-                raise Damaged(f"the restored table {schema}.{table} is not sound: {text}")
-        if schema not in _SYSTEM:
-            ((_, checksum),) = administer(f"CHECKSUM TABLE {name}", _STATEMENT_S)
-            if checksum is not None:
-                checksums[f"{schema}.{table}"] = int(checksum)
-    ((server_version,),) = administer("SELECT @@version", _STATEMENT_S)
-    return Checksums(server_version=str(server_version).partition("-")[0], tables=checksums)
-
-
-def _agreed(backup_id: str, first: Checksums | None, found: Checksums) -> Checksums:
-    """What the receipt is to hold: the first proof's checksums, which a server of the same series must find again.
-
-    Raises:
-        Damaged: it finds other tables, or others in them.
-    """
-    if first is None or _series(first) != _series(found):
-        return found
-    for name in sorted(first.tables.keys() | found.tables.keys()):
-        if first.tables.get(name) != found.tables.get(name):
-            raise Damaged(f"the table {name} of backup {backup_id} is not what its first proof by a restore found")
-    return first
-
-
-def _series(checksums: Checksums) -> str:
-    return checksums.server_version.rpartition(".")[0]
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
+def _told_of(checksums: Checksums | None) -> str | None:
+    """What a proof that passed has to tell people: which tables are not sound, as they were in the source."""
+    if checksums is None or not checksums.unsound:
+        return None
+    named = [f"{name} ({text})" for name, text in sorted(checksums.unsound.items())]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return f"Not sound, as in the source already: {'; '.join(named[:_NAMED])}{more}."
 
 
 def _now() -> str:

@@ -95,7 +95,7 @@ class Publishing:
         )
         link = self._put_manifest(manifest)
         reached(steps.manifest_written)
-        proof = self._proof([*chain, link], steps.proven)
+        proof = self._proof([*chain, link], steps.proven, taken=made == "taken")
         return _result_of(manifest, link.manifest_sha256, proof)
 
     def undo(self) -> None:
@@ -134,12 +134,13 @@ class Publishing:
         )
         return ChainLink(backup_id=manifest.id, account=manifest.account, manifest_sha256=sha256_of(document))
 
-    def _proof(self, links: list[ChainLink], proven: Step) -> ProofResult | None:
-        """The proof that it must pass, where one is asked for."""
+    def _proof(self, links: list[ChainLink], proven: Step, *, taken: bool) -> ProofResult | None:
+        """The proof that it must pass, where one is asked for. ``taken``: from a server of this host."""
         if self._spec.verify is None:
             return None
         self._published.insert(0, receipt_name(self._spec.id))  # undone last: the manifest goes first
-        proof = prove_new(self._room, links, self._spec.verify, self._lease)
+        source = self._room.servers.access(self._spec.instance_id).administer if taken else None
+        proof = prove_new(self._room, links, self._spec.verify, self._lease, source=source)
         reached(proven)
         return proof
 

@@ -8,8 +8,8 @@ import structlog
 from snaphold.agent.chain import Chain
 from snaphold.agent.instances import removed_when_overtaken
 from snaphold.agent.lease import Lease
-from snaphold.agent.proof import checked_tables
 from snaphold.agent.room import Room
+from snaphold.agent.tables import checked_tables
 from snaphold.errors import Damaged, Permanent
 from snaphold.protocol import InstanceResult, InstanceSpec, Task
 from snaphold.steps import Step, reached

@@ -83,8 +83,9 @@ class ProgressAnswer(Answer):
 
 
 class Verification(Answer):
-    """What the newest proof of a backup has shown: when it ended, how long it took; ``reason``: why it did not pass.
+    """What the newest proof of a backup has shown: when it ended, how long it took.
 
+    ``reason``: why it did not pass, or which tables are not sound, as they were in the source.
     ``mend_from``: the region that has what is damaged; the action ``mend`` brings it from there.
     """
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from typing import Final, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from snaphold.errors import Damaged, ObjectMissing, Overtaken, SnapholdError
 from snaphold.model import ProofLevel, ProofStatus
@@ -26,13 +26,16 @@ VERSION: Final = 1
 
 
 class Checksums(Frozen):
-    """``CHECKSUM TABLE`` of every table that clients made, as the first proof by a restore found them.
+    """What is in every table that clients made, as the first proof by a restore found it.
 
-    They are what a later restore of the same backup must give again, by a server of the same series.
+    It is what a later restore of the same backup must give again, by a server of the same series. Keys are
+    ``database.table``. ``unsound``: those that are not sound, as they were in the source, and what the server said.
     """
 
     server_version: str  # "10.11.19"
-    tables: dict[str, int]  # "database.table"
+    tables: dict[str, int]  # CHECKSUM TABLE, where it is the same each time
+    rows: dict[str, str] = Field(default_factory=dict)  # count and sum of the rows, where columns are generated
+    unsound: dict[str, str] = Field(default_factory=dict)
 
 
 class Receipt(Frozen):

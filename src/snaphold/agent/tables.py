@@ -1,0 +1,152 @@
+"""What a server says of every table: whether it is sound, and what is in it.
+
+Not everything that a server calls unsound is damage of a backup. A table may have been so in the source, and comes back
+as it was: a MERGE table without its child, a discarded tablespace, a table of an engine that is not loaded, one that
+was marked as crashed. These are named in the proof, which passes.
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+from snaphold.agent.lease import Lease
+from snaphold.engines.base import Administer
+from snaphold.errors import Damaged, SnapholdError
+from snaphold.stream.proof import Checksums
+
+_STATEMENT_S: Final = 24 * 3600.0  # a large table takes its time
+_SOURCE_S: Final = 600.0  # of a table that is asked for in the source
+_TEXT: Final = 200  # characters of what a server says of a table
+_TABLES: Final = (
+    "SELECT TABLE_SCHEMA, TABLE_NAME, ENGINE, TABLE_TYPE FROM information_schema.TABLES"
+    " WHERE COALESCE(TABLE_TYPE, '') NOT IN ('VIEW', 'SYSTEM VIEW')"
+    " AND BINARY TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema') ORDER BY TABLE_SCHEMA, TABLE_NAME"
+)
+# CHECKSUM TABLE takes in what happens to lie in memory where a generated column is (InnoDB, 10.11.19). A unique key on
+# a BLOB has a hidden one.
+_WITH_GENERATED: Final = (
+    "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.COLUMNS WHERE IS_GENERATED = 'ALWAYS'"
+    " UNION SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.STATISTICS WHERE INDEX_TYPE = 'HASH'"
+)
+_SYSTEM: Final = frozenset({"mysql", "sys"})  # a server writes these by itself
+_SOUND: Final = frozenset({"ok", "table is already up to date"})
+_VERDICT: Final = "Corrupt"  # what it says last, and of everything
+_OF_OTHERS: Final = "MRG_MyISAM"  # an engine whose tables have no rows of their own, only a list of others
+_SOURCES_OWN: Final = (  # of such a state the files tell: no damage looks like it
+    "Tablespace has been discarded",
+    "Unknown storage engine",
+    "is marked as crashed",
+)
+
+
+def checked_tables(
+    administer: Administer, lease: Lease, *, known: Collection[str] = (), source: Administer | None = None
+) -> Checksums:
+    """Have a restored server check every table.
+
+    ``known``: tables ("database.table") that an earlier proof of the same backup found unsound in the source.
+    ``source``: asks the server that the backup was taken from just now; it is asked only for what is not sound here.
+
+    Raises:
+        Damaged: a table is not sound, and it is not known to have been so in the source; the message names it.
+        Unavailable: the server does not answer.
+    """
+    tables: dict[str, int] = {}
+    rows: dict[str, str] = {}
+    unsound: dict[str, str] = {}
+    with_generated = set(administer(_WITH_GENERATED, _STATEMENT_S))
+    for schema, table, engine, kind in administer(_TABLES, _STATEMENT_S):
+        lease.check()
+        name, quoted = f"{schema}.{table}", f"{_quoted(schema)}.{_quoted(table)}"
+        if faults := _faults(administer, quoted, engine, _STATEMENT_S):
+            if not (name in known or _was_so_before(engine, faults) or _is_so_there(source, quoted, engine)):
+                raise Damaged(f"the restored table {name} is not sound: {faults[0]}")
+            unsound[name] = faults[0][:_TEXT]
+        elif schema in _SYSTEM:
+            continue
+        elif (schema, table) in with_generated:
+            rows[name] = _sum_of_rows(administer, quoted, versioned=kind == "SYSTEM VERSIONED")
+        else:
+            ((_, checksum),) = administer(f"CHECKSUM TABLE {quoted}", _STATEMENT_S)
+            if checksum is not None:
+                tables[name] = int(checksum)
+    ((server_version,),) = administer("SELECT @@version", _STATEMENT_S)
+    version = str(server_version).partition("-")[0]
+    return Checksums(server_version=version, tables=tables, rows=rows, unsound=unsound)
+
+
+def agreed(backup_id: str, first: Checksums | None, found: Checksums) -> Checksums:
+    """What the receipt is to hold: the first proof's checksums, which a server of the same series must find again.
+
+    A table that one of the proofs did not look into, or looked at in another way, is not compared.
+
+    Raises:
+        Damaged: it finds other tables, or others in them; the message says which, and what was compared.
+    """
+    if first is None or _series(first) != _series(found):
+        return found
+    there, then = found.tables | found.rows, first.tables | first.rows
+    for name in sorted(there.keys() ^ then.keys()):
+        if name not in found.unsound and name not in first.unsound:
+            when = "its first proof by a restore only" if name in then else "this proof by a restore, but not the first"
+            raise Damaged(f"the table {name} of backup {backup_id} was found by {when}")
+    for what, one, other in (
+        ("CHECKSUM TABLE", first.tables, found.tables),
+        ("the count and the sum of its rows", first.rows, found.rows),
+    ):
+        for name in sorted(one.keys() & other.keys()):
+            if one[name] != other[name]:
+                raise Damaged(
+                    f"the table {name} of backup {backup_id} is not what its first proof by a restore found: "
+                    f"{what} gives {other[name]} instead of {one[name]}"
+                )
+    kept = {name: value for name, value in first.tables.items() if name in found.tables}
+    return first.model_copy(
+        update={"tables": kept, "rows": found.rows | first.rows, "unsound": found.unsound | first.unsound}
+    )
+
+
+def _faults(administer: Administer, quoted: str, engine: str | None, timeout_s: float) -> list[str]:
+    """What is wrong with a table, as the server says it; empty when it is sound."""
+    # InnoDB's extended check compares its indexes with each other; those of others read every key's row by itself.
+    said = administer(f"CHECK TABLE {quoted}{' EXTENDED' if engine == 'InnoDB' else ''}", timeout_s)
+    told = [(kind.lower(), text) for _, _, kind, text in said]
+    if all(kind != "error" and (kind != "status" or text.lower() in _SOUND) for kind, text in told):
+        return []
+    return sorted((text for _, text in told), key=lambda text: text == _VERDICT)
+
+
+def _was_so_before(engine: str | None, faults: list[str]) -> bool:
+    """Whether what the server says of a table tells that it was so in the source."""
+    return engine == _OF_OTHERS or any(mark in fault for fault in faults for mark in _SOURCES_OWN)
+
+
+def _is_so_there(source: Administer | None, quoted: str, engine: str | None) -> bool:
+    """Whether the source's own table is not sound either; False where it cannot be asked."""
+    if source is None:
+        return False
+    try:
+        return bool(_faults(source, quoted, engine, _SOURCE_S))
+    except SnapholdError:
+        return False
+
+
+def _sum_of_rows(administer: Administer, quoted: str, *, versioned: bool) -> str:
+    """How many rows a table has, and the sum of what is in them, but for columns that are computed from others."""
+    columns = [
+        column
+        for column, *_, extra in administer(f"SHOW COLUMNS FROM {quoted}", _STATEMENT_S)
+        if "GENERATED" not in extra.upper()
+    ]
+    each = ", ".join(f"COALESCE(CRC32({_quoted(column)}), '-')" for column in columns) or "''"
+    of = f"{quoted} FOR SYSTEM_TIME ALL" if versioned else quoted
+    select = f"SELECT COUNT(*), COALESCE(SUM(CRC32(CONCAT_WS(',', {each}))), 0) FROM {of}"  # noqa: S608 -- quoted names
+    ((count, total),) = administer(f"SET STATEMENT time_zone = '+00:00' FOR {select}", _STATEMENT_S)
+    return f"{count} {total}"
+
+
+def _series(checksums: Checksums) -> str:
+    return checksums.server_version.rpartition(".")[0]
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
