@@ -17,7 +17,15 @@ from typing import ClassVar, Self
 
 
 class SnapholdError(Exception):
-    """The root: whatever this project raises on purpose."""
+    """The root: whatever this project raises on purpose.
+
+    The message is for people, tenants among them: what happened, in their words. ``detail`` is for the log only: paths
+    of this machine, what a tool has printed, names of internal accounts.
+    """
+
+    def __init__(self, message: str = "", *, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class Refused(SnapholdError):
@@ -142,3 +150,16 @@ class Overtaken(SnapholdError):
 
 class SetupError(SnapholdError):
     """The service cannot start or go on as it is set up."""
+
+
+def in_full(error: BaseException) -> str:
+    """All that is known of an error, for the log: its message, its detail, and the same of what caused it."""
+    said: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SnapholdError):
+            said += [str(cause), cause.detail]
+        else:
+            said.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__
+    return " <- ".join(text for text in dict.fromkeys(said) if text)

@@ -69,10 +69,11 @@ def test_a_stream_read_to_its_end_is_a_good_one(messages: Path) -> None:
 
 
 def test_a_tool_that_fails_after_its_last_byte(messages: Path) -> None:
-    """Whatever was read and printed, a bad exit status fails the last read, with the end of the messages."""
+    """Whatever was read and printed, a bad exit status fails the last read; the end of the messages is the detail."""
     with ToolStream(shell("echo bytes; echo 'completed OK!' >&2; exit 3", messages)) as stream:
-        with pytest.raises(Permanent, match=r"sh failed with exit status 3: completed OK!"):
+        with pytest.raises(Permanent, match=r"^sh failed with exit status 3: the log of its host says why$") as failed:
             read_all(stream)
+        assert failed.value.detail == "completed OK!"
         with pytest.raises(Permanent):
             stream.readinto(memoryview(bytearray(1)))
 
@@ -171,8 +172,9 @@ sys.stdin.read()
 def test_a_tool_without_a_stream(messages: Path) -> None:
     """run_tool hands back the messages of a tool that ended well, and fails with those of one that did not."""
     assert run_tool(shell("echo done >&2", messages), timeout_s=10) == "done"
-    with pytest.raises(Permanent, match="exit status 1: done\noh"):
+    with pytest.raises(Permanent, match="exit status 1") as failed:
         run_tool(shell("echo oh >&2; exit 1", messages), timeout_s=10)
+    assert failed.value.detail == "done\noh"
 
 
 def test_a_tool_that_takes_too_long(messages: Path) -> None:
@@ -195,7 +197,7 @@ def test_only_the_end_of_long_messages(messages: Path) -> None:
     """An error carries the last lines of a tool that talks much."""
     with pytest.raises(Permanent) as caught:
         run_tool(shell("yes blah | head -c 100000 >&2; echo the end >&2; exit 1", messages), timeout_s=10)
-    assert str(caught.value).endswith("the end")
+    assert caught.value.detail.endswith("the end")
     assert len(str(caught.value)) < 5000
 
 

@@ -19,9 +19,10 @@ from snaphold.agent.questions import Questions, answer_to
 from snaphold.agent.room import Room
 from snaphold.agent.tasks import attempted
 from snaphold.config import Settings
-from snaphold.errors import Overtaken, Permanent, SnapholdError, Transient, Unauthorized
+from snaphold.errors import Overtaken, Permanent, SnapholdError, Transient, Unauthorized, in_full
 from snaphold.host.servers import Servers
 from snaphold.protocol import Claim, Desired, Heartbeat, Hello, InstanceState, Question, Report, Task
+from snaphold.reasons import reason_of
 
 _POLL_S: Final = 20.0  # how long a claim waits for work
 _POLL_WITHOUT_SLOTS_S: Final = 2.0  # the same while every slot for tasks is taken
@@ -244,9 +245,8 @@ class Agent:
                 _log.warning("task not reported", reason=str(error))
             except Exception as error:  # noqa: BLE001 - the one loop that fails a task, whatever it was
                 known = isinstance(error, SnapholdError)
-                _log.warning("task failed", reason=str(error), exc_info=not known)
-                reason = str(error) if known else f"the agent failed: {type(error).__name__}: {error}"
-                self._report_failure(region, task, reason)
+                _log.warning("task failed", reason=in_full(error), exc_info=not known)
+                self._report_failure(region, task, reason_of(error))
             finally:
                 self._leases.discard(lease)
 
@@ -316,7 +316,7 @@ class Agent:
                 _log.warning(
                     "instance not as it should be",
                     instance=instance_id,
-                    reason=str(error),
+                    reason=in_full(error),
                     exc_info=not isinstance(error, SnapholdError),
                 )
                 self._not_before[instance_id] = time.monotonic() + _FAULT_PAUSE_S
@@ -340,7 +340,7 @@ class Agent:
             return self._servers.state(instance_id)
         except Exception as error:  # noqa: BLE001 - one instance that cannot be looked at must not silence its host
             _log.warning("instance cannot be looked at", instance=instance_id, exc_info=True)
-            return InstanceState(id=instance_id, running=False, fault=f"it cannot be looked at: {error}")
+            return InstanceState(id=instance_id, running=False, fault=reason_of(error))
 
 
 class Unreported(SnapholdError):

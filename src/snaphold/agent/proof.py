@@ -15,9 +15,10 @@ from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room
 from snaphold.agent.tables import agreed, checked_tables
 from snaphold.engines.base import Administer
-from snaphold.errors import ObjectMissing, Overtaken, Permanent, SnapholdError, Transient
+from snaphold.errors import ObjectMissing, Overtaken, Permanent, SnapholdError, Transient, in_full
 from snaphold.model import ProofLevel, ProofStatus, rfc3339
 from snaphold.protocol import ChainLink, InstanceSpec, ProofResult, Task
+from snaphold.reasons import reason_of
 from snaphold.steps import Step, reached
 from snaphold.stream.proof import (
     Checksums,
@@ -89,7 +90,7 @@ def prove_new(
             patience_s = room.settings.verify_wait_s
             if now - silent_since >= patience_s:
                 raise Permanent(f"the backup could not be read back within {patience_s:g} s: {error}") from error
-            _log.warning("backup cannot be read back yet", reason=str(error))
+            _log.warning("backup cannot be read back yet", reason=in_full(error))
             lease.stop.wait(min(_ASK_AGAIN_S, patience_s))
             lease.check()
 
@@ -143,14 +144,18 @@ def prove(
 def _unproven(room: Room, link: ChainLink, error: SnapholdError, seconds: float) -> ProofResult:
     """What a proof that did not pass is worth. A failed one leaves its receipt, if the store takes it."""
     result = ProofResult(
-        status=verdict_on(error), level=ProofLevel.RESTORE, at=_now(), seconds=round(seconds, 3), reason=str(error)
+        status=verdict_on(error),
+        level=ProofLevel.RESTORE,
+        at=_now(),
+        seconds=round(seconds, 3),
+        reason=reason_of(error),
     )
-    _log.warning("backup not proven", backup=link.backup_id, status=result.status.value, reason=str(error))
+    _log.warning("backup not proven", backup=link.backup_id, status=result.status.value, reason=in_full(error))
     if result.status is ProofStatus.FAILED:
         try:
             _keep(room, link, result, None)
         except SnapholdError as trouble:
-            _log.warning("receipt not kept", backup=link.backup_id, reason=str(trouble))
+            _log.warning("receipt not kept", backup=link.backup_id, reason=in_full(trouble))
     return result
 
 

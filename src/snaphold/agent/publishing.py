@@ -10,7 +10,7 @@ import structlog
 from snaphold.agent.lease import Lease
 from snaphold.agent.proof import prove_new
 from snaphold.agent.room import Room
-from snaphold.errors import ObjectExists, SnapholdError
+from snaphold.errors import ObjectExists, SnapholdError, in_full
 from snaphold.model import rfc3339, segment_prefix
 from snaphold.protocol import BackupResult, BackupSpec, ChainLink, ProofResult, Task
 from snaphold.steps import Step, reached
@@ -105,7 +105,7 @@ class Publishing:
                 self.store.delete(name)
             discard(self.store, self.prefix)
         except SnapholdError as error:
-            _log.warning("backup not removed", reason=str(error))
+            _log.warning("backup not removed", reason=in_full(error))
 
     def _put_data(self, written: Written) -> DataFacts:
         """Make the segments the data object."""

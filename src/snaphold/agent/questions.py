@@ -10,9 +10,10 @@ from typing import Final
 
 import structlog
 
-from snaphold.errors import Refused, SnapholdError
+from snaphold.errors import Refused, SnapholdError, in_full
 from snaphold.host.servers import Servers
 from snaphold.protocol import Answer, Question
+from snaphold.reasons import screened
 
 _WAY_BACK_S: Final = 0.5  # kept for the answer to reach whoever waits
 
@@ -98,13 +99,13 @@ def answer_to(servers: Servers, session: str, question: Question, *, due_s: floa
     try:
         payload = servers.ask(question.instance_id, question.kind, question.payload, deadline_s=left_s)
     except Refused as error:
-        return Answer(session=session, ok=False, error=type(error).__name__, message=str(error))
+        return Answer(session=session, ok=False, error=type(error).__name__, message=screened(str(error)))
     except Exception as error:  # noqa: BLE001 - whoever waits gets an answer, whatever it was
         _log.warning(
             "question failed",
             kind=question.kind.value,
             instance=question.instance_id,
-            reason=str(error),
+            reason=in_full(error),
             exc_info=not isinstance(error, SnapholdError),
         )
         return Answer(session=session, ok=False, error="Unavailable", message="The instance does not answer.")

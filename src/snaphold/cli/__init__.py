@@ -12,7 +12,7 @@ from snaphold.cli.accounts import account_app
 from snaphold.cli.hosts import host_app
 from snaphold.cli.options import Given, with_settings, with_state
 from snaphold.cli.options import command as _command
-from snaphold.errors import SnapholdError
+from snaphold.errors import SnapholdError, in_full
 
 app = typer.Typer(
     name="snaphold",
@@ -42,7 +42,9 @@ def main() -> None:
     try:
         app()
     except SnapholdError as error:
-        sys.stderr.write(f"snaphold: {error}\n")
+        from snaphold.cli.logs import printable  # noqa: PLC0415
+
+        sys.stderr.write(f"snaphold: {printable(in_full(error) if error.detail else str(error))}\n")
         sys.exit(1)
 
 

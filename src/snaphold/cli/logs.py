@@ -13,6 +13,30 @@ _FIRST_KEYS: Final = ("timestamp", "level", "process", "event")
 _QUIET: Final = ("alembic", "dbos", "httpcore", "httpx", "uvicorn", "asyncio", "sqlalchemy")
 
 
+def printable(text: str) -> str:
+    r"""The text with every character that a terminal would not show as one written as an escape, ``\x1b`` for one.
+
+    Names are texts of strangers: none of them moves the cursor, and none begins a line that looks like ours.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def _escaped(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {key: _printable_value(value) for key, value in event.items()}
+
+
+def _printable_value(value: Any) -> Any:
+    """Lines stay lines: what writes them escapes their ends."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    return "\n".join(map(printable, str(value).split("\n")))
+
+
 def set_up_logs(settings: Settings, process: str) -> None:
     """Send the events of structlog and the records of logging to standard error, in the format of the settings.
 
@@ -30,10 +54,10 @@ def set_up_logs(settings: Settings, process: str) -> None:
         structlog.processors.format_exc_info,
         name_process,
     ]
-    last: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
+    last: list[structlog.typing.Processor] = (
+        [structlog.processors.JSONRenderer()]
         if settings.log_format == "json"
-        else structlog.processors.LogfmtRenderer(key_order=_FIRST_KEYS, drop_missing=True)
+        else [_escaped, structlog.processors.LogfmtRenderer(key_order=_FIRST_KEYS, drop_missing=True)]
     )
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -45,7 +69,7 @@ def set_up_logs(settings: Settings, process: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     root = logging.getLogger()

@@ -10,6 +10,7 @@ from snaphold.cli.stores import stores_of
 from snaphold.config import Settings
 from snaphold.engines.mariadb import MariaDB
 from snaphold.host.servers import Servers
+from snaphold.reasons import keep_private
 from snaphold.stream.process import set_courtesy
 
 
@@ -25,6 +26,7 @@ def built_agent(settings: Settings, state: StateDirectory, endpoints: Sequence[E
     """
     set_courtesy(courtesy_of(settings))
     servers = servers_of(settings, state)
+    keep_private([servers.installation.root])
     engines = {"mariadb": MariaDB(servers.installation, servers.keys)}
     regions = [
         Region(

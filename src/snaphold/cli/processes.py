@@ -103,6 +103,7 @@ def run_agent(given: Given) -> None:
     state.require()
     regions = parse_regions(given.settings.region)
     state.make([region.name for region in regions])
+    given.keep_private()
     set_up_logs(given.settings, "agent")
     with state.lock("agent"), _until_stopped() as stopping:
         built_agent(given.settings, state, regions).run(stopping)
@@ -187,6 +188,7 @@ def _one_region(given: Given, name: str | None) -> tuple[Endpoint, StateDirector
         raise SetupError(f"which region is this process's? (--name, one of {', '.join(map(str, regions))})")
     state = given.state
     state.make([mine[0].name])
+    given.keep_private()
     state.make_store(mine[0].name)
     return mine[0], state
 

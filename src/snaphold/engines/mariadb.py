@@ -23,6 +23,7 @@ from snaphold.engines.holes import page_size_of, punch_holes
 from snaphold.engines.installation import Installation
 from snaphold.engines.keys import KeyManagement
 from snaphold.engines.options import KEY_PLUGIN, innodb_options, key_plugin
+from snaphold.engines.words import in_words
 from snaphold.errors import Permanent, SnapholdError, Unavailable
 from snaphold.model import is_engine_file
 from snaphold.stream.delta import MAX_META, Meta
@@ -68,7 +69,6 @@ _RACES: Final = re.compile(  # what 10.11.19 says when it fails by them; seen un
     r"|Error 2 on file [^\n]* open during [^\n]* table copy: No such file or directory"
     r"|DDL operation detected in the late phase of backup[^\n]*"
 )
-_RACE_TEXT: Final = 300  # characters of it that a reason quotes
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
 _BINLOG: Final = re.compile(r"filename '(?P<file>[^']*)', position '(?P<position>\d+)'")
 _GTID: Final = re.compile(r"GTID of the last change '(?P<gtid>[^']*)'")
@@ -266,6 +266,7 @@ class MariaDB:
             gid=gid,
             env=self._installation.environment,
             cwd=directory,
+            explain=in_words,
         )
 
     def _refuse_other_versions(self, server: ServerAccess) -> None:
@@ -337,8 +338,8 @@ class MariaDBBackup:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _MESSAGES))
             if lost := _RACES.search(file.read().decode(errors="replace")):
                 raise SourceChanged(
-                    "a table was moved or dropped while the backup tool copied it, which ended the tool: "
-                    f"{lost[0][:_RACE_TEXT]}"
+                    "a table was moved or dropped while the backup tool copied it, which ended the tool",
+                    detail=lost[0],
                 ) from error
 
     def kill(self) -> None:
@@ -547,7 +548,9 @@ def _spaces_of(captured: Mapping[str, bytes]) -> dict[str, int]:
 
 def _insist_on_the_verdict(tail: str, doing: str) -> None:
     if _VERDICT not in tail:
-        raise Permanent(f"mariabackup could not {doing}: it ended without saying '{_VERDICT}': {tail[-500:]}")
+        raise Permanent(
+            f"mariabackup could not {doing}: it ended without saying '{_VERDICT}': {in_words(tail)}", detail=tail
+        )
 
 
 def _first_of(captured: Mapping[str, bytes], names: tuple[str, ...]) -> bytes:

@@ -99,5 +99,5 @@ def credentials(path: Path) -> tuple[str, str]:
     """User and password of an account file. Raises ``Unavailable``."""
     found = _ACCOUNT_FILE.fullmatch(read_untrusted(path, _LONGEST_ACCOUNT_FILE) or b"")
     if found is None:
-        raise Unavailable(f"the account file {path.name} of the instance cannot be read")
+        raise Unavailable("the host's own account of the instance cannot be used", detail=f"{path} has another form")
     return found["user"].decode(), found["password"].decode()

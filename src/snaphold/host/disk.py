@@ -35,13 +35,13 @@ class Owner:
 
 @contextmanager
 def disk_faults(doing: str) -> Iterator[None]:
-    """Turn a fault of the disk into ``Permanent`` with a reason that a person understands."""
+    """Turn a fault of the disk into ``Permanent`` with a reason that a person understands; the cause names the file."""
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise Permanent(f"{doing}: the disk of this host is full") from error
-        raise Permanent(f"{doing}: {error.strerror or error} ({error.filename or 'no file'})") from error
+        raise Permanent(f"{doing}: {error.strerror or 'the disk of this host refuses'}") from error
 
 
 def make_directory(path: Path, *, owner: Owner | None, mode: int = 0o700) -> None:

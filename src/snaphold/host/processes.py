@@ -73,7 +73,7 @@ def spawn_detached(
             extra_groups=None if owner is None else [],
         )
     except OSError as error:
-        raise Permanent(f"{argv[0]} cannot be started: {error.strerror}") from error
+        raise Permanent(f"{Path(argv[0]).name} cannot be started: {error.strerror}", detail=str(argv[0])) from error
     finally:
         os.close(descriptor)
     spawned = Spawned(child)  # before anybody may reap it: until then its number is nobody else's

@@ -7,7 +7,6 @@ state. Methods for one instance exclude each other; different instances do not w
 
 import contextlib
 import os
-import re
 import shutil
 import stat
 import threading
@@ -26,6 +25,7 @@ from snaphold.engines.base import Administer, ServerAccess
 from snaphold.engines.installation import Installation, closed_ancestor, find_installation, reachable_installation
 from snaphold.engines.keys import KeyManagement
 from snaphold.engines.options import KEY_PLUGIN
+from snaphold.engines.words import in_words
 from snaphold.errors import NotFound, Overtaken, Permanent, SetupError, SnapholdError, Unavailable
 from snaphold.host import accounts, contents, disk
 from snaphold.host.directory import IDENTIFIER, InstanceDirectory, Record
@@ -42,6 +42,7 @@ from snaphold.host.processes import (
 from snaphold.host.session import MOST_BYTES, Session, session
 from snaphold.host.template import template_directory
 from snaphold.protocol import Datastore, InstanceResult, InstanceSpec, InstanceState, QuestionKind
+from snaphold.reasons import reason_of
 from snaphold.stream.xbstream import TOOL_FILES
 
 MEGABYTE: Final = 1 << 20  # bytes
@@ -49,7 +50,6 @@ ERROR_LOG_LIMIT: Final = 8 << 20  # bytes, after which a start begins a new erro
 STOP_PATIENCE_S: Final = 60.0  # for a server that writes its pages back; then it is killed, and recovers
 LOOK_PATIENCE_S: Final = 1.0  # of a look at an instance that something is done to
 _ADDRESS_IN_USE: Final = "Bind on TCP/IP port: Address already in use"
-_DISK_FULL: Final = re.compile(r"No space left|[Dd]isk (is )?full|error number 28|errno: 28|error 28")
 _LEFT_OUT: Final = TOOL_FILES | {"snaphold.incarnation"}  # of what is restored
 _REMOVED: Final = ".removed."
 
@@ -130,14 +130,14 @@ class Servers:
             return InstanceState(id=instance_id, running=False, fault="this host has no such instance")
         used_bytes = disk.used_bytes(directory.data) if directory.data.is_dir() else None
         if self._process(directory, record) is None:
-            fault = directory.last_words() or "its server does not run"
+            fault = f"its server does not run: {in_words(directory.last_words() or '')}"
             return InstanceState(id=instance_id, running=False, used_bytes=used_bytes, fault=fault)
         with self._held(instance_id if record.built else None) as held:
             # Asked under the lock: a position that was asked for before somebody else's is below what they have kept.
             try:
                 current, durable = self._lsns(directory, timeout_s=2)
             except SnapholdError as error:
-                return InstanceState(id=instance_id, running=False, used_bytes=used_bytes, fault=str(error))
+                return InstanceState(id=instance_id, running=False, used_bytes=used_bytes, fault=reason_of(error))
             incarnation = None
             if held:
                 with contextlib.suppress(OSError):
@@ -413,7 +413,7 @@ class Servers:
         address = next(free, None)
         if address is None:
             networks = ", ".join(settings.instance_networks)
-            raise Permanent(f"no address of {networks} is free on port {record.port}")
+            raise Permanent("no address of its host is free", detail=f"of {networks} on port {record.port}")
         return address
 
     @contextmanager
@@ -491,9 +491,8 @@ class Servers:
                 if _ADDRESS_IN_USE in said:
                     raise AddressTaken(f"somebody else listens on {record.address} port {record.port}")
                 words = directory.last_words() or (said.strip().splitlines() or ["it says nothing"])[-1][:500]
-                full = "the disk of this host is full: " if _DISK_FULL.search(said) else ""
                 end = "" if spawned is None else f" ({spawned.verdict()})"
-                raise Permanent(f"the database server does not start: {full}{words}{end}")
+                raise Permanent(f"the database server does not start: {in_words(said)}{end}", detail=words)
             try:
                 with self._administer(directory, timeout_s=2) as session:
                     session.run("SELECT 1")

@@ -228,4 +228,4 @@ def _meaning(error: pymysql.MySQLError) -> SnapholdError:
         return Unavailable("the database server does not answer")
     if number == ER.ACCESS_DENIED_ERROR:
         return Unavailable("the host's own account was changed in the server: a restart makes it anew")
-    return Unavailable(f"the database server refused: {said}")
+    return Unavailable("the database server refused to do its part", detail=said)

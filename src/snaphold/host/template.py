@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from snaphold.engines.installation import Installation
+from snaphold.engines.words import in_words
 from snaphold.errors import Permanent
 from snaphold.host.disk import disk_faults, sync_directory, sync_filesystem
 
@@ -95,4 +96,7 @@ def _bootstrap(data: Path, scratch: Path, installation: Installation) -> None:
     )
     if done.returncode != 0:
         said = [line for line in done.stderr.decode(errors="replace").splitlines() if "ERROR" in line]
-        raise Permanent(f"MariaDB's bootstrap ended with status {done.returncode}: {'; '.join(said[-2:])[:500]}")
+        raise Permanent(
+            f"MariaDB's bootstrap ended with status {done.returncode}: {in_words(' '.join(said))}",
+            detail="; ".join(said[-2:])[:500],
+        )

@@ -7,7 +7,7 @@ import structlog
 
 from snaphold.catalog import backups, copies
 from snaphold.catalog.database import Transaction
-from snaphold.errors import BadRequest, Forbidden, NotFound, OverLimit, Refused, Unavailable, Unprocessable
+from snaphold.errors import BadRequest, Forbidden, NotFound, OverLimit, Refused, Unavailable, Unprocessable, in_full
 from snaphold.model import (
     Backup,
     Copy,
@@ -136,7 +136,7 @@ def counterparts_of(deployment: Deployment, backup: Backup) -> dict[str, PeerCop
             silent = error
             continue
         except Refused as error:
-            log.warning("backup.no_help", backup=backup.id, region=region, reason=str(error))
+            log.warning("backup.no_help", backup=backup.id, region=region, reason=in_full(error))
             continue
         if backup.id in answer.copies:
             found[region] = answer.copies[backup.id]

@@ -44,6 +44,7 @@ from snaphold.protocol import (
     Welcome,
     Work,
 )
+from snaphold.reasons import screened
 from snaphold.service import copies
 from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
@@ -182,6 +183,7 @@ def report(
     Raises:
         Overtaken: the attempt was given up before, and nothing is written; or what it says is not so.
     """
+    message = _screened(message)
     with deployment.catalog.writing() as tx:
         if tasks.has_reported(tx, host_id, task_id, message.session, message.attempt):
             return
@@ -212,6 +214,15 @@ def report(
     )
     if unfounded is not None:
         raise Overtaken(unfounded)
+
+
+def _screened(message: Report) -> Report:
+    """The same report, its reasons fit for tenants: a host may be of an older release, or somebody else's by now."""
+    reason = None if message.reason is None else screened(message.reason)
+    proof = message.proof
+    if proof is not None and proof.reason is not None:
+        proof = proof.model_copy(update={"reason": screened(proof.reason)})
+    return message.model_copy(update={"reason": reason, "proof": proof})
 
 
 def answer(deployment: Deployment, host_id: str, question_id: str, message: Answer) -> None:

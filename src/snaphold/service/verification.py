@@ -9,7 +9,7 @@ import structlog
 
 from snaphold.catalog import backups, hosts, tasks
 from snaphold.catalog.database import Transaction
-from snaphold.errors import NotFound, Unavailable, Unprocessable
+from snaphold.errors import NotFound, Unavailable, Unprocessable, in_full
 from snaphold.model import Backup, ProofLevel, Rate, proof_is_due
 from snaphold.protocol import TaskKind
 from snaphold.service import limits
@@ -84,7 +84,7 @@ def take_up_proofs(deployment: Deployment) -> None:
                 level = backup.proof_level or ProofLevel.OBJECTS
                 host_id = _begin(tx, deployment, backup, level, backup.proof_asked_us, mending=backup.mending)
         except Unavailable as error:
-            log.info("backup.proof_waits", backup=backup.id, reason=str(error))
+            log.info("backup.proof_waits", backup=backup.id, reason=in_full(error))
             continue
         if host_id is not None:
             deployment.wakeups.notify(host_id)

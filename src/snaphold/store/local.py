@@ -349,7 +349,7 @@ def _mapped(name: str | None = None) -> Iterator[None]:
             raise Permanent("the store has no space left") from error
         if error.errno in _PASSING:
             raise Transient(f"the store failed: {error.strerror}") from error
-        raise Permanent(f"the store refused: {error.strerror}: {error.filename}") from error
+        raise Permanent(f"the store refused: {error.strerror}") from error
 
 
 def _is_same_file(one: Path, other: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import Final, Self
 from snaphold.errors import Damaged, Overtaken, Permanent
 from snaphold.store.base import ObjectStore
 from snaphold.stream.compress import BLOCK_SIZE
-from snaphold.stream.extractor import DAMAGED, Layer
+from snaphold.stream.extractor import DAMAGED, FAILED, Layer
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, sha256_of
 from snaphold.stream.overlay import INCREMENT_PAGES, META
@@ -204,7 +204,7 @@ class _Extractor:
             raise Damaged(f"the backup cannot be extracted: {reason}")
         if status is None:
             raise Permanent("the extraction does not end")
-        if status == 1:
+        if status == FAILED:
             raise Permanent(f"the backup cannot be extracted: {reason}")
         raise self._running.failure(status)
 

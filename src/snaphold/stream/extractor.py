@@ -9,8 +9,8 @@ With ``--layer`` the standard input is a chain: the streams of its backups in a 
 bytes (:class:`Layer`). The directory must be empty; what a failure leaves in it is the caller's to remove.
 
 Standard output: ``<bytes of the stream so far>`` a line, every PROGRESS_STEP; the last line counts them all. Standard
-error: one line, the reason. Exit status: 0 the files are written (not synced), 1 they could not be, DAMAGED the stream
-must not be trusted.
+error: one line, the reason. Exit status: 0 the files are written (not synced), FAILED they could not be, DAMAGED the
+stream must not be trusted.
 """
 
 import argparse
@@ -34,7 +34,8 @@ from snaphold.stream.files import Tree, WholeFiles
 from snaphold.stream.overlay import Overlay
 from snaphold.stream.xbstream import Sink, XbstreamReader
 
-DAMAGED: Final = 3  # exit status
+DAMAGED: Final = 3  # exit statuses; of 1 Python makes use too, with a traceback
+FAILED: Final = 4
 PROGRESS_STEP: Final = 16 << 20  # bytes of the stream
 _READ_SIZE: Final = 1 << 20  # bytes
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
@@ -78,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201 -- the program's answer
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        print("the disk has no space left" if full else error, file=sys.stderr)  # noqa: T201 -- the program's answer
+        print("the disk has no space left" if full else error.strerror, file=sys.stderr)  # noqa: T201 -- the same
     else:
         return 0
-    return 1
+    return FAILED
 
 
 def extract(source: int, directory: int, threads: int, on_progress: Callable[[int], object]) -> None:

@@ -37,8 +37,9 @@ _POLL_S: Final = 0.1  # how soon a stop is noticed
 class Tool:
     """How to start a tool. ``argv[0]`` names it in messages.
 
-    ``messages``: the file that its standard error is appended to (0600). ``uid`` and ``gid``: whom it runs as, with no
-    other groups; None: as ourselves. ``env``: its whole environment; None: ours.
+    ``messages``: the file that its standard error is appended to (0600). ``explain``: what a failure's messages mean,
+    for people, who are not shown the messages themselves. ``uid`` and ``gid``: whom it runs as, with no other groups;
+    None: as ourselves. ``env``: its whole environment; None: ours.
     """
 
     argv: Sequence[str | Path]
@@ -47,6 +48,7 @@ class Tool:
     gid: int | None = None
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
+    explain: Callable[[str], str] = lambda _messages: "the log of its host says why"
 
     @property
     def name(self) -> str:
@@ -129,10 +131,10 @@ class Running:
                     pipe.close()
 
     def failure(self, status: int) -> Permanent:
-        """The reason of a failure, for people, with the end of the tool's messages."""
+        """The reason of a failure, for people; its detail is the end of the tool's messages."""
         how = f"was ended by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
         tail = self.tool.tail()
-        return Permanent(f"{self.tool.name} {how}" + (f": {tail}" if tail else ""))
+        return Permanent(f"{self.tool.name} {how}: {self.tool.explain(tail)}", detail=tail)
 
 
 class ToolStream:
@@ -248,7 +250,7 @@ def _spawn(tool: Tool, stdin: int, stdout: int, messages: BinaryIO) -> subproces
             identity = ["--reuid", str(tool.uid), "--regid", str(tool.gid), "--clear-groups"]
         program = shutil.which(argv[0], path=(tool.env or os.environ).get("PATH"))
         if program is None:
-            raise Permanent(f"{tool.name} cannot be started: there is no program {argv[0]}")
+            raise Permanent(f"{tool.name} cannot be started: there is no such program", detail=argv[0])
         argv = [setpriv, "--pdeathsig", "KILL", *identity, "--", program, *argv[1:]]
     elif tool.uid is not None and tool.gid is not None:
         user = {"user": tool.uid, "group": tool.gid, "extra_groups": []}

@@ -20,8 +20,10 @@ from snaphold.errors import (
     Overtaken,
     Permanent,
     Refused,
+    SnapholdError,
     Transient,
     Unavailable,
+    in_full,
 )
 from snaphold.model import (
     Backup,
@@ -33,6 +35,7 @@ from snaphold.model import (
     segment_prefix,
 )
 from snaphold.protocol import PeerAnswer, PeerRecord
+from snaphold.reasons import reason_of
 from snaphold.service.copies import announce_copy, ask, begin_ancestor, give_up, resume_copies, take_up_copies
 from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
@@ -95,9 +98,9 @@ class Copier:
         except Overtaken:
             return
         except (Transient, Unavailable) as error:
-            self._wait(copy, str(error))
+            self._wait(copy, error)
         except (Permanent, Refused) as error:
-            self._fail(copy, str(error))
+            self._fail(copy, reason_of(error), in_full(error))
         except Exception as error:
             log.warning("backup.copy_broke", backup=copy.backup_id, copy=copy.copy_id, exc_info=error)
             self._fail(copy, "The copy could not be made.")
@@ -168,14 +171,14 @@ class Copier:
             raise Transient(f"Its parent {backup.parent_id} is still being copied.")
         return ask(self._deployment, copy.region, copy.account, wanted)
 
-    def _wait(self, copy: Copy, reason: str) -> None:
+    def _wait(self, copy: Copy, error: SnapholdError) -> None:
         wait_us = copy_waits_us(copy.tries + 1)
         if wait_us is None:
-            self._fail(copy, reason)
+            self._fail(copy, reason_of(error), in_full(error))
             return
-        log.warning("backup.copy_waits", backup=copy.backup_id, copy=copy.copy_id, reason=reason)
+        log.warning("backup.copy_waits", backup=copy.backup_id, copy=copy.copy_id, reason=in_full(error))
         with self._deployment.catalog.writing() as tx:
-            copies.change(tx, copy.id, tries=copy.tries + 1, next_try_us=tx.now_us + wait_us, reason=reason)
+            copies.change(tx, copy.id, tries=copy.tries + 1, next_try_us=tx.now_us + wait_us, reason=reason_of(error))
 
     def _complete(self, copy: Copy) -> None:
         with self._deployment.catalog.writing() as tx:
@@ -183,12 +186,12 @@ class Copier:
         reached(Step.COPY_ENDED)
         log.info("backup.copied", backup=copy.backup_id, copy=copy.copy_id, region=copy.region)
 
-    def _fail(self, copy: Copy, reason: str) -> None:
+    def _fail(self, copy: Copy, reason: str, in_the_log: str | None = None) -> None:
         """It has failed, unless the other region has it after all: the answer may have been lost."""
         if self._clear(copy):
             self._complete(copy)
             return
-        log.warning("backup.copy_failed", backup=copy.backup_id, copy=copy.copy_id, reason=reason)
+        log.warning("backup.copy_failed", backup=copy.backup_id, copy=copy.copy_id, reason=in_the_log or reason)
         with self._deployment.catalog.writing() as tx:
             copies.change(tx, copy.id, status=CopyStatus.FAILED, reason=reason)
 

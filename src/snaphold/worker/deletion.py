@@ -8,8 +8,9 @@ import structlog
 
 from snaphold.catalog import arrivals, backups, hosts
 from snaphold.catalog.database import Catalog
-from snaphold.errors import SnapholdError
+from snaphold.errors import SnapholdError, in_full
 from snaphold.model import ARRIVAL_WAIT_US, Arrival, Backup, BackupStatus, backup_prefix
+from snaphold.reasons import reason_of
 from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
 
@@ -99,7 +100,7 @@ class Remover:
         try:
             removed = self._remove_objects(backup)
         except SnapholdError as error:
-            log.warning("backup.sweep_failed", backup=backup.id, reason=str(error))
+            log.warning("backup.sweep_failed", backup=backup.id, reason=in_full(error))
             return False
         if removed:
             log.info("backup.swept", backup=backup.id, objects=removed)
@@ -124,7 +125,7 @@ class Remover:
         return len(names)
 
     def _give_up(self, backup_ids: list[str], error: Exception) -> None:
-        log.warning("backup.delete_failed", backups=backup_ids, reason=str(error), exc_info=error)
-        reason = str(error) if isinstance(error, SnapholdError) else "The objects could not be removed."
+        log.warning("backup.delete_failed", backups=backup_ids, reason=in_full(error), exc_info=error)
+        reason = reason_of(error) if isinstance(error, SnapholdError) else "The objects could not be removed."
         with self._catalog.writing() as tx:
             backups.mark_delete_failed(tx, backup_ids, reason)

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import structlog
 
 from snaphold.catalog import backups
-from snaphold.errors import Damaged, ObjectMissing, Overtaken, SnapholdError, Transient, Unavailable
+from snaphold.errors import Damaged, ObjectMissing, Overtaken, SnapholdError, Transient, Unavailable, in_full
 from snaphold.model import Backup, rfc3339, rfc3339_exact, segment_prefix
 from snaphold.service.copies import counterparts_of
 from snaphold.service.deployment import Deployment
@@ -106,7 +106,7 @@ class Mender:
             except (Transient, Unavailable) as error:
                 silent = error
             except SnapholdError as error:
-                log.warning("backup.no_help", backup=backup.id, region=region, reason=str(error))
+                log.warning("backup.no_help", backup=backup.id, region=region, reason=in_full(error))
             else:
                 if manifest.data.size_bytes == backup.object_bytes:
                     found.append(Twin(region=region, store=store, manifest=manifest))

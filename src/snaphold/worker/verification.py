@@ -9,9 +9,10 @@ import structlog
 
 from snaphold import __version__
 from snaphold.catalog import backups
-from snaphold.errors import Overtaken, SnapholdError
+from snaphold.errors import Overtaken, SnapholdError, in_full
 from snaphold.model import Backup, ProofLevel, ProofStatus, rfc3339
 from snaphold.protocol import ProofResult
+from snaphold.reasons import reason_of
 from snaphold.service.deployment import Deployment
 from snaphold.service.verification import resume_proofs, take_up_proofs
 from snaphold.steps import Step, reached
@@ -88,8 +89,8 @@ class Prover:
             return
         except Exception as error:  # whatever it was, the backup must not stay "being proven"
             known = isinstance(error, SnapholdError)
-            log.warning("backup.proof_failed", backup=backup.id, reason=str(error), exc_info=not known)
-            reason = str(error) if known else "The objects could not be read back."
+            log.warning("backup.proof_failed", backup=backup.id, reason=in_full(error), exc_info=not known)
+            reason = reason_of(error) if known else "The objects could not be read back."
             result = self._result(begun_s, ProofStatus.UNKNOWN, reason)
         with self._deployment.catalog.writing() as tx:
             backups.end_proof(tx, backup.id, result)
@@ -109,7 +110,7 @@ class Prover:
         except SnapholdError as error:
             if result.status is ProofStatus.PASSED:
                 raise
-            log.warning("backup.receipt_not_kept", backup=backup_id, reason=str(error))
+            log.warning("backup.receipt_not_kept", backup=backup_id, reason=in_full(error))
 
     def _read(self, store: ObjectStore, backup: Backup, manifest_sha256: str) -> tuple[ProofStatus, str | None]:
         try:
@@ -126,7 +127,8 @@ class Prover:
         except Overtaken:
             raise
         except SnapholdError as error:
-            return verdict_on(error), str(error)
+            log.warning("backup.not_sound", backup=backup.id, reason=in_full(error))
+            return verdict_on(error), reason_of(error)
         return ProofStatus.PASSED, None
 
     def _result(

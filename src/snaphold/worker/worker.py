@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from snaphold.errors import SnapholdError
+from snaphold.errors import SnapholdError, in_full
 from snaphold.queue import QueueRunner
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import forget_ended_tasks, reap
@@ -135,6 +135,6 @@ def _guarded(step: str, action: Callable[[], object]) -> None:
     try:
         action()
     except SnapholdError as error:
-        log.warning("worker.round_failed", step=step, reason=str(error))
+        log.warning("worker.round_failed", step=step, reason=in_full(error))
     except Exception:  # the loop that must not die: hosts' silence would mean nothing any more
         log.exception("worker.round_broke", step=step)

@@ -1,0 +1,73 @@
+"""What tenants are told of a failure, and what stays in the log."""
+
+from pathlib import Path
+
+import pytest
+import structlog
+
+from snaphold.errors import BadRequest, Damaged, Permanent, SetupError, Transient, Unavailable, in_full
+from snaphold.reasons import HELD_BACK, keep_private, reason_of, screened
+
+STATE = Path("/srv/the state of a test")
+
+
+@pytest.fixture(autouse=True)
+def a_private_place() -> None:
+    """A directory of this machine."""
+    keep_private([STATE, None, Path("/")])
+
+
+@pytest.mark.parametrize("kind", [Permanent, Transient, Damaged, Unavailable, BadRequest])
+def test_a_message_is_for_people(kind: type[Permanent]) -> None:
+    """An error's message is the reason; its detail is not."""
+    assert reason_of(kind("the backup is too old", detail=f"{STATE}/x")) == "the backup is too old"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(FileNotFoundError(2, "No such file", f"{STATE}/x"), id="an error of the system"),
+        pytest.param(KeyError("x"), id="a mistake of ours"),
+        pytest.param(SetupError("the key file is missing"), id="what the operator must mend"),
+    ],
+)
+def test_nobody_is_told_of_accidents(error: Exception) -> None:
+    """What was not raised for people is not shown to them."""
+    assert reason_of(error) == HELD_BACK
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"mariabackup failed: {STATE}/instances/x/data",
+        "the server did not start: /usr/sbin/mariadbd",
+        "[Errno 2] No such file or directory: 'x'",
+        "Access denied for user 'snaphold_backup'@'localhost'",
+    ],
+    ids=["our directory", "a program", "an error of the system", "an account"],
+)
+def test_the_last_guard(text: str) -> None:
+    """A message in which a place or an account of ours is named after all is held back; the log has it."""
+    with structlog.testing.capture_logs() as logged:
+        assert reason_of(Permanent(text)) == HELD_BACK
+    assert [line["reason"] for line in logged] == [text]
+
+
+def test_what_passes_the_guard() -> None:
+    """Names of a backup's own files and of other regions do; no reason is endless."""
+    said = "shop/orders.ibd of /1234/z_CLOUDDB_BACKUPS/x.xbstream.gz: Region IAD refuses: http://10.0.0.1:8779/v1.0"
+    assert screened(said) == said
+    assert screened("x" * 5000) == "x" * 1999 + "…"
+
+
+def test_the_log_has_it_all() -> None:
+    """In the log stands what happened, every detail, and what was the cause of it."""
+    cause = FileNotFoundError(2, "No such file", "/x/y")
+    inner = Permanent("the disk refuses", detail="block 7")
+    inner.__cause__ = cause
+    error = Permanent("the backup failed: the disk refuses", detail="")
+    error.__cause__ = inner
+    assert in_full(error) == (
+        "the backup failed: the disk refuses <- the disk refuses <- block 7"
+        " <- FileNotFoundError: [Errno 2] No such file: '/x/y'"
+    )
