@@ -127,7 +127,7 @@ class Log:
         nowhere = Path("/nowhere")
         return ServerAccess(
             data_directory=nowhere, socket=nowhere, defaults_file=nowhere, uid=None, gid=None, scratch=nowhere,
-            messages=nowhere, administer=self, checkpoint=self.checkpoint,
+            messages=nowhere, administer=self, administer_as_tool=self, checkpoint=self.checkpoint,
         )  # fmt: skip
 
 

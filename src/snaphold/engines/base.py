@@ -34,6 +34,7 @@ class ServerAccess:
     messages: Path  # where the tool's messages go: a file of ours, out of this user's reach
     administer: Administer  # runs a statement as the admin account, for so many
     # seconds at most, and returns the rows; raises Unavailable
+    administer_as_tool: Administer  # as administer, as the account of the backup tool
     checkpoint: Callable[[float], None]  # writes out what was changed in memory, waiting for so many seconds at most;
     # raises Unavailable, also where the account for it is gone
 

@@ -73,10 +73,12 @@ _VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
 _BINLOG: Final = re.compile(r"filename '(?P<file>[^']*)', position '(?P<position>\d+)'")
 _GTID: Final = re.compile(r"GTID of the last change '(?P<gtid>[^']*)'")
 
-# A BACKUP STAGE that waits. The time is that of the statement, which the server starts anew with each stage.
+# A BACKUP STAGE of the tool that waits; a client may have one of its own. The time is that of the statement, which the
+# server starts anew with each stage. Asked as the tool's account, which may end its own connections and nobody else's.
 _WAITING: Final = (
     "SELECT ID, USER, TIME_MS / 1000 FROM information_schema.PROCESSLIST"
-    " WHERE INFO LIKE 'BACKUP STAGE %' AND STATE LIKE 'Waiting for %' AND ID <> CONNECTION_ID()"
+    " WHERE USER = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND ID <> CONNECTION_ID()"
+    " AND INFO LIKE 'BACKUP STAGE %' AND STATE LIKE 'Waiting for %'"
 )
 _SPACES: Final = "SELECT NAME, SPACE FROM information_schema.INNODB_SYS_TABLES"
 _FILES: Final = "SELECT SPACE FROM information_schema.INNODB_SYS_TABLESPACES WHERE NAME LIKE '%/%'"
@@ -505,7 +507,7 @@ class _LockWatch:
     def _watch(self) -> None:
         while not self._ended.wait(min(WATCH_INTERVAL_S, self._timeout_s / 4)):
             with suppress(SnapholdError):  # a server that does not answer fails the tool as well
-                for connection, user, seconds in self._ask(_WAITING):
+                for connection, user, seconds in self._server.administer_as_tool(_WAITING, ANSWER_TIMEOUT_S):
                     if seconds >= self._timeout_s:
                         self._give_up(int(connection), str(user))
                         return
@@ -517,7 +519,7 @@ class _LockWatch:
         self.verdict = reason
         self._stream.kill()
         with suppress(SnapholdError):  # it notices by itself too, but whoever waits behind it has waited enough
-            self._ask(f"KILL CONNECTION {connection}")
+            self._server.administer_as_tool(f"KILL CONNECTION {connection:d}", ANSWER_TIMEOUT_S)
 
     def _suspects(self, tool_user: str) -> str:
         """Which tables are locked, and by whom. The server tells the tables, but not which client holds which."""

@@ -323,6 +323,7 @@ class Servers:
                 scratch=directory.scratch,
                 messages=directory.tool_log,
                 administer=self._administration(directory),
+                administer_as_tool=self._administration(directory, directory.backup_file),
                 checkpoint=partial(self._checkpoint, directory),
             )
 
@@ -645,9 +646,9 @@ class Servers:
         except (KeyError, TypeError, ValueError) as error:
             raise Unavailable("the database server does not tell its LSN") from error
 
-    def _administration(self, directory: InstanceDirectory) -> Administer:
+    def _administration(self, directory: InstanceDirectory, account_file: Path | None = None) -> Administer:
         def administer(statement: str, timeout_s: float) -> list[tuple[Any, ...]]:
-            with self._administer(directory, timeout_s=timeout_s) as asked:
+            with session(account_file or directory.admin_file, directory.socket, timeout_s=timeout_s) as asked:
                 return asked.run(statement)
 
         return administer
