@@ -187,9 +187,9 @@ class FailingGate:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def check(self, account: str) -> None:
+    def check(self, account: str, *, write: bool) -> None:
         """Fail."""
-        del account
+        del account, write
         raise self.error
 
 

@@ -291,7 +291,7 @@ def test_a_store_that_refuses_or_is_away(place: Place, name: str) -> None:
     before = place.site.ok("GET", "/instances"), place.site.ok("GET", "/backups")
     store = place.store
     (store / "1234").rename(store / "kept")
-    (store / "1234").mkdir(mode=0o500)
+    (store / "1234").mkdir(mode=0o000)
     check_fault(place.send(operation.method, operation.path, operation.body), 403, "The object store refuses .*")
     (store / "1234").rmdir()
     (store / "kept").rename(store / "1234")

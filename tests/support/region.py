@@ -42,7 +42,7 @@ SECOND_US = 1_000_000
 class OpenGate:
     """A store that every account may use."""
 
-    def check(self, account: str) -> None:
+    def check(self, account: str, *, write: bool) -> None:
         """Always."""
 
 

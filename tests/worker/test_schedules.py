@@ -188,8 +188,9 @@ def test_a_run_waits_for_its_instance_host_and_store(region: Region, gone: str) 
 class SilentGate:
     """A store that does not answer."""
 
-    def check(self, account: str) -> None:
+    def check(self, account: str, *, write: bool) -> None:
         """Never."""
+        del write
         raise Unavailable(f"the store of {account} does not answer")
 
 

@@ -138,7 +138,7 @@ def test_one_bad_read(vault: Vault) -> None:
 
 
 @pytest.mark.parametrize("error", [Transient("silent"), Permanent("refused"), OSError("broken")], ids=repr)
-@pytest.mark.parametrize("method", ["get", "size", "replace"])
+@pytest.mark.parametrize("method", ["get", "size"])
 def test_a_store_that_does_not_answer(vault: Vault, error: Exception, method: str) -> None:
     """Unknown, whatever it was, and no longer in use; tried again when it is due, and passed then."""
     vault.store.faults = [Fault(method, error, last=99)]
@@ -158,11 +158,15 @@ def test_a_store_that_does_not_answer(vault: Vault, error: Exception, method: st
     assert vault.backup.proof_status is ProofStatus.PASSED
 
 
-def test_a_failure_that_the_store_does_not_keep(vault: Vault) -> None:
-    """A failed proof stands without its receipt."""
-    vault.flip(".index")
-    vault.store.faults = [Fault("replace", last=99)]
-    assert vault.prove().proof_status is ProofStatus.FAILED
+@pytest.mark.parametrize("error", [Transient("silent"), Permanent("read-only")], ids=repr)
+@pytest.mark.parametrize("status", [ProofStatus.PASSED, ProofStatus.FAILED])
+def test_a_result_that_the_store_does_not_keep(vault: Vault, error: Exception, status: ProofStatus) -> None:
+    """What a proof has shown is recorded, though its receipt cannot be written: proving needs to read only."""
+    if status is ProofStatus.FAILED:
+        vault.flip(".index")
+    vault.store.faults = [Fault("replace", error, last=99)]
+    assert vault.prove().proof_status is status
+    assert vault.receipt is None
 
 
 def test_the_checksums_of_a_restore_are_kept(vault: Vault) -> None:

@@ -142,7 +142,7 @@ def prove(
 
 
 def _unproven(room: Room, link: ChainLink, error: SnapholdError, seconds: float) -> ProofResult:
-    """What a proof that did not pass is worth. A failed one leaves its receipt, if the store takes it."""
+    """What a proof that did not pass is worth. A failed one leaves its receipt."""
     result = ProofResult(
         status=verdict_on(error),
         level=ProofLevel.RESTORE,
@@ -152,10 +152,7 @@ def _unproven(room: Room, link: ChainLink, error: SnapholdError, seconds: float)
     )
     _log.warning("backup not proven", backup=link.backup_id, status=result.status.value, reason=in_full(error))
     if result.status is ProofStatus.FAILED:
-        try:
-            _keep(room, link, result, None)
-        except SnapholdError as trouble:
-            _log.warning("receipt not kept", backup=link.backup_id, reason=in_full(trouble))
+        _keep(room, link, result, None)
     return result
 
 
@@ -170,6 +167,7 @@ def _forget_receipt_of_nothing(room: Room, link: ChainLink) -> None:
 
 
 def _keep(room: Room, link: ChainLink, result: ProofResult, checksums: Checksums | None) -> None:
+    """Leave the receipt. The catalog gets the result also where the store does not take it: it may be read-only."""
     receipt = Receipt(
         id=link.backup_id,
         manifest_sha256=link.manifest_sha256,
@@ -177,7 +175,10 @@ def _keep(room: Room, link: ChainLink, result: ProofResult, checksums: Checksums
         checksums=checksums,
         **result.model_dump(),
     )
-    keep_receipt(room.stores.of(link.account), receipt)
+    try:
+        keep_receipt(room.stores.of(link.account), receipt)
+    except (Transient, Permanent) as error:
+        _log.warning("receipt not kept", backup=link.backup_id, reason=in_full(error))
 
 
 def _tried_out(room: Room, links: list[ChainLink], lease: Lease, source: Administer | None) -> Checksums:

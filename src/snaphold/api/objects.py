@@ -116,7 +116,7 @@ async def _in_time(desk: Desk, answer: Awaitable[T]) -> T:
 
 @on_stores_threads
 def _size(desk: Desk, account: str, name: str) -> int:
-    desk.deployment.store_gate.check(account)
+    desk.deployment.store_gate.check(account, write=False)
     with _in_words():
         return desk.objects.size(account, name)
 

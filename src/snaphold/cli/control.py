@@ -36,10 +36,11 @@ class LocalStoreGate:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def check(self, account: str) -> None:
+    def check(self, account: str, *, write: bool) -> None:
         """Look at the directories that the account's objects go to, as far as they are there.
 
-        One that its own mode closes to its owner refuses, to root as well: so an operator shuts an account out.
+        One that its own mode closes to its owner refuses, to root as well: so an operator shuts an account out. A file
+        system that is mounted read-only refuses writes.
 
         Raises:
             Forbidden: the account, or everybody, is shut out.
@@ -51,14 +52,18 @@ class LocalStoreGate:
                     return
                 if not place.is_dir():
                     raise Unavailable("The object store does not answer.")
-                if place.stat().st_mode & stat.S_IRWXU != stat.S_IRWXU or not os.access(
-                    place, os.R_OK | os.W_OK | os.X_OK
-                ):
+                if not _allows(place, stat.S_IRUSR | stat.S_IXUSR, os.R_OK | os.X_OK):
                     raise Forbidden("The object store refuses this account.")
+                if write and not _allows(place, stat.S_IWUSR, os.W_OK):
+                    raise Forbidden("The object store can only be read by this account.")
         except PermissionError as error:
             raise Forbidden("The object store refuses this account.") from error
         except OSError as error:
             raise Unavailable("The object store does not answer.") from error
+
+
+def _allows(place: Path, mode: int, access: int) -> bool:
+    return place.stat().st_mode & mode == mode and os.access(place, access)
 
 
 class PatientGate:
@@ -79,7 +84,7 @@ class PatientGate:
         self._closed_until_s = 0.0
         self._lock = threading.Lock()
 
-    def check(self, account: str) -> None:
+    def check(self, account: str, *, write: bool) -> None:
         """As the other gate does. Raises ``Unavailable`` too when it is silent, or was a moment ago."""
         with self._lock:
             if self._passed_s() < self._closed_until_s:
@@ -88,7 +93,7 @@ class PatientGate:
             if trial:
                 self._closed_until_s = self._passed_s() + self._rest_s
         answer: queue.Queue[Exception | None] = queue.Queue()
-        threading.Thread(target=_ask, args=(self._gate, account, answer), name="store-gate", daemon=True).start()
+        threading.Thread(target=_ask, args=(self._gate, account, write, answer), name="store-gate", daemon=True).start()
         try:
             error = answer.get(timeout=self._timeout_s)
         except queue.Empty:
@@ -103,9 +108,9 @@ class PatientGate:
             raise error
 
 
-def _ask(gate: StoreGate, account: str, answer: "queue.Queue[Exception | None]") -> None:
+def _ask(gate: StoreGate, account: str, write: bool, answer: "queue.Queue[Exception | None]") -> None:  # noqa: FBT001
     try:
-        gate.check(account)
+        gate.check(account, write=write)
     except Exception as error:  # noqa: BLE001 - raised again by whoever waits
         answer.put(error)
     else:

@@ -52,7 +52,7 @@ def expect_copy(deployment: Deployment, message: PeerAnnouncement) -> None:
         OverLimit: the account has as many backups as it may.
         Forbidden, Unavailable: the account's store refuses, or is silent.
     """
-    deployment.store_gate.check(message.account)
+    deployment.store_gate.check(message.account, write=True)
     with deployment.catalog.writing() as tx:
         known = arrivals.get(tx, message.id)
         if known is not None:

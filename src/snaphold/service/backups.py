@@ -42,7 +42,7 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
         Refused: by the checks of contract section 2, "Create checks", in its order.
         Forbidden, Unavailable: the account's store refuses, or is silent.
     """
-    deployment.store_gate.check(account)
+    deployment.store_gate.check(account, write=True)
     parents = copies.ask_of_parent(deployment, account, request)
     with deployment.catalog.writing() as tx:
         instance = _source(tx, account, request)

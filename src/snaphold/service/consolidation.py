@@ -31,7 +31,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
         OverLimit: the account has as many backups as it may.
         Unavailable: no host that could make it is there.
     """
-    deployment.store_gate.check(account)
+    deployment.store_gate.check(account, write=True)
     with deployment.catalog.writing() as tx:
         old = backups.find(tx, account, backup_id)
         if old is None:

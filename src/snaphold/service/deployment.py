@@ -13,8 +13,11 @@ from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerQuestion, PeerRe
 class StoreGate(Protocol):
     """Whether an account's object store can be used now, asked before a transaction begins."""
 
-    def check(self, account: str) -> None:
-        """Raises ``Forbidden`` when the store refuses the account, ``Unavailable`` when it does not answer."""
+    def check(self, account: str, *, write: bool) -> None:
+        """Whether it can be read, and with ``write`` written too.
+
+        Raises ``Forbidden`` when the store refuses the account, ``Unavailable`` when it does not answer.
+        """
 
 
 class Peer(Protocol):

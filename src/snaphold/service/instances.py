@@ -46,7 +46,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         Unavailable: no host that can run it is there.
     """
     if request.backup_ref is not None:
-        deployment.store_gate.check(account)
+        deployment.store_gate.check(account, write=False)
     with deployment.catalog.writing() as tx:
         if request.replica_of is not None:
             find_instance(tx, account, request.replica_of)

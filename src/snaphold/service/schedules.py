@@ -150,7 +150,7 @@ def run_schedule(deployment: Deployment, schedule: Schedule) -> Backup | None:
     Raises:
         Refused, Unavailable: it cannot be taken now; the run stays due.
     """
-    deployment.store_gate.check(schedule.account)
+    deployment.store_gate.check(schedule.account, write=True)
     with deployment.catalog.writing() as tx:
         following = next_run_us(tx.now_us, schedule.hour, schedule.minute)
         if not schedules.advance(tx, schedule, following, last_run_us=tx.now_us):

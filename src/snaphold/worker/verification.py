@@ -102,14 +102,12 @@ class Prover:
 
     @staticmethod
     def _keep(store: ObjectStore, backup_id: str, manifest_sha256: str, result: ProofResult) -> None:
-        """Leave the receipt. A failed proof stands without one, where the store does not take it."""
+        """Leave the receipt. The catalog has the result also where the store does not take it: it may be read-only."""
         try:
             keep_receipt(
                 store, Receipt(id=backup_id, manifest_sha256=manifest_sha256, by=__version__, **result.model_dump())
             )
         except SnapholdError as error:
-            if result.status is ProofStatus.PASSED:
-                raise
             log.warning("backup.receipt_not_kept", backup=backup_id, reason=in_full(error))
 
     def _read(self, store: ObjectStore, backup: Backup, manifest_sha256: str) -> tuple[ProofStatus, str | None]:
