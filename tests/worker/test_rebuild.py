@@ -259,6 +259,21 @@ def test_a_damaged_backup_is_told_of_and_not_made(region: Region, stores: Memory
     ]
 
 
+def test_the_catalog_of_another_store(region: Region, stores: MemoryStores) -> None:
+    """Where nothing is made of what is there, that is said, with the deployment that has written most of it."""
+    assert not rebuilt(region, stores).fruitless
+    lost = [put_backup(stores.of(ACCOUNT), a_backup_record(number), "lost-one") for number in (1, 2)]
+    put_backup(stores.of(OTHER), a_backup_record(3, account=OTHER), "other-one")
+    strange = a_backup_record(4)
+    put_backup(stores.of(ACCOUNT), strange, "\x1b[2J")
+    found = rebuilt(region, stores)
+    assert found.fruitless
+    assert found.others == {"lost-one": len(lost), "other-one": 1}
+    put(region, stores, 5)
+    assert not rebuilt(region, stores).fruitless
+    assert not rebuilt(region, stores).fruitless, "one is on record already"
+
+
 def test_a_delete_meanwhile_is_no_damage(region: Region, stores: MemoryStores) -> None:
     """A backup that somebody deletes while its manifest is looked at is not told of."""
     backup = put(region, stores, 1)

@@ -4,15 +4,21 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from snaphold.cli.admin import one_region
 from snaphold.cli.logs import set_up_logs
 from snaphold.cli.options import Given
 from snaphold.cli.state import StateDirectory
 
+if TYPE_CHECKING:
+    from snaphold.worker.rebuild import Rebuilt
+
 
 def rebuild_catalog(given: Given, accounts: Sequence[str], adopted: str | None) -> bool:
-    """Rebuild one region's record and print what came of it; False when a backup of ours is not whole.
+    """Rebuild one region's record and print what came of it.
+
+    False when a backup of ours is not whole, or when nothing was made of what is there: then it says what would help.
 
     ``adopted``: the id of the deployment that wrote the backups, which this one goes on as.
     """
@@ -29,7 +35,23 @@ def rebuild_catalog(given: Given, accounts: Sequence[str], adopted: str | None) 
     with opened_deployment(given.settings, state, region) as deployment:
         rebuilt = rebuild(deployment.catalog, stores_of(state, region), deployment.deployment_id, accounts or None)
     sys.stdout.write(json.dumps(rebuilt.told_as_json(region, deployment.deployment_id), indent=1) + "\n")
-    return rebuilt.whole
+    if rebuilt.fruitless:
+        sys.stderr.write(f"snaphold: {_what_helps(rebuilt, region, deployment.deployment_id)}\n")
+    return rebuilt.whole and not rebuilt.fruitless
+
+
+def _what_helps(rebuilt: "Rebuilt", region: str, deployment_id: str) -> str:
+    """For an operator whose store holds backups, none of which is on record."""
+    if not rebuilt.others:
+        return f"the store of {region} holds manifests, and none of them could be taken: see not_made"
+    written = ", ".join(f"{count} by deployment {other}" for other, count in rebuilt.others.items())
+    most = next(iter(rebuilt.others))
+    return (
+        f"nothing was taken: this is deployment {deployment_id}, and the backups in the store of {region} were written "
+        f"by another one ({written}). If it is this service whose catalog was lost, stop the service and say "
+        f"`snaphold catalog rebuild --region {region} --deployment {most}`; `snaphold state restore --region {region}` "
+        "brings hosts and instances back too, where a state was saved"
+    )
 
 
 def end_rebuild(given: Given) -> None:

@@ -6,6 +6,7 @@ and left alone. Nothing in a store is written or removed, and from then on nothi
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -36,6 +37,7 @@ from snaphold.stream.proof import Receipt, kept_receipt
 log = structlog.get_logger()
 
 _MANIFEST: Final = re.compile(rf"({ID_FORM})\.json")
+_DEPLOYMENT: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")  # an id that a person is told of and types
 _MOST_BYTES: Final = 256 << 20  # of a manifest; one of 100 TB has a fifth of that
 _MOST: Final = (1 << 63) - 1  # what a column holds
 _SWEPT_US: Final = 24 * 3600 * 1_000_000  # before the rebuild: what may not have been swept when it began
@@ -43,12 +45,16 @@ _SWEPT_US: Final = 24 * 3600 * 1_000_000  # before the rebuild: what may not hav
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """A manifest that was not made a record, and why. ``damaged``: a backup of ours that is not whole."""
+    """A manifest that was not made a record, and why. ``damaged``: a backup of ours that is not whole.
+
+    ``deployment``: the other one that says to have written it; None: it is ours, or nobody's.
+    """
 
     account: str
     name: str
     reason: str
     damaged: bool
+    deployment: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -64,12 +70,23 @@ class Rebuilt:
         """Whether no backup of ours was found damaged."""
         return not any(one.damaged for one in self.told)
 
+    @property
+    def others(self) -> dict[str, int]:
+        """How many manifests each other deployment has written, the one with most of them first."""
+        return dict(Counter(one.deployment for one in self.told if one.deployment is not None).most_common())
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether there are manifests, and not one backup on record: the catalog is not that of this store."""
+        return bool(self.told) and not self.made and not self.kept
+
     def told_as_json(self, region: str, deployment_id: str) -> dict[str, Any]:
         """For a person, and for a script."""
         return {
             "region": region,
             "deployment": deployment_id,
             "recorded_already": self.kept,
+            "other_deployments": self.others,
             "made": [{"account": one.account, "id": one.id, "name": one.name} for one in self.made],
             "not_made": [
                 {"account": one.account, "object": one.name, "reason": one.reason, "damaged": one.damaged}
@@ -111,11 +128,12 @@ def end_rebuild(catalog: Catalog, queue: Enqueuer) -> bool:
 
 
 class _Refused(Exception):
-    """No record is made of it. ``damaged`` as in ``Told``."""
+    """No record is made of it. ``damaged`` and ``deployment`` as in ``Told``."""
 
-    def __init__(self, reason: str, *, damaged: bool) -> None:
+    def __init__(self, reason: str, *, damaged: bool, deployment: str | None = None) -> None:
         super().__init__(reason)
         self.damaged = damaged
+        self.deployment = deployment
 
 
 class _NoParent(_Refused):
@@ -160,7 +178,7 @@ class _Container:
                 try:
                     yield self._read(info)
                 except _Refused as refused:
-                    self._tell(info.name, str(refused), damaged=refused.damaged)
+                    self._tell(info.name, str(refused), damaged=refused.damaged, deployment=refused.deployment)
                 except Permanent as error:
                     if not self._is_gone(info.name):
                         self._tell(info.name, str(error), damaged=True)
@@ -225,8 +243,9 @@ class _Container:
             self._rebuilt.kept += 1
         return True
 
-    def _tell(self, name: str, reason: str, *, damaged: bool) -> None:
-        self._rebuilt.told.append(Told(account=self._account, name=name, reason=reason, damaged=damaged))
+    def _tell(self, name: str, reason: str, *, damaged: bool, deployment: str | None = None) -> None:
+        told = Told(account=self._account, name=name, reason=reason, damaged=damaged, deployment=deployment)
+        self._rebuilt.told.append(told)
 
 
 def record_of(manifest: Manifest, sha256: str, receipt: Receipt | None) -> Backup:
@@ -278,8 +297,10 @@ def _refuse_others(document: bytes, deployment_id: str) -> None:
         return
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise _Refused("it is no manifest", damaged=False)
-    if said.get("deployment") != deployment_id:
-        raise _Refused(f"it is of deployment {said.get('deployment')}", damaged=False)
+    other = said.get("deployment")
+    if other != deployment_id:
+        known = other if isinstance(other, str) and _DEPLOYMENT.fullmatch(other) else None
+        raise _Refused(f"it is of deployment {other}", damaged=False, deployment=known)
 
 
 def _record(tx: Transaction, candidate: _Candidate) -> bool:
