@@ -13,7 +13,9 @@
 A foreign exception is mapped to one of these in the one module that imports its library, cause kept.
 """
 
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
+
+_LONGEST_NAME: Final = 255  # characters that a message repeats
 
 
 class SnapholdError(Exception):
@@ -58,6 +60,11 @@ class NotFound(Refused):
 
     code = 404
     fault = "itemNotFound"
+
+    @classmethod
+    def of(cls, kind: str, name: object) -> Self:
+        """``Instance 'x' cannot be found.``: the form of every message that names what was asked for."""
+        return cls(f"{kind} '{str(name)[:_LONGEST_NAME]}' cannot be found.")
 
 
 class MethodNotAllowed(Refused):

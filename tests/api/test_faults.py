@@ -141,7 +141,7 @@ def test_old_suffix(site: Site) -> None:
     """A path may end in `.json`."""
     token = {"X-Auth-Token": site.token("demo")}
     assert site.send("GET", "/v1.0/1234/backups.json", headers=token).json() == {"backups": []}
-    check_fault(site.send("GET", "/v1.0/1234/instances/x.json", headers=token), 404, "Instance x cannot be found.")
+    check_fault(site.send("GET", "/v1.0/1234/instances/x.json", headers=token), 404, "Instance 'x' cannot be found.")
 
 
 @pytest.mark.parametrize(

@@ -431,7 +431,7 @@ def test_unknown_instance(site: Site, instance: str) -> None:
         ("DELETE", "/users/u", None),
         ("PUT", "/users/u/databases", {"databases": [{"name": "d"}]}),
     ):
-        check_fault(site.call(method, f"{path}{where}", body), 404, f"Instance {instance} cannot be found.")
+        check_fault(site.call(method, f"{path}{where}", body), 404, f"Instance '{instance}' cannot be found.")
 
 
 def test_a_restore_shows_its_progress(site: Site) -> None:

@@ -150,7 +150,7 @@ def test_unknown_and_foreign(site: Site) -> None:
     ):
         for method, body in (("GET", None), ("PUT", {"schedule": {"run_now": "true"}}), ("DELETE", None)):
             answer = site.call(method, f"/schedules/{schedule_id}", body, user=user, account=account)
-            check_fault(answer, 404, f"Schedule {schedule_id} cannot be found.")
+            check_fault(answer, 404, f"Schedule '{schedule_id}' cannot be found.")
     assert site.ok("GET", "/schedules", user="other", account="9999") == {"schedules": []}
     assert site.ok("GET", f"/schedules/{made['id']}") == {"schedule": made}
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from snaphold import __version__
 from snaphold.cli import main
 from snaphold.cli.options import Given, with_settings
 from snaphold.cli.state import StateDirectory
@@ -91,6 +92,13 @@ def test_a_path_is_no_url(
     assert snaphold(monkeypatch, "serve", *flags) == 1
     assert capsys.readouterr().err.startswith(f"snaphold: the setting {setting} does not fit: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["--version", "version"])
+def test_version(word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both ways of asking for the release are answered."""
+    assert snaphold(monkeypatch, word) == 0
+    assert capsys.readouterr().out == f"snaphold {__version__}\n"
 
 
 def test_an_account_by_standard_input(

@@ -86,7 +86,7 @@ def test_cdb_lists(place: Place, cdb: Person) -> None:
 def test_cdb_tells_what_is_wrong(place: Place, cdb: Person) -> None:
     """The service's own words reach the person."""
     assert "No backup with a name or ID of 'nope' exists." in cdb.refused("backup-show", "nope")
-    assert f"Backup {UNKNOWN} cannot be found. (HTTP 404)" in cdb.refused("backup-copy", UNKNOWN, "IAD")
+    assert f"Backup '{UNKNOWN}' cannot be found. (HTTP 404)" in cdb.refused("backup-copy", UNKNOWN, "IAD")
     said = cdb.refused("backup-create", " ", "--instance", place.instance["id"])
     assert "(HTTP 400)" in said
     large = ("--description", "d" * 1_100_000)

@@ -2,6 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from snaphold.catalog import backups as rows
 from snaphold.errors import BadRequest, NotFound, Unprocessable
@@ -165,7 +166,7 @@ def tell(region: Region, instance: Instance, incarnation: str, max_lsn: int) -> 
 
 
 def test_a_chain_is_deleted_as_one_when_nothing_uses_it(region: Region) -> None:
-    """An increment that is being taken, or restored, keeps what it stands on; then all of it goes."""
+    """An increment that is being taken, or restored, keeps what it stands on; then all of it goes, and is counted."""
     instance = region.active_instance()
     full = taken(region, on(instance))
     task = begin(region, on(instance, full.id))
@@ -179,7 +180,9 @@ def test_a_chain_is_deleted_as_one_when_nothing_uses_it(region: Region) -> None:
     with pytest.raises(Unprocessable, match=f"Backup {task.backup.id} is in use."):
         delete_backup(region.deployment, ACCOUNT, full.id)
     region.report(restore)
-    delete_backup(region.deployment, ACCOUNT, full.id)
+    with structlog.testing.capture_logs() as logged:
+        delete_backup(region.deployment, ACCOUNT, full.id)
+    assert [line["increments"] for line in logged if line["event"] == "backup.delete_requested"] == [1]
     for backup_id in (full.id, task.backup.id):
         shown = show_backup(region.deployment, ACCOUNT, backup_id)
         assert (shown.status, shown.deleting) == (BackupStatus.COMPLETED, True)

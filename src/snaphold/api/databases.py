@@ -62,7 +62,7 @@ def create_databases(
 @waits_for_a_host
 def delete_database(call: Calling, instance_id: str, name: str) -> Response:
     """Drop a database."""
-    _check_name(_DATABASE_NAME, name, f"Database '{name}' cannot be found.")
+    _check_name(_DATABASE_NAME, name, NotFound.of("Database", name))
     service.delete_database(call.deployment, call.account, instance_id, name)
     return Response(status_code=202)
 
@@ -194,22 +194,22 @@ def _find_user(call: Call, instance_id: str, name: str) -> UserAnswer:
     for row in service.list_users(call.deployment, call.account, instance_id):
         if (row["name"], row["host"]) == wanted:
             return answers.shown_user(row)
-    raise NotFound(f"User '{name}' cannot be found.")
+    raise NotFound.of("User", name)
 
 
 def _named_user(name: str) -> tuple[str, str]:
     """Name and host. Raises ``NotFound``."""
     user, host = split_user(name)
-    _check_name(_USER_NAME, user, f"User '{name}' cannot be found.")
+    _check_name(_USER_NAME, user, NotFound.of("User", name))
     return user, host
 
 
-def _check_name(form: TypeAdapter[str], name: str, message: str) -> None:
+def _check_name(form: TypeAdapter[str], name: str, not_found: NotFound) -> None:
     """Names that clients cannot have made, system ones above all, are simply not there."""
     try:
         form.validate_python(name)
     except ValidationError:
-        raise NotFound(message) from None
+        raise not_found from None
 
 
 def _next(call: Call, page: Page, marker: str | None) -> Any:

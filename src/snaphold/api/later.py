@@ -56,4 +56,4 @@ def act_on_group(call: Calling, group_id: str, body: Annotated[GroupAction, Depe
 
 
 def _no_group(group_id: str) -> NotFound:
-    return NotFound(f"HA group {group_id} cannot be found.")
+    return NotFound.of("HA group", group_id)

@@ -53,7 +53,7 @@ def show_flavor(call: Calling, flavor_id: str) -> FlavorShown:
     """One flavor."""
     flavor = flavor_from_reference(flavor_id)
     if flavor is None:
-        raise NotFound(f"Flavor {flavor_id} cannot be found.")
+        raise NotFound.of("Flavor", flavor_id)
     return FlavorShown(flavor=answers.shown_flavor(call.links, call.account, flavor))
 
 
@@ -111,11 +111,11 @@ def _datastore(call: Call, wanted: str) -> DatastoreAnswer:
     for entry in _offered(call):
         if wanted.lower() in {entry.name, entry.id}:
             return entry
-    raise NotFound(f"Datastore '{wanted}' cannot be found.")
+    raise NotFound.of("Datastore", wanted)
 
 
 def _version(versions: Sequence[VersionAnswer], wanted: str) -> VersionAnswer:
     for entry in versions:
         if wanted.lower() in {entry.name, entry.id}:
             return entry
-    raise NotFound(f"Datastore version '{wanted}' cannot be found.")
+    raise NotFound.of("Datastore version", wanted)

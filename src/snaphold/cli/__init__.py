@@ -16,7 +16,6 @@ from snaphold.errors import SnapholdError, in_full
 
 app = typer.Typer(
     name="snaphold",
-    help="Physical backups of running databases, and new servers from them, behind the Cloud Databases backup API.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,12 +47,28 @@ def main() -> None:
         sys.exit(1)
 
 
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - what typer calls
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which release this is.")
+    ] = False,
+) -> None:
+    """Physical backups of running databases, and new servers from them, behind the Cloud Databases backup API."""
+
+
 @app.command("version")
 def version() -> None:
     """Say which release this is."""
-    from importlib.metadata import version as installed  # noqa: PLC0415
+    from snaphold import __version__  # noqa: PLC0415
 
-    typer.echo(f"snaphold {installed('snaphold')}")
+    typer.echo(f"snaphold {__version__}")
 
 
 @_command(app, "serve", with_settings)

@@ -75,7 +75,7 @@ def delete_database(session: Session, payload: Mapping[str, Any]) -> dict[str, A
     """{"name"} → {}. Raises ``NotFound``."""
     name = str(payload["name"])
     if _is_system_database(name) or not _has_database(session, name):
-        raise NotFound(f"Database {name} cannot be found on the instance.")
+        raise NotFound.of("Database", name)
     session.run(f"DROP DATABASE {_name(name)}")
     return {}
 
@@ -150,7 +150,7 @@ def grant(session: Session, payload: Mapping[str, Any]) -> dict[str, Any]:
     names = [str(name) for name in payload["databases"]]
     for name in names:
         if _is_system_database(name) or not _has_database(session, name):
-            raise NotFound(f"Database {name} cannot be found on the instance.")
+            raise NotFound.of("Database", name)
     for pattern in [_name(_escaped(name)).replace("%", "%%") for name in names]:
         session.run(f"GRANT ALL PRIVILEGES ON {pattern}.* TO %s@%s", account)
     return {}
@@ -315,7 +315,7 @@ def _is_reserved(name: str) -> bool:
 def _require_user(session: Session, name: str, host: str) -> None:
     """Raises ``NotFound`` unless this is a user that clients made."""
     if _is_reserved(name) or not _has_user(session, name, host):
-        raise NotFound(f"User {name}@{host} cannot be found on the instance.")
+        raise NotFound.of("User", f"{name}@{host}")
 
 
 def _renamed(change: UserChange) -> tuple[str, str]:

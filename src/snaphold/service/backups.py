@@ -120,14 +120,14 @@ def list_instance_backups(deployment: Deployment, account: str, instance_id: str
     """The backups of one instance, a deleted one too. Raises ``NotFound`` for one that never was."""
     with deployment.catalog.reading() as tx:
         if not instances.was_known(tx, account, instance_id):
-            raise NotFound("Resource could not be found.")
+            raise NotFound.of("Instance", instance_id)
         return _page(tx, account, page, instance_id=instance_id)
 
 
 def list_group_backups(deployment: Deployment, account: str, group_id: str, page: PageRequest) -> BackupPage:
     """The backups of one HA group: this release keeps none, so every id is unknown."""
-    del deployment, account, group_id, page
-    raise NotFound("Resource could not be found.")
+    del deployment, account, page
+    raise NotFound.of("HA group", group_id)
 
 
 def show_backup(deployment: Deployment, account: str, backup_id: str) -> Backup:
@@ -150,7 +150,7 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
     if backup.deleting:
         return
     reached(Step.CONTROL_ASKED)
-    log.info("backup.delete_requested", backup=backup_id, account=account, members=len(family))
+    log.info("backup.delete_requested", backup=backup_id, account=account, increments=len(family) - 1)
 
 
 def begin_deletion(tx: Transaction, deployment: Deployment, backup: Backup) -> list[Backup]:
@@ -209,7 +209,7 @@ def check_copies(deployment: Deployment, copy_to: Collection[str] | None) -> Non
 def _source(tx: Transaction, account: str, request: BackupRequest) -> Instance:
     instance = instances.find(tx, account, request.source_id) if request.source_type == "instance" else None
     if instance is None:
-        raise NotFound("Resource could not be found.")
+        raise NotFound.of("Instance" if request.source_type == "instance" else "HA group", request.source_id)
     return instance
 
 
@@ -294,7 +294,7 @@ def spec_of(
 def _find(tx: Transaction, account: str, backup_id: str) -> Backup:
     backup = backups.find(tx, account, backup_id)
     if backup is None:
-        raise NotFound(f"Backup {backup_id} cannot be found.")
+        raise NotFound.of("Backup", backup_id)
     return backup
 
 
@@ -314,4 +314,4 @@ def _known_datastore(wanted: str) -> str:
     for name in KNOWN_DATASTORES:
         if wanted.lower() in {name, datastore_id(name)}:
             return name
-    raise NotFound(f"Datastore '{wanted}' cannot be found.")
+    raise NotFound.of("Datastore", wanted)

@@ -33,7 +33,7 @@ def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
     """
     parent = backups.find(tx, instance.account, parent_id)
     if parent is None:
-        raise NotFound(f"Backup {parent_id} cannot be found.")
+        raise NotFound.of("Backup", parent_id)
     if parent.source_id != instance.id:
         raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
     if not parent.usable:

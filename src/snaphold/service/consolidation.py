@@ -35,7 +35,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
     with deployment.catalog.writing() as tx:
         old = backups.find(tx, account, backup_id)
         if old is None:
-            raise NotFound(f"Backup {backup_id} cannot be found.")
+            raise NotFound.of("Backup", backup_id)
         if not old.usable:
             raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
         if old.parent_id is None:

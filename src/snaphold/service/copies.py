@@ -220,7 +220,7 @@ def take_up_copies(deployment: Deployment) -> None:
 def _completed(tx: Transaction, deployment: Deployment, account: str, backup_id: str, region: str) -> Backup:
     backup = backups.find(tx, account, backup_id)
     if backup is None:
-        raise NotFound(f"Backup {backup_id} cannot be found.")
+        raise NotFound.of("Backup", backup_id)
     check_regions(deployment, [region])
     if not backup.usable:
         raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")

@@ -247,7 +247,7 @@ def find_instance(tx: Transaction, account: str, instance_id: str) -> Instance:
     """The account's instance. Raises ``NotFound``, the same for unknown, foreign and deleted ones."""
     instance = instances.find(tx, account, instance_id)
     if instance is None:
-        raise NotFound(f"Instance {instance_id} cannot be found.")
+        raise NotFound.of("Instance", instance_id)
     return instance
 
 
@@ -261,7 +261,7 @@ def require_host(tx: Transaction, deployment: Deployment, instance: Instance) ->
 def _restorable(tx: Transaction, account: str, backup_id: str) -> Backup:
     backup = backups.find(tx, account, backup_id)
     if backup is None:
-        raise NotFound(f"Backup {backup_id} cannot be found.")
+        raise NotFound.of("Backup", backup_id)
     if backup.status is not BackupStatus.COMPLETED:
         raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
     if backup.deleting:
@@ -312,7 +312,7 @@ def _choose_datastore(there: list[Host], request: InstanceRequest, backup: Backu
         raise Unavailable("No database host is there.")
     fitting = [entry for entry in offered if wanted is None or wanted in {entry.type, datastore_id(entry.type)}]
     if not fitting:
-        raise NotFound(f"Datastore '{wanted}' cannot be found.")
+        raise NotFound.of("Datastore", wanted)
     version = request.version
     if backup is not None and version is None:
         version = backup.version
@@ -323,7 +323,7 @@ def _choose_datastore(there: list[Host], request: InstanceRequest, backup: Backu
             if backup is not None and entry.version != backup.version:
                 break
             return entry
-    raise NotFound(f"Datastore version '{version}' cannot be found.")
+    raise NotFound.of("Datastore version", version)
 
 
 def choose_host_of(tx: Transaction, there: list[Host], datastore: str, version: str, account: str) -> Host:

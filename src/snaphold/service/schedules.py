@@ -48,7 +48,7 @@ def create_schedule(deployment: Deployment, account: str, request: ScheduleReque
     """
     with deployment.catalog.writing() as tx:
         if request.source_type == "ha":
-            raise NotFound(f"HA group {request.source_id} cannot be found.")
+            raise NotFound.of("HA group", request.source_id)
         instance = find_instance(tx, account, request.source_id)
         if instance.deleting:
             raise unavailable_for_action(instance.id, instance.status)
@@ -208,7 +208,7 @@ def _with_waiting(tx: Transaction, schedule: Schedule) -> Schedule:
 def _find(tx: Transaction, account: str, schedule_id: str) -> Schedule:
     schedule = schedules.find(tx, account, schedule_id)
     if schedule is None:
-        raise NotFound(f"Schedule {schedule_id} cannot be found.")
+        raise NotFound.of("Schedule", schedule_id)
     return schedule
 
 

@@ -101,7 +101,7 @@ def resume_proofs(deployment: Deployment) -> None:
 def _provable(tx: Transaction, account: str, backup_id: str) -> Backup:
     backup = backups.find(tx, account, backup_id)
     if backup is None:
-        raise NotFound(f"Backup {backup_id} cannot be found.")
+        raise NotFound.of("Backup", backup_id)
     if not backup.usable:
         raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
     if backup.proving is not None:
