@@ -68,7 +68,8 @@ BAD_NAMES = ["", " d", "d ", "a/b", "a`b", "a'b", 'a"b', "a;b", "a\\b", "a,b", "
 
 
 @pytest.mark.parametrize(
-    "name", [*BAD_NAMES, "x" * 65, "mysql", "SYS", "information_schema", "#mysql50#x", "snaphold_x"]
+    "name",
+    [*BAD_NAMES, "x" * 65, "中" * 52, "-" * 52, "mysql", "SYS", "information_schema", "#mysql50#x", "snaphold_x"],
 )
 def test_bad_database_names(site: Site, path: str, name: object) -> None:
     """What MariaDB or a client could misread, what is too long, and what belongs to the system or to us: 400."""
@@ -103,6 +104,34 @@ def test_bad_user_names(site: Site, path: str, name: object) -> None:
 def test_bad_forms(site: Site, path: str, where: str, body: dict[str, Any]) -> None:
     """Empty lists, doubles, values of the wrong type: 400."""
     check_fault(site.call("POST", f"{path}/{where}", body), 400)
+
+
+CHARSETS: list[tuple[str, dict[str, str]]] = [
+    ("no character set utf9", {"character_set": "utf9"}),
+    ("no collation nothing_ci", {"collate": "nothing_ci"}),
+    ("collation utf8mb4_bin is not one of character set latin1", {"character_set": "latin1", "collate": "utf8mb4_bin"}),
+]
+
+
+@pytest.mark.parametrize(("words", "fields"), CHARSETS, ids=[words for words, _ in CHARSETS])
+def test_unknown_character_sets(site: Site, path: str, words: str, fields: dict[str, str]) -> None:
+    """Those that the instance's version does not have are refused at once: for an instance, new or restored, too."""
+    databases = [{"name": "fine", "character_set": "LATIN1"}, {"name": "odd", **fields}]
+    check_fault(site.call("POST", f"{path}/databases", {"databases": databases}), 400, rf".*'odd' .*{words}\.")
+    backup = site.backup(path.rpartition("/")[2])
+    for more in ({"volume": {"size": 2}}, {"restorePoint": {"backupRef": backup["id"]}}):
+        body = {"instance": {"name": "db", "flavorRef": 1, "databases": databases, **more}}
+        check_fault(site.call("POST", "/instances", body), 400, rf".*'odd' .*{words}\.")
+
+
+def test_names_at_the_limit(site: Site, path: str) -> None:
+    """The longest names that a server can keep are taken; a grant on one that is too long for it is refused."""
+    names = ["中" * 51, "é" * 64, "_" * 64, "x" * 64]
+    site.ok("POST", f"{path}/databases", {"databases": [{"name": name} for name in names]})
+    user = {"name": "u", "password": "p", "databases": [{"name": "_" * 32}, {"name": "中" * 51}]}
+    site.ok("POST", f"{path}/users", {"users": [user]})
+    body = {"databases": [{"name": "_" * 33}]}
+    check_fault(site.call("PUT", f"{path}/users/u/databases", body), 400, ".* too long for a grant, .*")
 
 
 @pytest.mark.parametrize("name", ["mysql", "a%60b", "x" * 65, "%20", "snaphold"])

@@ -20,6 +20,7 @@ from pydantic import (
 
 from snaphold.api.reading import Body
 from snaphold.model import Flavor, flavor_from_reference, is_engine_file
+from snaphold.names import LONGEST_FILE_NAME, file_name_length
 from snaphold.protocol import MAX_DESCRIPTION, DatabaseSpec, UserChange, UserSpec
 from snaphold.service.requests import (
     BackupRequest,
@@ -33,6 +34,7 @@ MAX_VOLUME_GB: Final = 65_536
 DEFAULT_RETENTION: Final = 2  # automated fulls
 _SYSTEM_DATABASES: Final = frozenset({"mysql", "information_schema", "performance_schema", "sys", "lost+found"})
 _SYSTEM_USERS: Final = frozenset({"root", "mysql", "mariadb.sys", "mysql.sys", "mysql.session", "public", "os_admin"})
+_LONGEST_GRANT: Final = 64  # characters of mysql.db.Db, where wildcards are escaped
 _INTERNAL: Final = "snaphold"  # what we make on a server starts with it
 _UNFIT: Final = re.compile(r"['\";`,/\\\x00-\x1f\x7f\ud800-\udfff\U00010000-\U0010ffff]")  # MariaDB's identifiers: BMP
 _CHARSET: Final = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
@@ -61,7 +63,18 @@ def _database_name(text: str) -> str:
     reserved = text.lower() in _SYSTEM_DATABASES or is_engine_file(text)
     if reserved or text.lower().startswith(("#mysql50#", _INTERNAL)):
         raise ValueError("is reserved")
-    return _identifier(text)
+    if file_name_length(_identifier(text)) > LONGEST_FILE_NAME:
+        raise ValueError(
+            f"is too long for the server, which keeps it as the name of a directory: {file_name_length(text)} bytes of"
+            f" {LONGEST_FILE_NAME}"
+        )
+    return text
+
+
+def _grantable(text: str) -> str:
+    if len(text) + text.count("_") + text.count("%") > _LONGEST_GRANT:
+        raise ValueError("is too long for a grant, in which each _ and % counts twice")
+    return text
 
 
 def _user_name(text: str) -> str:
@@ -322,7 +335,7 @@ class DatabaseFields(Body):
 class DatabaseReference(Body):
     """A database that a user may use."""
 
-    name: DatabaseName
+    name: Annotated[DatabaseName, AfterValidator(_grantable)]
 
 
 class UserFields(Body):

@@ -25,7 +25,7 @@ from snaphold.protocol import (
 from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.deployment import Deployment
-from snaphold.service.instances import find_instance, require_host
+from snaphold.service.instances import find_instance, refuse_unknown_charsets, require_host
 
 # Allowed while a backup is taken.
 _READS = frozenset({QuestionKind.LIST_DATABASES, QuestionKind.LIST_USERS, QuestionKind.SHOW_ROOT})
@@ -43,7 +43,9 @@ def list_databases(deployment: Deployment, account: str, instance_id: str) -> li
 
 
 def create_databases(deployment: Deployment, account: str, instance_id: str, databases: Sequence[DatabaseSpec]) -> None:
-    """Make databases; all or none of them when one exists already (``BadRequest``)."""
+    """Make databases; all or none of them when one exists already, or has an unknown collation (``BadRequest``)."""
+    with deployment.catalog.reading() as tx:
+        refuse_unknown_charsets(find_instance(tx, account, instance_id).version, databases)
     payload = {"databases": [database.model_dump(mode="json") for database in databases]}
     _ask(deployment, account, instance_id, QuestionKind.CREATE_DATABASES, payload)
 

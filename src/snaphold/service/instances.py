@@ -1,6 +1,7 @@
 """Instances: created, restored, listed, renamed, restarted, resized, deleted (contract, sections 3 and 4)."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -23,7 +24,8 @@ from snaphold.model import (
     gigabytes,
     version_id,
 )
-from snaphold.protocol import Datastore, InstanceSpec, Memory, TaskKind
+from snaphold.names import charset_fault
+from snaphold.protocol import DatabaseSpec, Datastore, InstanceSpec, Memory, TaskKind
 from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.chains import chain_of, refuse_lost_ground
@@ -39,7 +41,8 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
     """Ask for a new instance, an empty one or one restored from a backup: row BUILD and the host's task.
 
     Raises:
-        BadRequest: no volume and nothing to restore; a datastore other than the backup's.
+        BadRequest: no volume and nothing to restore; a datastore other than the backup's; a database with a character
+            set or collation that the version does not have.
         NotFound: no such backup, datastore or version.
         Unprocessable: the backup cannot be restored as it is now.
         Forbidden: the backup does not fit the volume.
@@ -55,6 +58,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         volume_gb = _volume(request, backup)
         there = hosts.seen_since(tx, tx.now_us - deployment.lease_us)
         datastore = _choose_datastore(there, request, backup)
+        refuse_unknown_charsets(datastore.version, request.databases)
         host = choose_host_of(tx, there, datastore.type, datastore.version, account)
         instance = Instance(
             id=str(uuid.uuid4()),
@@ -256,6 +260,14 @@ def require_host(tx: Transaction, deployment: Deployment, instance: Instance) ->
     host = hosts.get(tx, instance.host_id)
     if host is None or host.seen_us is None or host.seen_us < tx.now_us - deployment.lease_us:
         raise Unavailable(f"The host of instance {instance.id} does not answer.")
+
+
+def refuse_unknown_charsets(version: str, databases: Sequence[DatabaseSpec]) -> None:
+    """Raises ``BadRequest`` where a server of this version has not the character set or collation of a database."""
+    for database in databases:
+        fault = charset_fault(version, database.character_set, database.collate)
+        if fault is not None:
+            raise BadRequest(f"Database '{database.name}' cannot be made: {fault}")
 
 
 def _restorable(tx: Transaction, account: str, backup_id: str) -> Backup:
