@@ -12,10 +12,10 @@ from snaphold.agent.room import Room
 from snaphold.config import Settings
 from snaphold.engines.base import ServerAccess, Taken
 from snaphold.engines.mariadb import MariaDB, MariaDBBackup
-from snaphold.host.directory import InstanceDirectory, Record
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
 from tests.support.chains import ROUNDS, ChainBench, chain_bench, tables_of, writers
+from tests.support.engine import settings_with_options
 from tests.support.instances import connect, query, superuser, wait_for
 
 pytestmark = pytest.mark.engine
@@ -27,17 +27,6 @@ UNDO_TABLESPACES = 3
 SMALL_UNDO_BYTES = 10 << 20  # what an undo tablespace has when it is made, and when it was truncated
 
 
-class LoggingServers(Servers):
-    """Servers that write a binary log."""
-
-    def _command_line(self, directory: InstanceDirectory, record: Record) -> list[str | Path]:
-        return [
-            *super()._command_line(directory, record),
-            f"--log-bin={directory.data / 'binlog'}",
-            "--server-id=7",
-        ]
-
-
 @pytest.fixture
 def bench(host_settings: Settings, tmp_path: Path) -> tuple[ChainBench, InstanceResult]:
     """An instance of a server that encrypts all data, and writes a binary log."""
@@ -45,7 +34,8 @@ def bench(host_settings: Settings, tmp_path: Path) -> tuple[ChainBench, Instance
     keys.write_text(KEYS)
     keys.chmod(0o600)
     settings = host_settings.model_copy(update={"encryption_key_file": keys})
-    return chain_bench(LoggingServers(settings), settings)
+    settings = settings_with_options(settings, "--log-bin=binlog", "--server-id=7")
+    return chain_bench(Servers(settings), settings)
 
 
 def gtid(chain: ChainBench) -> str | None:
@@ -110,20 +100,13 @@ def test_the_position_is_the_moments(bench: tuple[ChainBench, InstanceResult]) -
     assert count > 0
 
 
-class UndoServers(Servers):
-    """Servers that have undo tablespaces of their own, and truncate them as soon as they may.
-
-    A start makes them when the last stop left no undo behind.
-    """
-
-    def _command_line(self, directory: InstanceDirectory, record: Record) -> list[str | Path]:
-        return [
-            *super()._command_line(directory, record),
-            f"--innodb-undo-tablespaces={UNDO_TABLESPACES}",
-            "--innodb-undo-log-truncate",
-            f"--innodb-max-undo-log-size={SMALL_UNDO_BYTES}",
-            "--innodb-purge-rseg-truncate-frequency=1",
-        ]
+# Undo tablespaces of their own, truncated as soon as they may be. A start makes them when the last stop left no undo.
+UNDO_OPTIONS = (
+    f"--innodb-undo-tablespaces={UNDO_TABLESPACES}",
+    "--innodb-undo-log-truncate",
+    f"--innodb-max-undo-log-size={SMALL_UNDO_BYTES}",
+    "--innodb-purge-rseg-truncate-frequency=1",
+)
 
 
 class Undo:
@@ -224,7 +207,8 @@ def test_undo_tablespaces_that_are_truncated(host_settings: Settings) -> None:
 
     The tool finds a file shorter then than it was, and leaves the rest out. Undone changes need the undo that is new.
     """
-    chain, source = chain_bench(UndoServers(host_settings), host_settings)
+    settings = settings_with_options(host_settings, *UNDO_OPTIONS)
+    chain, source = chain_bench(Servers(settings), settings)
     engine = WatchedEngine(chain.room.servers)
     chain.room = Room(
         servers=chain.room.servers,

@@ -106,7 +106,7 @@ def test_a_killed_server_is_started_again(servers: Servers) -> None:
     result = servers.create(spec, 1)
     query(result, "CREATE TABLE shop.t (id INT PRIMARY KEY) ENGINE=InnoDB")
     query(result, "INSERT INTO shop.t VALUES (1)")
-    (process,) = processes_naming(servers._instances / spec.id / "data")
+    (process,) = processes_naming(servers.access(spec.id).data_directory)
     os.kill(process, signal.SIGKILL)
     wait_for(lambda: not servers.running(spec.id), "the server's end")
     assert servers.state(spec.id).running is False
@@ -280,7 +280,8 @@ def test_a_taken_address_means_the_next_one(host_settings: Settings) -> None:
     for _ in range(4):
         spec = instance_spec()
         results.append(servers.create(spec, 1))
-        (servers._instances / spec.id / "instance.json").rename(servers._instances / spec.id / "hidden.json")
+        directory = servers.access(spec.id).data_directory.parent
+        (directory / "instance.json").rename(directory / "hidden.json")
 
     assert len({result.address for result in results}) == 4
     with pytest.raises(Permanent, match="no address of its host is free"):
@@ -319,7 +320,7 @@ def test_an_incarnation_is_one_life_of_the_data(servers: Servers) -> None:
     assert servers.incarnation(spec.id) == first
 
     servers.stop(spec.id)
-    data = servers._instances / spec.id / "data"
+    data = servers.access(spec.id).data_directory
     subprocess.run(["cp", "-a", str(data / "ibdata1"), str(data / "copy")], check=True)
     (data / "copy").rename(data / "ibdata1")
     servers.start(spec.id)
@@ -368,13 +369,13 @@ def test_data_that_was_rolled_back_in_place_is_another_life(servers: Servers) ->
     query(result, "CREATE TABLE shop.t (v LONGBLOB) ENGINE=InnoDB")
     first = servers.incarnation(spec.id)
     servers.stop(spec.id)
-    data = servers._instances / spec.id / "data"
+    data = servers.access(spec.id).data_directory
     shutil.copytree(data, data.with_name("snapshot"))
     servers.start(spec.id)
     query(result, "INSERT INTO shop.t VALUES (REPEAT('x', 4000000))")
     seen = servers.state(spec.id)
     assert seen.incarnation == first
-    (process,) = processes_naming(servers._instances / spec.id / "data")
+    (process,) = processes_naming(servers.access(spec.id).data_directory)
     os.kill(process, signal.SIGKILL)
     wait_for(lambda: not servers.running(spec.id), "the server's end")
     servers.start(spec.id)
@@ -449,7 +450,7 @@ def test_a_server_that_cannot_start_says_why(servers: Servers) -> None:
     spec = instance_spec()
     servers.create(spec, 1)
     servers.stop(spec.id)
-    (servers._instances / spec.id / "data" / "ibdata1").write_bytes(b"")
+    (servers.access(spec.id).data_directory / "ibdata1").write_bytes(b"")
     with pytest.raises(Permanent, match=r"does not start: .* \(it ended with status 1\)$") as failed:
         servers.start(spec.id)
     assert "InnoDB" not in str(failed.value)

@@ -15,6 +15,7 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.host.servers import Servers
+from tests.conftest import processes_naming
 from tests.support.instances import instance_spec, promote, query
 
 pytestmark = [
@@ -52,12 +53,13 @@ def neighbours(host_settings: Settings) -> Iterator[Neighbours]:
 
 def _without_the_servers_own_rule(neighbours: Neighbours) -> None:
     """Start the attacker's server once more without secure_file_priv, so that only the system is in the way."""
-    argv = [
-        str(word)
-        for word in neighbours.servers._command_line(*neighbours.servers._built(neighbours.attacker.id))
-        if not str(word).startswith(("--secure-file-priv", "--skip-symbolic-links", "--init-file"))
-    ]
     access = neighbours.servers.access(neighbours.attacker.id)
+    (process,) = processes_naming(access.data_directory)
+    argv = [
+        word
+        for word in Path(f"/proc/{process}/cmdline").read_text("utf-8").split("\0")
+        if word and not word.startswith(("--secure-file-priv", "--skip-symbolic-links", "--init-file"))
+    ]
     neighbours.servers.stop(neighbours.attacker.id)
     assert access.uid is not None
     subprocess.Popen(
