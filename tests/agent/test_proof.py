@@ -16,6 +16,7 @@ from snaphold.steps import Step
 from snaphold.stream.proof import Receipt, receipt_name
 from tests.agent.conftest import Place, Running, running_agent
 from tests.agent.test_agent import When, an_instance, begin_backup, ends
+from tests.api.site import StoredObjects
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
 from tests.support.instances import wait_for
 
@@ -84,6 +85,8 @@ def stage(place: Place, servers: Servers, host_settings: Settings, state_dir: Pa
     """Everything at hand."""
     stores = MemoryStores()
     place.stores = stores  # type: ignore[assignment] # any stores will do
+    state = place.site.app.state
+    state.desk = replace(state.desk, objects=StoredObjects(stores))  # what is reported is looked for there too
     return Stage(place=place, servers=servers, settings=host_settings, state_dir=state_dir, store=stores.of("1234"))
 
 

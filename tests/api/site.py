@@ -26,7 +26,7 @@ from snaphold.model import Rate
 from snaphold.protocol import Task
 from snaphold.service import limits
 from snaphold.service.deployment import Peer, StoreGate
-from snaphold.store.base import SEGMENT_SIZE
+from snaphold.store.base import SEGMENT_SIZE, Stores
 from snaphold.store.local import LocalStores
 from tests.support.region import Region, a_result, open_region
 
@@ -57,9 +57,9 @@ USERS = {  # user: account, roles
 
 
 class StoredObjects:
-    """Reads the local store, as the command line wires it."""
+    """Reads a store, as the command line wires it."""
 
-    def __init__(self, stores: LocalStores) -> None:
+    def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
     def size(self, account: str, name: str) -> int:

@@ -57,6 +57,7 @@ class MemoryStore:
         self.most_in_flight = 0
         self.on_call: Callable[[str], None] = lambda _: None  # told of each call, with the method's name
         self.gate: threading.Event | None = None  # put_segment waits for it
+        self._seen: dict[str, tuple[bytes, float]] = {}  # contents, and when they were listed first
         self._segment_size = segment_size
         self._piece = piece
         self._lock = threading.Lock()
@@ -174,8 +175,17 @@ class MemoryStore:
         fault = self._called("list")
         found = sorted(item for item in self.objects.items() if item[0].startswith(prefix))
         return _broken(
-            (ObjectInfo(name=name, size_bytes=len(data), modified_s=time.time()) for name, data in found), fault
+            (ObjectInfo(name=name, size_bytes=len(data), modified_s=self._modified_s(name)) for name, data in found),
+            fault,
         )
+
+    def _modified_s(self, name: str) -> float:
+        """When the object was listed for the first time since it got these contents."""
+        with self._lock:
+            data = self.objects[name]
+            if name not in self._seen or self._seen[name][0] is not data:
+                self._seen[name] = data, time.time()
+            return self._seen[name][1]
 
     def delete(self, name: str) -> None:
         """Remove the object."""

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,21 @@ class Vault:
         self.store: MemoryStore = self.stores.of(ACCOUNT)
         self.stop = threading.Event()
         self.prover = Prover(region.deployment, self.stores, self.stop)
-        asked = request_backup(region.deployment, ACCOUNT, a_backup(region.active_instance().id))
-        manifest = self._stored(asked.id)
-        self.sha256 = sha256_of(manifest.dump())
+        self._instance_id = region.active_instance().id
+        self.id, self.sha256 = self.take()
+
+    def take(self, parent_id: str | None = None, name: str = "b") -> tuple[str, str]:
+        """A completed backup: its id, and its manifest's hash."""
+        region = self.region
+        wanted = replace(a_backup(self._instance_id, name), parent_id=parent_id)
+        asked = request_backup(region.deployment, ACCOUNT, wanted)
+        sha256 = sha256_of(self._stored(asked.id).dump())
         task = region.claim()
         assert task is not None
-        result = a_result(task).model_copy(update={"manifest_sha256": self.sha256})
+        result = a_result(task).model_copy(update={"manifest_sha256": sha256})
         message = Report(session=region.session, attempt=task.attempt, ok=True, backup=result)
         host_service.report(region.deployment, region.host_id, task.id, message)
-        self.id = asked.id
+        return asked.id, sha256
 
     def _stored(self, backup_id: str) -> Manifest:
         manifest = taken(self.store, STREAM)
@@ -122,6 +129,38 @@ def test_a_damaged_backup_fails(vault: Vault, end: str, loss: bool) -> None:  # 
     assert vault.prove().proof_status is ProofStatus.PASSED
     assert vault.receipt is not None
     assert vault.receipt.status is ProofStatus.PASSED
+
+
+@pytest.mark.parametrize("end", [".xbstream.gz", ".index", ".json"])
+def test_a_damaged_ancestor_fails_what_stands_on_it(vault: Vault, end: str) -> None:
+    """The backup under an increment is proven with it; the reason names it, and no region is offered to mend from."""
+    middle, _ = vault.take(vault.id, "the middle one")
+    last, sha256 = vault.take(middle, "the last one")
+    whole = dict(vault.store.objects)
+    full, vault.id = vault.id, middle
+    vault.flip(end)
+    vault.id, vault.sha256 = last, sha256
+    backup = vault.prove()
+    assert backup.proof_status is ProofStatus.FAILED
+    assert f'"the middle one" ({middle}), which it stands on' in (backup.proof_reason or "")
+    assert f"{middle}{end}" in (backup.proof_reason or "")
+    assert vault.receipt is not None
+    assert vault.receipt.status is ProofStatus.FAILED
+    vault.store.objects.update(whole)
+    assert vault.prove().proof_status is ProofStatus.PASSED
+
+    # A receipt counts while the objects are as they were: size and time.
+    before = vault.store.calls["get"]
+    own = vault.prove()
+    assert own.proof_status is ProofStatus.PASSED
+    segments_and_index_and_manifest, receipts = 5, 2 + 1  # its own objects; those that count, and the one it replaces
+    assert vault.store.calls["get"] - before == segments_and_index_and_manifest + receipts
+    vault.id = full
+    vault.flip(end)
+    vault.id = last
+    failed = vault.prove()
+    assert failed.proof_status is ProofStatus.FAILED
+    assert f'"b" ({full}), which it stands on' in (failed.proof_reason or "")
 
 
 def test_one_bad_read(vault: Vault) -> None:

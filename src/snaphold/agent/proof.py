@@ -22,9 +22,11 @@ from snaphold.reasons import reason_of
 from snaphold.steps import Step, reached
 from snaphold.stream.proof import (
     Checksums,
+    ObjectFacts,
     Receipt,
     keep_receipt,
     kept_receipt,
+    object_facts,
     prove_index,
     prove_objects,
     receipt_name,
@@ -116,6 +118,7 @@ def prove(
     begun_s = time.monotonic()
     link = links[-1]
     checksums = None
+    facts = object_facts(room.stores.of(link.account), link.backup_id)
     if level is ProofLevel.OBJECTS:
         room.nicely(
             prove_objects,
@@ -136,7 +139,7 @@ def prove(
         reason=_told_of(checksums),
     )
     lease.confirm()
-    _keep(room, link, result, checksums)
+    _keep(room, link, result, checksums, facts)
     _log.info("backup proven", backup=link.backup_id, proof=level.value, seconds=result.seconds)
     return result
 
@@ -152,7 +155,7 @@ def _unproven(room: Room, link: ChainLink, error: SnapholdError, seconds: float)
     )
     _log.warning("backup not proven", backup=link.backup_id, status=result.status.value, reason=in_full(error))
     if result.status is ProofStatus.FAILED:
-        _keep(room, link, result, None)
+        _keep(room, link, result, None, {})
     return result
 
 
@@ -166,13 +169,16 @@ def _forget_receipt_of_nothing(room: Room, link: ChainLink) -> None:
             store.delete(receipt_name(link.backup_id))
 
 
-def _keep(room: Room, link: ChainLink, result: ProofResult, checksums: Checksums | None) -> None:
+def _keep(
+    room: Room, link: ChainLink, result: ProofResult, checksums: Checksums | None, facts: dict[str, ObjectFacts]
+) -> None:
     """Leave the receipt. The catalog gets the result also where the store does not take it: it may be read-only."""
     receipt = Receipt(
         id=link.backup_id,
         manifest_sha256=link.manifest_sha256,
         by=__version__,
         checksums=checksums,
+        objects=facts,
         **result.model_dump(),
     )
     try:

@@ -9,12 +9,12 @@ from snaphold.protocol import ChainLink
 
 def chain_of(tx: Transaction, backup: Backup) -> list[ChainLink]:
     """The backup and all that it stands on, the full one first. Raises ``Unprocessable`` when it is no backup yet."""
-    return [_link_of(member) for member in reversed(_members(tx, backup))]
+    return [_link_of(member) for member in reversed(members_of(tx, backup))]
 
 
 def refuse_lost_ground(tx: Transaction, backup: Backup) -> None:
     """Raise ``Unprocessable`` when a backup that this one stands on is gone, or is being deleted."""
-    members = _members(tx, backup)
+    members = members_of(tx, backup)
     for member in members[1:]:
         if not member.usable:
             raise Unprocessable(f"Backup {member.id}, which {backup.id} stands on, is not COMPLETED.")
@@ -71,7 +71,7 @@ def _same_life(tx: Transaction, instance: Instance, parent: Backup) -> bool:
     return newest is None or newest.incarnation == parent.incarnation
 
 
-def _members(tx: Transaction, backup: Backup) -> list[Backup]:
+def members_of(tx: Transaction, backup: Backup) -> list[Backup]:
     """The backup and all that it stands on, as far as there are records; the full one last."""
     members = [backup]
     while (parent_id := members[-1].parent_id) is not None and (parent := backups.get(tx, parent_id)) is not None:

@@ -38,6 +38,13 @@ class Checksums(Frozen):
     unsound: dict[str, str] = Field(default_factory=dict)
 
 
+class ObjectFacts(Frozen):
+    """By what it is noticed that an object has changed since it was read."""
+
+    size_bytes: int
+    modified_s: float  # seconds since the epoch, by the store's clock
+
+
 class Receipt(Frozen):
     """What the newest proof has shown. ``at``: RFC 3339, UTC. ``by``: the release that did it."""
 
@@ -53,6 +60,7 @@ class Receipt(Frozen):
     reason: str | None = None
     mend_from: str | None = None  # the region that has what is damaged
     checksums: Checksums | None = None
+    objects: dict[str, ObjectFacts] = Field(default_factory=dict)  # by name, as they were before they were read
 
     def dump(self) -> bytes:
         """The bytes that are stored."""
@@ -75,6 +83,30 @@ def kept_receipt(store: ObjectStore, backup_id: str, manifest_sha256: str) -> Re
         if (receipt.id, receipt.manifest_sha256) == (backup_id, manifest_sha256):
             return receipt
     return None
+
+
+def object_facts(store: ObjectStore, backup_id: str) -> dict[str, ObjectFacts]:
+    """What the store says of the objects of a backup, without reading them; the receipt is none.
+
+    Raises:
+        Transient, Permanent: the store does not answer, or refuses.
+    """
+    return {
+        found.name: ObjectFacts(size_bytes=found.size_bytes, modified_s=found.modified_s)
+        for found in store.list(f"{backup_id}.")
+        if found.name != receipt_name(backup_id)
+    }
+
+
+def still_proven(store: ObjectStore, backup_id: str, manifest_sha256: str) -> bool:
+    """Whether a backup has passed a proof, and its objects have not changed since, as far as the store says.
+
+    Raises:
+        Transient, Permanent: the store does not answer, or refuses.
+    """
+    receipt = kept_receipt(store, backup_id, manifest_sha256)
+    passed = receipt is not None and receipt.status is ProofStatus.PASSED and receipt.objects
+    return bool(passed) and receipt is not None and receipt.objects == object_facts(store, backup_id)
 
 
 def verdict_on(error: SnapholdError) -> ProofStatus:

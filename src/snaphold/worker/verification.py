@@ -1,24 +1,35 @@
 """Reading backups back: the proofs that need no host."""
 
+import dataclasses
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import structlog
 
 from snaphold import __version__
 from snaphold.catalog import backups
-from snaphold.errors import Overtaken, SnapholdError, in_full
+from snaphold.errors import Damaged, ObjectMissing, Overtaken, Permanent, SnapholdError, in_full
 from snaphold.model import Backup, ProofLevel, ProofStatus, rfc3339
 from snaphold.protocol import ProofResult
 from snaphold.reasons import reason_of
+from snaphold.service.chains import members_of
 from snaphold.service.deployment import Deployment
 from snaphold.service.verification import resume_proofs, take_up_proofs
 from snaphold.steps import Step, reached
 from snaphold.store.base import Containers, ObjectStore, Stores
 from snaphold.stream.courtesy import Courtesy
-from snaphold.stream.proof import Receipt, keep_receipt, prove_objects, verdict_on
+from snaphold.stream.proof import (
+    ObjectFacts,
+    Receipt,
+    keep_receipt,
+    kept_receipt,
+    object_facts,
+    prove_objects,
+    still_proven,
+    verdict_on,
+)
 from snaphold.worker.mending import Mender
 
 log = structlog.get_logger()
@@ -78,12 +89,15 @@ class Prover:
         reached(Step.PROOF_BEGUN)
         try:
             store = self._stores.of(backup.account)
-            status, reason = self._read(store, backup, manifest_sha256)
+            facts: dict[str, ObjectFacts] = {}
+            status, reason = self._read(backup, lambda: facts.update(self._read_own(store, backup, manifest_sha256)))
             offered = self._mender.offer(backup) if status is ProofStatus.FAILED and not backup.mending else None
+            if status is ProofStatus.PASSED:
+                status, reason = self._read(backup, lambda: self._read_ancestors(store, backup))
             result = self._result(begun_s, status, reason, mend_from=offered)
             reached(Step.PROOF_READ)
             if status is not ProofStatus.UNKNOWN:
-                self._keep(store, backup.id, manifest_sha256, result)
+                self._keep(store, backup.id, manifest_sha256, result, facts)
             reached(Step.PROOF_KEPT)
         except Overtaken:
             return
@@ -101,33 +115,77 @@ class Prover:
         )  # fmt: skip
 
     @staticmethod
-    def _keep(store: ObjectStore, backup_id: str, manifest_sha256: str, result: ProofResult) -> None:
+    def _keep(
+        store: ObjectStore, backup_id: str, manifest_sha256: str, result: ProofResult, facts: dict[str, ObjectFacts]
+    ) -> None:
         """Leave the receipt. The catalog has the result also where the store does not take it: it may be read-only."""
+        told = result.model_dump()
         try:
             keep_receipt(
-                store, Receipt(id=backup_id, manifest_sha256=manifest_sha256, by=__version__, **result.model_dump())
+                store,
+                Receipt(id=backup_id, manifest_sha256=manifest_sha256, by=__version__, objects=facts, **told),
             )
         except SnapholdError as error:
             log.warning("backup.receipt_not_kept", backup=backup_id, reason=in_full(error))
 
-    def _read(self, store: ObjectStore, backup: Backup, manifest_sha256: str) -> tuple[ProofStatus, str | None]:
+    @staticmethod
+    def _read(backup: Backup, read: Callable[[], object]) -> tuple[ProofStatus, str | None]:
         try:
-            if backup.mending:
-                self._mender.mend(backup)
-            prove_objects(
-                store,
-                backup.id,
-                manifest_sha256,
-                threads=self._deployment.settings.compression_threads,
-                courtesy=self._courtesy,
-                stop=self._stop,
-            )
+            read()
         except Overtaken:
             raise
         except SnapholdError as error:
             log.warning("backup.not_sound", backup=backup.id, reason=in_full(error))
             return verdict_on(error), reason_of(error)
         return ProofStatus.PASSED, None
+
+    def _read_own(self, store: ObjectStore, backup: Backup, manifest_sha256: str) -> dict[str, ObjectFacts]:
+        """Mend and read the backup's own objects; what they were before that. Raises as ``prove_objects`` does."""
+        if backup.mending:
+            self._mender.mend(backup)
+        facts = object_facts(store, backup.id)
+        prove_objects(
+            store,
+            backup.id,
+            manifest_sha256,
+            threads=self._deployment.settings.compression_threads,
+            courtesy=self._courtesy,
+            stop=self._stop,
+        )
+        return facts
+
+    def _read_ancestors(self, store: ObjectStore, backup: Backup) -> None:
+        """Read what the backup stands on, but for what has passed a proof and has not changed since.
+
+        Raises:
+            Damaged: one of them is damaged, or an object of it is gone; the message names it.
+            Permanent: one of them is not on record. Otherwise as ``prove_objects``.
+        """
+        with self._deployment.catalog.reading() as tx:
+            _, *ancestors = members_of(tx, backup)
+        if (lost := [backup, *ancestors][-1].parent_id) is not None:
+            raise Permanent(f"the backup {lost}, which it stands on, is not on record")
+        for ancestor in ancestors:
+            sha256 = ancestor.manifest_sha256 or ""
+            if still_proven(store, ancestor.id, sha256):
+                continue
+            try:
+                facts = self._read_own(store, dataclasses.replace(ancestor, mending=False), sha256)
+            except (Damaged, ObjectMissing) as error:
+                raise Damaged(f'the backup "{ancestor.name}" ({ancestor.id}), which it stands on: {error}') from error
+            self._note_read(store, ancestor.id, sha256, facts)
+
+    def _note_read(self, store: ObjectStore, backup_id: str, sha256: str, facts: dict[str, ObjectFacts]) -> None:
+        """Spare the next increment the reading, where the store takes a receipt; one of a failure stays as it is."""
+        try:
+            earlier = kept_receipt(store, backup_id, sha256)
+            if earlier is None:
+                result = self._result(time.monotonic(), ProofStatus.PASSED, None)
+                self._keep(store, backup_id, sha256, result, facts)
+            elif earlier.status is ProofStatus.PASSED:
+                keep_receipt(store, earlier.model_copy(update={"objects": facts}))
+        except SnapholdError as error:
+            log.info("backup.receipt_not_kept", backup=backup_id, reason=in_full(error))
 
     def _result(
         self, begun_s: float, status: ProofStatus, reason: str | None, *, mend_from: str | None = None
