@@ -70,6 +70,13 @@ class Settings(BaseModel):
     instance_networks: list[str] = Field(
         ["127.77.0.0/16"], description="networks of which each instance gets an address of its own"
     )
+    instance_domain: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$",
+        max_length=200,
+        description="a domain in which each instance's hostname is, which the operator's name server then resolves to "
+        "its address; default: the hostname is the address",
+    )
     instance_port: int = Field(3306, ge=1, le=65535, description="the port of every instance")
     shared_system_user: Literal["warn", "refuse"] | None = Field(
         None, description="without root, when a second account asks: warn (serve's default) or refuse (agent's default)"

@@ -3,10 +3,12 @@
 Times are microseconds since the epoch (``_us``), by the database's clock.
 """
 
+import hashlib
+import ipaddress
 import re
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
@@ -188,6 +190,11 @@ class Host:
     datastores: list[dict[str, str]]  # protocol.Datastore
     shared_system_user: bool
     accepts_shared: bool
+    memory_mb: int | None = None  # None: it has told none
+    networks: list[str] = field(default_factory=list)  # of which each of its instances gets an address
+    instance_port: int | None = None
+    taken: list[str] = field(default_factory=list)  # addresses of these networks that are not free
+    created_us: int = 0
     session: str | None
     seen_us: int | None
 
@@ -206,7 +213,9 @@ class Instance:
     version: str
     flavor_id: int
     volume_gb: int
-    address: str | None
+    hostname: str | None = None  # as clients are told from the first answer on; None: of an earlier release
+    reserved_address: str | None = None  # where it is to listen
+    address: str | None  # where it has listened; None: it never ran
     port: int | None
     used_bytes: int | None
     running: bool
@@ -417,6 +426,27 @@ def flavor_from_reference(reference: object) -> Flavor | None:
         return None
     tail = str(reference).rstrip("/").rsplit("/", 1)[-1]
     return FLAVORS.get(int(tail)) if tail.isascii() and tail.isdigit() and len(tail) < 4 else None
+
+
+def addresses_in(networks: Sequence[str], key: str) -> Iterator[str]:
+    """The addresses that servers may get, those of the first network first, in an order that depends on ``key``.
+
+    What ends in 0 or 255 is often taken for a network or a broadcast address, and is left out.
+    """
+    for network in map(ipaddress.ip_network, networks):
+        for step in from_there(first_choice(key, network.num_addresses), network.num_addresses):
+            if network.num_addresses <= 2 or (int(network[0]) + step) & 0xFF not in {0, 0xFF}:
+                yield str(network[step])
+
+
+def first_choice(key: str, among: int) -> int:
+    """Where the search for a free number starts: spread by the key, so that two services rarely meet."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % among
+
+
+def from_there(start: int, count: int) -> Iterator[int]:
+    """``start``, ``start + 1`` … and round to the ones before it."""
+    return ((start + step) % count for step in range(count))
 
 
 def choose_host(

@@ -18,15 +18,16 @@ that the catalog can keep. A message that does not fit is refused as a whole (40
 
 import ipaddress
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from snaphold.model import ID_FORM, ProofLevel, ProofStatus, parse_rfc3339
+from snaphold.model import ID_FORM, KNOWN_DATASTORES, ProofLevel, ProofStatus, parse_rfc3339
 
 VERSION = 1
 SEGMENT_BYTES = 64 << 20  # every segment of an object but the last; no body that a peer sends is larger
 MAX_INSTANCES: Final = 10_000  # of one host
+MAX_TAKEN: Final = 20_000  # addresses
 MAX_REASON: Final = 4_000  # characters of a reason; what is longer is cut
 MAX_DESCRIPTION: Final = 65_535  # characters of a backup's description
 _MAX_AT_WORK: Final = 1_000
@@ -49,6 +50,10 @@ def _checked_address(text: str) -> str:
     return str(ipaddress.ip_address(text))
 
 
+def _checked_network(text: str) -> str:
+    return str(ipaddress.ip_network(text))
+
+
 Number = Annotated[int, Field(ge=0, lt=1 << 63)]  # as large as the record can keep
 Small = Annotated[int, Field(ge=0, lt=1 << 31)]  # MB, GB, numbers of attempts
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -61,7 +66,7 @@ RegionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 Incarnation = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ObjectName = Annotated[str, Field(pattern=f"^{ID_FORM}\\.xbstream\\.(?:gz|zst)$")]  # of a backup's data
-DatastoreType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,31}$")]
+DatastoreType = Annotated[str, Field(pattern=f"^(?:{'|'.join(KNOWN_DATASTORES)})$")]
 Series = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")]  # "10.11"
 FullVersion = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$")]  # "10.11.19"
 Time = Annotated[  # RFC 3339, UTC
@@ -70,6 +75,7 @@ Time = Annotated[  # RFC 3339, UTC
 NameTold = Annotated[str, Field(max_length=255)]  # of something in a server
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Address = Annotated[str, Field(pattern=r"^[0-9A-Fa-f:.]{2,45}$"), AfterValidator(_checked_address)]  # of IP, no name
+Network = Annotated[str, Field(pattern=r"^[0-9A-Fa-f:./]{2,50}$"), AfterValidator(_checked_network)]
 
 
 class Message(BaseModel):
@@ -161,6 +167,12 @@ class Datastore(Message):
     version: Series
     full_version: FullVersion
 
+    @model_validator(mode="after")
+    def _is_of_its_series(self) -> Self:
+        if not self.full_version.startswith(f"{self.version}."):
+            raise ValueError("full_version must be one of version")
+        return self
+
 
 class InstanceState(Message):
     """One instance as its host sees it."""
@@ -173,6 +185,7 @@ class InstanceState(Message):
     fault: Reason | None = None  # why it does not run, in plain words
 
 
+TakenAddresses = Annotated[list[Address], Field(max_length=MAX_TAKEN)]  # which no new instance can get
 InstanceStates = Annotated[list[InstanceState], Field(max_length=MAX_INSTANCES)]
 
 
@@ -185,6 +198,10 @@ class Hello(Message):
     instances: InstanceStates
     shared_system_user: bool  # True: not root, every server runs as the same system user
     accepts_shared: bool  # whether a second account's instance may be put on such a host
+    memory_mb: Small | None = None  # all that its servers can have
+    networks: Annotated[list[Network], Field(max_length=64)] = []  # of which each instance gets an address
+    instance_port: Port | None = None
+    taken: TakenAddresses = []
 
 
 class Heartbeat(Message):
@@ -192,6 +209,7 @@ class Heartbeat(Message):
 
     session: Session
     instances: InstanceStates
+    taken: TakenAddresses = []
 
 
 class Desired(Message):
@@ -266,6 +284,7 @@ class InstanceSpec(Message):
     version: str
     ram_mb: int
     volume_gb: int
+    address: Address | None = None  # chosen for it; None: the host chooses
     databases: list[DatabaseSpec] = []
     users: list[UserSpec] = []
 

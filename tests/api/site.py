@@ -145,7 +145,7 @@ class Site:
             report["backup"] = self.stored_backup(task)
         else:
             report["instance"] = {
-                "address": "127.77.0.1",
+                "address": (task["instance"] or {}).get("address", "127.77.0.1"),
                 "port": 3306,
                 "used_bytes": 1 << 30,
                 "full_version": "10.11.19",

@@ -272,18 +272,21 @@ def test_a_full_disk_ends_a_create_with_that_reason(state_dir: Path, instance_ne
 
 
 def test_a_taken_address_means_the_next_one(host_settings: Settings) -> None:
-    """Addresses are picked by listening: where somebody else listens no instance goes, and none free is said so."""
+    """An instance gets the address chosen for it, where nobody listens there; else the next; none free is said so."""
     chance = random.SystemRandom()
-    network = f"127.{chance.randint(80, 126)}.{chance.randint(0, 255)}.8/30"
+    start = f"127.{chance.randint(80, 126)}.{chance.randint(0, 255)}"
+    network, chosen = f"{start}.8/30", f"{start}.10"
     servers = Servers(host_settings.model_copy(update={"instance_networks": [network]}))
     results = []
     for _ in range(4):
-        spec = instance_spec()
+        spec = instance_spec().model_copy(update={"address": chosen})
         results.append(servers.create(spec, 1))
         directory = servers.access(spec.id).data_directory.parent
         (directory / "instance.json").rename(directory / "hidden.json")
 
+    assert results[0].address == chosen
     assert len({result.address for result in results}) == 4
+    assert {result.address for result in results} <= set(servers.taken_addresses())
     with pytest.raises(Permanent, match="no address of its host is free"):
         servers.create(instance_spec(), 1)
 

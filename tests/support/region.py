@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,7 +16,7 @@ from snaphold.catalog import hosts
 from snaphold.catalog.database import open_catalog
 from snaphold.catalog.identity_db import open_identity_database
 from snaphold.config import Settings
-from snaphold.model import FLAVORS, Backup, Instance, ProofLevel, ProofStatus
+from snaphold.model import FLAVORS, Backup, Flavor, Instance, ProofLevel, ProofStatus
 from snaphold.protocol import (
     BackupResult,
     Claim,
@@ -70,10 +71,11 @@ class Region:
     clock: Clock
     host_id: str
     token: str
+    port: int = 3306
     session: str = field(default_factory=lambda: str(uuid.uuid4()))
 
-    def hello(self) -> None:
-        """A new agent process of the host says hello."""
+    def hello(self, **told: Any) -> None:
+        """A new agent process of the host says hello; ``told``: what else it says of the host."""
         self.session = str(uuid.uuid4())
         message = Hello(
             session=self.session,
@@ -81,7 +83,9 @@ class Region:
             instances=[],
             shared_system_user=False,
             accepts_shared=True,
+            **told,
         )
+        self.port = told.get("instance_port", 3306)
         host_service.hello(self.deployment, self.host_id, message)
 
     def heartbeat(self) -> None:
@@ -92,7 +96,7 @@ class Region:
         """The host asks for a task."""
         return host_service.claim(self.deployment, self.host_id, Claim(session=self.session, wait_s=0)).task
 
-    def report(self, task: Task, *, ok: bool = True, session: str | None = None) -> None:
+    def report(self, task: Task, *, ok: bool = True, session: str | None = None, address: str | None = None) -> None:
         """The host reports on a task, with a plausible result."""
         message = Report(
             session=session or self.session,
@@ -101,7 +105,7 @@ class Region:
             reason=None if ok else "it was told to fail",
             backup=a_result(task) if task.backup is not None else None,
             proof=a_proof() if task.kind is TaskKind.VERIFY else None,
-            instance=InstanceResult(address="127.77.0.1", port=3306, used_bytes=1 << 20, full_version="10.11.19"),
+            instance=None if task.instance is None else built_at(address or task.instance.address, self.port),
         )
         host_service.report(self.deployment, self.host_id, task.id, message)
 
@@ -126,6 +130,11 @@ class Region:
         with self.deployment.catalog.reading() as tx:
             rows = tx.connection.execute(sa.text("SELECT name, inputs FROM workflow_status ORDER BY created_at, rowid"))
             return [(row.name, row.inputs) for row in rows]
+
+
+def built_at(address: str | None, port: int) -> InstanceResult:
+    """What a host says of an instance that it has built."""
+    return InstanceResult(address=address or "127.77.0.1", port=port, used_bytes=1 << 20, full_version="10.11.19")
 
 
 def a_result(task: Task) -> BackupResult:
@@ -166,11 +175,13 @@ def a_backup(instance_id: str, name: str = "b") -> BackupRequest:
     )
 
 
-def an_instance(*, backup_ref: str | None = None, volume_gb: int | None = 2) -> InstanceRequest:
+def an_instance(
+    *, backup_ref: str | None = None, volume_gb: int | None = 2, flavor: Flavor = FLAVORS[1]
+) -> InstanceRequest:
     """A request for an instance."""
     return InstanceRequest(
         name="db",
-        flavor=FLAVORS[1],
+        flavor=flavor,
         volume_gb=volume_gb,
         datastore=None,
         version=None,

@@ -20,8 +20,9 @@ from snaphold.agent.room import Room
 from snaphold.agent.tasks import attempted
 from snaphold.config import Settings
 from snaphold.errors import Overtaken, Permanent, SnapholdError, Transient, Unauthorized, in_full
+from snaphold.host.machine import memory_mb
 from snaphold.host.servers import Servers
-from snaphold.protocol import Claim, Desired, Heartbeat, Hello, InstanceState, Question, Report, Task
+from snaphold.protocol import MAX_TAKEN, Claim, Desired, Heartbeat, Hello, InstanceState, Question, Report, Task
 from snaphold.reasons import reason_of
 
 _POLL_S: Final = 20.0  # how long a claim waits for work
@@ -145,6 +146,10 @@ class Agent:
                 instances=self._states(),
                 shared_system_user=not self._servers.own_system_users,
                 accepts_shared=self._accepts_shared,
+                memory_mb=memory_mb(),
+                networks=self._servers.networks,
+                instance_port=self._servers.port,
+                taken=self._taken(),
             )
         )
         region.renew_s = welcome.renew_s
@@ -154,7 +159,8 @@ class Agent:
 
     def _beat(self, region: Region) -> Wishes:
         asked_s = time.monotonic()
-        desired: Desired = region.control.heartbeat(Heartbeat(session=self._session, instances=self._states()))
+        message = Heartbeat(session=self._session, instances=self._states(), taken=self._taken())
+        desired: Desired = region.control.heartbeat(message)
         return Wishes(asked_s=asked_s, instances=desired.instances)
 
     def _bear_with(self, event: str, **facts: str) -> None:
@@ -330,6 +336,9 @@ class Agent:
                 self._instance_locks[instance_id].release()
                 return
             self._care.submit(work)
+
+    def _taken(self) -> list[str]:
+        return self._servers.taken_addresses()[:MAX_TAKEN]
 
     def _states(self) -> list[InstanceState]:
         return list(self._looks.map(self._state, self._servers.ids()))

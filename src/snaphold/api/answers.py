@@ -28,6 +28,7 @@ from snaphold.model import (
 )
 from snaphold.protocol import Datastore
 from snaphold.service.limits import Standing
+from snaphold.service.placement import Offer
 
 MYSQL_PORT: Final = 3306  # what clients take for granted
 
@@ -187,7 +188,11 @@ class Address(Answer):
 
 
 class InstanceAnswer(Answer):
-    """An instance. ``hostname`` is null until it has an address; ``port`` is there when it is not 3306."""
+    """An instance. ``port`` is there when it is not 3306.
+
+    ``hostname`` is a name or address that clients can connect to once the instance is ACTIVE. It is chosen with the
+    instance and stays; it is null only for one that an earlier release began and that never ran.
+    """
 
     id: str
     name: str
@@ -547,6 +552,7 @@ def _progress(subject: Backup | Instance) -> ProgressAnswer:
 def shown_instance(links: Links, region: str, instance: Instance) -> InstanceAnswer:
     """An instance in a list, or shown."""
     used = None if instance.used_bytes is None else gigabytes(instance.used_bytes)
+    address = instance.address or instance.reserved_address
     return InstanceAnswer(
         id=instance.id,
         name=instance.name,
@@ -560,9 +566,9 @@ def shown_instance(links: Links, region: str, instance: Instance) -> InstanceAns
         volume=VolumeAnswer(size=instance.volume_gb, used=used),
         datastore=InstanceDatastore(type=instance.datastore, version=instance.version),
         region=region,
-        hostname=instance.address,
-        ip=[] if instance.address is None else [instance.address],
-        addresses=[] if instance.address is None else [Address(address=instance.address, type="private")],
+        hostname=instance.hostname or address,
+        ip=[] if address is None else [address],
+        addresses=[] if address is None else [Address(address=address, type="private")],
         links=_links(links, instance.account, f"instances/{instance.id}"),
         port=None if instance.port in (None, MYSQL_PORT) else instance.port,
         progress=_progress(instance) if instance.step is not None else None,
@@ -595,16 +601,20 @@ def all_flavors(links: Links, account: str) -> list[FlavorAnswer]:
     return [shown_flavor(links, account, flavor) for _, flavor in sorted(FLAVOR_OF.items())]
 
 
-def shown_datastores(links: Links, account: str, offered: Sequence[Datastore]) -> list[DatastoreAnswer]:
-    """What is offered, by type; the first version of each is the default, as it is when none is named."""
+def shown_datastores(links: Links, account: str, offers: Sequence[Offer]) -> list[DatastoreAnswer]:
+    """What is offered, by type, with the version of each that an instance gets when none is named."""
     by_type: dict[str, list[VersionAnswer]] = {}
-    for entry in offered:
-        by_type.setdefault(entry.type, []).append(_shown_version(links, account, entry))
+    defaults: dict[str, str] = {}
+    for offer in offers:
+        shown = _shown_version(links, account, offer.datastore)
+        by_type.setdefault(offer.datastore.type, []).append(shown)
+        if offer.is_default:
+            defaults[offer.datastore.type] = shown.id
     return [
         DatastoreAnswer(
             id=datastore_id(name),
             name=name,
-            default_version=versions[0].id,
+            default_version=defaults[name],
             versions=versions,
             links=_links(links, account, f"datastores/{datastore_id(name)}"),
         )

@@ -1,6 +1,7 @@
 """The rows of hosts, and of this deployment itself."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -90,10 +91,15 @@ def begin_session(tx: Transaction, host_id: str, session: str, **values: Any) ->
     tx.connection.execute(statement.values(session=session, seen_us=tx.now_us, **values))
 
 
-def seen(tx: Transaction, host_id: str, session: str) -> bool:
-    """Note that the host is there; False when another process speaks for it by now."""
-    statement = hosts.update().where(hosts.c.id == host_id, hosts.c.session == session)
-    return tx.connection.execute(statement.values(seen_us=tx.now_us)).rowcount == 1
+def seen(tx: Transaction, host_id: str, session: str, taken: Sequence[str]) -> bool:
+    """Note that the host is there, and its taken addresses; False when another process speaks for it by now."""
+    mine = hosts.update().where(hosts.c.id == host_id, hosts.c.session == session)
+    if tx.connection.execute(mine.values(seen_us=tx.now_us)).rowcount != 1:
+        return False
+    known = tx.connection.execute(sa.select(hosts.c.taken).where(hosts.c.id == host_id)).scalar_one()
+    if known != list(taken):
+        tx.connection.execute(mine.values(taken=list(taken)))
+    return True
 
 
 def seen_since(tx: Transaction, since_us: int) -> list[Host]:
@@ -108,6 +114,11 @@ def _host(row: sa.Row[Any]) -> Host:
         datastores=row.datastores,
         shared_system_user=row.shared_system_user,
         accepts_shared=row.accepts_shared,
+        memory_mb=row.memory_mb,
+        networks=row.networks or [],
+        instance_port=row.instance_port,
+        taken=row.taken or [],
+        created_us=row.created_us,
         session=row.session,
         seen_us=row.seen_us,
     )

@@ -65,6 +65,15 @@ def set_volume(tx: Transaction, instance_id: str, volume_gb: int) -> None:
     tx.connection.execute(statement.values(volume_gb=volume_gb, updated_us=tx.now_us))
 
 
+def addresses_on(tx: Transaction, host_id: str, but: str | None = None) -> set[str]:
+    """The addresses that the host's instances have, or are to have; without those of the instance ``but``."""
+    statement = sa.select(instances.c.address, instances.c.reserved_address)
+    mine = statement.where(
+        instances.c.host_id == host_id, instances.c.deleted_us.is_(None), instances.c.id != (but or "")
+    )
+    return {address for row in tx.connection.execute(mine) for address in row if address is not None}
+
+
 def told_by_host(tx: Transaction, host_id: str, instance_ids: Sequence[str]) -> dict[str, Instance]:
     """Those of these instances that are the host's, deleted ones too, by their ids. A few queries, however many."""
     found: dict[str, Instance] = {}

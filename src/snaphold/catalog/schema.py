@@ -50,6 +50,10 @@ hosts = sa.Table(
     sa.Column("datastores", sa.JSON, nullable=False),
     sa.Column("shared_system_user", sa.Boolean, nullable=False),
     sa.Column("accepts_shared", sa.Boolean, nullable=False),
+    sa.Column("memory_mb", sa.Integer),  # as the agent told it, as the three that follow
+    sa.Column("networks", sa.JSON),  # of which each instance gets an address
+    sa.Column("instance_port", sa.Integer),
+    sa.Column("taken", sa.JSON),  # addresses of these that are not free
     sa.Column("session", sa.String(36)),
     sa.Column("seen_us", Time),
     sa.Column("created_us", Time, nullable=False),
@@ -68,7 +72,9 @@ instances = sa.Table(
     sa.Column("version", sa.String(32), nullable=False),
     sa.Column("flavor_id", sa.Integer, nullable=False),
     sa.Column("volume_gb", sa.Integer, nullable=False),
-    sa.Column("address", sa.String(255)),
+    sa.Column("hostname", sa.String(255)),  # as clients are told from the first answer on
+    sa.Column("reserved_address", sa.String(45)),  # where it is to listen
+    sa.Column("address", sa.String(255)),  # where it has listened; null: it never ran
     sa.Column("port", sa.Integer),
     sa.Column("used_bytes", sa.BigInteger),
     sa.Column("running", sa.Boolean, nullable=False),
@@ -85,6 +91,14 @@ instances = sa.Table(
     sa.Column("updated_us", Time, nullable=False),
     sa.Column("deleted_us", Time),
     sa.Index("ix_instances_account_created_us_id", "account", "created_us", "id"),
+    # Two servers of a host never get one address, however many are asked for at once.
+    sa.Index(
+        "uq_instances_reserved_address",
+        "host_id",
+        "reserved_address",
+        unique=True,
+        **_where("reserved_address IS NOT NULL AND deleted_us IS NULL"),
+    ),
 )
 
 backups = sa.Table(

@@ -20,10 +20,8 @@ directory itself is 0710 and ours, so that a server can reach what is its own, r
 server gets in.
 """
 
-import hashlib
 import re
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -175,13 +173,3 @@ class InstanceDirectory:
             if lines:
                 return "; ".join(dict.fromkeys(lines[-4:]))[:500]
         return None
-
-
-def first_choice(instance_id: str, among: int) -> int:
-    """Where the search for a free number starts: spread by the id, so that two services rarely meet."""
-    return int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8]) % among
-
-
-def from_there(start: int, count: int) -> Iterator[int]:
-    """``start``, ``start + 1`` … and round to the ones before it."""
-    return ((start + step) % count for step in range(count))

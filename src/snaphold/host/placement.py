@@ -3,14 +3,15 @@
 import contextlib
 import grp
 import ipaddress
+import itertools
 import pwd
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from snaphold.errors import Permanent, SetupError
-from snaphold.host.directory import first_choice, from_there
+from snaphold.errors import Permanent
 from snaphold.host.processes import system_users_in_use
+from snaphold.model import addresses_in, first_choice, from_there
 
 SYSTEM_USERS: Final = 100_000  # how many user ids are set aside for instances
 
@@ -29,24 +30,21 @@ def free_system_user(instance_id: str, first: int, taken: Collection[int]) -> in
     raise Permanent("every system user id that is set aside for instances is taken")
 
 
-def free_addresses(instance_id: str, networks: Sequence[str], port: int, taken: Collection[str]) -> Iterator[str]:
+def free_addresses(
+    instance_id: str, networks: Sequence[str], port: int, taken: Collection[str], *, first: str | None = None
+) -> Iterator[str]:
     """The addresses on which a server could listen now, found by listening; the order depends on the instance's id.
 
-    Raises:
-        SetupError: a network of the settings is none.
+    ``first``: the one that the control plane has chosen, where it is of these networks.
     """
-    for text in networks:
-        try:
-            network = ipaddress.ip_network(text)
-        except ValueError as error:
-            raise SetupError(f"the setting instance_networks does not fit: {error}") from error
-        for step in from_there(first_choice(instance_id, network.num_addresses), network.num_addresses):
-            address = network[step]
-            # What ends in 0 or 255 is often taken for a network or a broadcast address.
-            if network.num_addresses > 2 and int(address) & 0xFF in {0, 0xFF}:
-                continue
-            if str(address) not in taken and _can_listen(str(address), port):
-                yield str(address)
+    chosen = [first] if first is not None and _is_in(first, networks) else []
+    for address in itertools.chain(chosen, addresses_in(networks, instance_id)):
+        if address not in taken and _can_listen(address, port):
+            yield address
+
+
+def _is_in(address: str, networks: Sequence[str]) -> bool:
+    return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
 
 
 def _named(uid: int) -> bool:

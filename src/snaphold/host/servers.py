@@ -29,6 +29,7 @@ from snaphold.engines.words import in_words
 from snaphold.errors import NotFound, Overtaken, Permanent, SetupError, SnapholdError, Unavailable
 from snaphold.host import accounts, contents, disk
 from snaphold.host.directory import IDENTIFIER, InstanceDirectory, Record
+from snaphold.host.machine import listening_addresses
 from snaphold.host.placement import free_addresses, free_system_user
 from snaphold.host.processes import (
     Process,
@@ -100,6 +101,21 @@ class Servers:
         return [
             Datastore(type="mariadb", version=self.installation.series, full_version=self.installation.version),
         ]
+
+    @property
+    def networks(self) -> list[str]:
+        """The networks of which each instance gets an address."""
+        return self._settings.instance_networks
+
+    @property
+    def port(self) -> int:
+        """The port of every instance."""
+        return self._settings.instance_port
+
+    def taken_addresses(self) -> list[str]:
+        """The addresses that no new instance can get: those of instances, and those that somebody else listens on."""
+        own = {record.address for _, record in self._records() if record is not None and record.address is not None}
+        return sorted(own | listening_addresses(self._settings.instance_port))
 
     def ids(self) -> list[str]:
         """The instances that are built, whether their servers run or not."""
@@ -388,7 +404,7 @@ class Servers:
 
     def _finish(self, directory: InstanceDirectory, record: Record, spec: InstanceSpec) -> InstanceResult:
         directory.incarnation(record)
-        record = self._start_somewhere(directory, record)
+        record = self._start_somewhere(directory, record, spec.address)
         with self._administer(directory, timeout_s=self._settings.start_timeout_s) as asked:
             contents.add_missing(asked, spec.databases, spec.users)
         record = record.model_copy(update={"built": True})
@@ -396,21 +412,21 @@ class Servers:
         disk.sync_directory(self._instances)
         return self._result(directory, record)
 
-    def _start_somewhere(self, directory: InstanceDirectory, record: Record) -> Record:
-        """Start the server on the first address that nobody has. Another service may be faster: then the next one."""
+    def _start_somewhere(self, directory: InstanceDirectory, record: Record, wanted: str | None) -> Record:
+        """Start the server on the address that was chosen for it, or where somebody has that, on the next free one."""
         for _ in range(64):
             with self._placing:
-                record = record.model_copy(update={"address": self._free_address(record)})
+                record = record.model_copy(update={"address": self._free_address(record, wanted)})
                 directory.write(record)
             with contextlib.suppress(AddressTaken):
                 self._start(directory, record)
                 return record
         raise Permanent("no address stays free for long enough to start a server on it")
 
-    def _free_address(self, record: Record) -> str:
+    def _free_address(self, record: Record, wanted: str | None) -> str:
         taken = {other.address for _, other in self._records() if other is not None and other.address is not None}
         settings = self._settings
-        free = free_addresses(record.id, settings.instance_networks, record.port, taken)
+        free = free_addresses(record.id, settings.instance_networks, record.port, taken, first=wanted)
         address = next(free, None)
         if address is None:
             networks = ", ".join(settings.instance_networks)

@@ -12,7 +12,7 @@ from snaphold.service import limits
 from snaphold.service.backups import check_quota, spec_of
 from snaphold.service.chains import chain_of, refuse_lost_ground
 from snaphold.service.deployment import Deployment
-from snaphold.service.instances import choose_host_of
+from snaphold.service.placement import choose_host_of
 from snaphold.steps import Step, reached
 
 log = structlog.get_logger()

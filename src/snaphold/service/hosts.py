@@ -5,6 +5,7 @@ stands in ``give_up``.
 """
 
 import hashlib
+import ipaddress
 import secrets
 from typing import Any
 
@@ -52,6 +53,7 @@ from snaphold.steps import Step, reached
 log = structlog.get_logger()
 
 _MAY_WAIT = frozenset({TaskKind.RESTART, TaskKind.STOP, TaskKind.START, TaskKind.RESIZE, TaskKind.DELETE})
+_MAKES_INSTANCE = frozenset({TaskKind.CREATE, TaskKind.RESTORE})
 _MAKES_BACKUP = frozenset({TaskKind.BACKUP, TaskKind.CONSOLIDATE})
 _TOKEN_BYTES = 32
 _TASKS_KEPT_US = 7 * DAY_US
@@ -87,6 +89,10 @@ def hello(deployment: Deployment, host_id: str, message: Hello) -> Welcome:
             datastores=[entry.model_dump(mode="json") for entry in message.datastores],
             shared_system_user=message.shared_system_user,
             accepts_shared=message.accepts_shared,
+            memory_mb=message.memory_mb,
+            networks=message.networks,
+            instance_port=message.instance_port,
+            taken=message.taken,
         )
         desired = _note_instances(tx, host_id, message.instances)
     log.info("host.hello", host=host_id, instances=len(message.instances))
@@ -107,7 +113,7 @@ def heartbeat(deployment: Deployment, host_id: str, message: Heartbeat) -> Desir
     """
     came_us = deployment.catalog.now_us()
     with deployment.catalog.writing() as tx:
-        if not hosts.seen(tx, host_id, message.session):
+        if not hosts.seen(tx, host_id, message.session, message.taken):
             raise Overtaken("Another agent process speaks for this host.")
         return _note_instances(tx, host_id, message.instances, late=tx.now_us - came_us > _LATE_US)
 
@@ -191,7 +197,7 @@ def report(
             return
         attempt = _current(tx, host_id, task_id, message.session, message.attempt)
         if message.ok and unfounded is None:
-            unfounded = _contradiction(attempt, message)
+            unfounded = _contradiction(tx, attempt, message)
         tasks.end(tx, attempt, reported=unfounded is None)
         if unfounded is not None:
             _fail(tx, deployment, attempt, unfounded)
@@ -354,12 +360,15 @@ def _succeed(tx: Transaction, attempt: Attempt, message: Report) -> None:
             raise Overtaken(f"The report on task {attempt.task_id} lacks its result.")
 
 
-def _contradiction(attempt: Attempt, message: Report) -> str | None:
-    """What in a report on a backup is not what was asked for, or None.
+def _contradiction(tx: Transaction, attempt: Attempt, message: Report) -> str | None:
+    """What in a report is not what was asked for, or cannot be, or None.
 
-    1. Its data object carries the backup's own id.
+    1. A backup's data object carries the backup's own id.
     2. It was taken from the parent that was asked for; from none only where nobody named one.
+    3. An instance's address is one of its host's networks, and no other instance's; its port is the host's.
     """
+    if message.instance is not None and attempt.kind in _MAKES_INSTANCE and attempt.instance_id is not None:
+        return _wrong_address(tx, attempt.host_id, attempt.instance_id, message.instance)
     result, spec = message.backup, attempt.payload.get("backup")
     if result is None or spec is None:
         return None
@@ -367,6 +376,18 @@ def _contradiction(attempt: Attempt, message: Report) -> str | None:
         return f"The object {result.object_name} is not backup {attempt.backup_id}'s."
     if result.parent_id != spec["parent_id"] and (result.parent_id is not None or spec["parent_named"]):
         return "The backup was not taken from the parent that was asked for."
+    return None
+
+
+def _wrong_address(tx: Transaction, host_id: str, instance_id: str, result: InstanceResult) -> str | None:
+    host = hosts.get(tx, host_id)
+    if host is None or result.address in instances.addresses_on(tx, host_id, but=instance_id):
+        return f"Its host told the address {result.address}, which another instance has."
+    told = ipaddress.ip_address(result.address)
+    if host.networks and not any(told in ipaddress.ip_network(network) for network in host.networks):
+        return f"Its host told the address {result.address}, which is in none of its networks."
+    if host.instance_port is not None and result.port != host.instance_port:
+        return f"Its host told port {result.port}, not {host.instance_port}."
     return None
 
 
@@ -401,6 +422,16 @@ def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: 
 
 
 def _activate(tx: Transaction, instance_id: str, result: InstanceResult) -> None:
+    """The server answers. Where its host found the address taken, it has another one, and with it another name."""
+    instance = instances.get(tx, instance_id)
+    moved: dict[str, Any] = {}
+    if instance is not None and instance.reserved_address not in {None, result.address}:
+        log.warning(
+            "instance.address_taken", instance=instance_id, address=instance.reserved_address, now=result.address
+        )
+        moved = {"reserved_address": result.address}
+        if instance.hostname == instance.reserved_address:
+            moved["hostname"] = result.address
     instances.move(
         tx,
         instance_id,
@@ -410,6 +441,7 @@ def _activate(tx: Transaction, instance_id: str, result: InstanceResult) -> None
         port=result.port,
         used_bytes=result.used_bytes,
         running=True,
+        **moved,
         **instances.NO_PROGRESS,
     )
 

@@ -19,18 +19,23 @@ from snaphold.model import (
     Instance,
     InstanceStatus,
     Rate,
-    choose_host,
-    datastore_id,
     gigabytes,
-    version_id,
 )
 from snaphold.names import charset_fault
-from snaphold.protocol import DatabaseSpec, Datastore, InstanceSpec, Memory, TaskKind
+from snaphold.protocol import DatabaseSpec, InstanceSpec, Memory, TaskKind
 from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.chains import chain_of, refuse_lost_ground
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import abandon
+from snaphold.service.placement import (
+    Offer,
+    check_memory,
+    choose_datastore,
+    choose_host_of,
+    choose_place,
+    offers_of,
+)
 from snaphold.service.requests import InstancePage, InstanceRequest, PageRequest
 from snaphold.steps import Step, reached
 
@@ -46,7 +51,8 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         NotFound: no such backup, datastore or version.
         Unprocessable: the backup cannot be restored as it is now.
         Forbidden: the backup does not fit the volume.
-        Unavailable: no host that can run it is there.
+        OverLimit: no host has the memory of the flavor.
+        Unavailable: no host that can run it is there, or none of its addresses is free.
     """
     if request.backup_ref is not None:
         deployment.store_gate.check(account, write=False)
@@ -57,11 +63,13 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         backup = None if request.backup_ref is None else _restorable(tx, account, request.backup_ref)
         volume_gb = _volume(request, backup)
         there = hosts.seen_since(tx, tx.now_us - deployment.lease_us)
-        datastore = _choose_datastore(there, request, backup)
+        datastore = choose_datastore(there, request, backup)
         refuse_unknown_charsets(datastore.version, request.databases)
-        host = choose_host_of(tx, there, datastore.type, datastore.version, account)
+        host = choose_host_of(tx, there, datastore.type, datastore.version, account, flavor=request.flavor)
+        instance_id = str(uuid.uuid4())
+        place = choose_place(tx, deployment.settings, host, instance_id)
         instance = Instance(
-            id=str(uuid.uuid4()),
+            id=instance_id,
             account=account,
             name=request.name if request.name is not None else "",
             status=InstanceStatus.BUILD,
@@ -71,8 +79,10 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
             version=datastore.version,
             flavor_id=request.flavor.id,
             volume_gb=volume_gb,
+            hostname=place.hostname,
+            reserved_address=place.address,
             address=None,
-            port=None,
+            port=place.port,
             used_bytes=None,
             running=False,
             reason=None,
@@ -183,6 +193,7 @@ def resize_flavor(deployment: Deployment, account: str, instance_id: str, flavor
         NotFound: no such instance.
         Unprocessable: it is not free for that.
         BadRequest: it has this flavor already.
+        OverLimit: its host has not the memory.
         Unavailable: its host is silent.
     """
     with deployment.catalog.writing() as tx:
@@ -190,7 +201,7 @@ def resize_flavor(deployment: Deployment, account: str, instance_id: str, flavor
         _begin(tx, instance, [InstanceStatus.ACTIVE], InstanceStatus.RESIZE)
         if flavor.id == instance.flavor_id:
             raise BadRequest(f"The instance has flavor {flavor.id} already.")
-        require_host(tx, deployment, instance)
+        check_memory(require_host(tx, deployment, instance), flavor)
         _simple_task(tx, instance, TaskKind.RESIZE, flavor)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
@@ -241,10 +252,10 @@ def delete_instance(deployment: Deployment, account: str, instance_id: str) -> N
     log.info("instance.delete_requested", instance=instance_id, account=account)
 
 
-def list_datastores(deployment: Deployment) -> list[Datastore]:
+def list_datastores(deployment: Deployment) -> list[Offer]:
     """What the hosts that are there can run, each type and version once, the newest version of a type first."""
     with deployment.catalog.reading() as tx:
-        return _offered(hosts.seen_since(tx, tx.now_us - deployment.lease_us))
+        return offers_of(hosts.seen_since(tx, tx.now_us - deployment.lease_us))
 
 
 def find_instance(tx: Transaction, account: str, instance_id: str) -> Instance:
@@ -255,11 +266,12 @@ def find_instance(tx: Transaction, account: str, instance_id: str) -> Instance:
     return instance
 
 
-def require_host(tx: Transaction, deployment: Deployment, instance: Instance) -> None:
-    """Raises ``Unavailable`` when the instance's host is silent."""
+def require_host(tx: Transaction, deployment: Deployment, instance: Instance) -> Host:
+    """The instance's host. Raises ``Unavailable`` when it is silent."""
     host = hosts.get(tx, instance.host_id)
     if host is None or host.seen_us is None or host.seen_us < tx.now_us - deployment.lease_us:
         raise Unavailable(f"The host of instance {instance.id} does not answer.")
+    return host
 
 
 def refuse_unknown_charsets(version: str, databases: Sequence[DatabaseSpec]) -> None:
@@ -297,63 +309,6 @@ def _volume(request: InstanceRequest, backup: Backup | None) -> int:
     return volume_gb
 
 
-def _offered(there: list[Host]) -> list[Datastore]:
-    newest: dict[tuple[str, str], Datastore] = {}
-    for entry in (Datastore.model_validate(entry) for host in there for entry in host.datastores):
-        known = newest.get((entry.type, entry.version))
-        if known is None or _number(known.full_version) < _number(entry.full_version):
-            newest[entry.type, entry.version] = entry
-    by_version = sorted(newest.values(), key=lambda entry: _number(entry.version), reverse=True)
-    return sorted(by_version, key=lambda entry: entry.type)
-
-
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-def _choose_datastore(there: list[Host], request: InstanceRequest, backup: Backup | None) -> Datastore:
-    offered = _offered(there)
-    wanted = request.datastore.lower() if request.datastore is not None else None
-    if backup is not None:
-        if wanted is not None and wanted not in {backup.datastore, datastore_id(backup.datastore)}:
-            raise BadRequest(
-                f"The backup is of datastore {backup.datastore} and cannot be restored to {request.datastore}."
-            )
-        wanted = backup.datastore
-    if not offered:
-        raise Unavailable("No database host is there.")
-    fitting = [entry for entry in offered if wanted is None or wanted in {entry.type, datastore_id(entry.type)}]
-    if not fitting:
-        raise NotFound.of("Datastore", wanted)
-    version = request.version
-    if backup is not None and version is None:
-        version = backup.version
-    if version is None:
-        return fitting[0]
-    for entry in fitting:
-        if version in {entry.version, entry.full_version, version_id(entry.type, entry.version)}:
-            if backup is not None and entry.version != backup.version:
-                break
-            return entry
-    raise NotFound.of("Datastore version", version)
-
-
-def choose_host_of(tx: Transaction, there: list[Host], datastore: str, version: str, account: str) -> Host:
-    """The host, of those that are there, on which a server of this account is to run. Raises ``Unavailable``."""
-    able = [
-        host
-        for host in there
-        if any((entry["type"], entry["version"]) == (datastore, version) for entry in host.datastores)
-    ]
-    load, accounts = instances.tenants(tx)
-    host = choose_host(able, load, accounts, account)
-    if host is None:
-        raise Unavailable("No database host that is there may take an instance of this account.")
-    if host.shared_system_user and accounts.get(host.id, set()) - {account}:
-        log.warning("host.shared_system_user", host=host.name, account=account)
-    return host
-
-
 def _give_to_host(tx: Transaction, instance: Instance, request: InstanceRequest, backup: Backup | None) -> None:
     spec = InstanceSpec(
         id=instance.id,
@@ -363,6 +318,7 @@ def _give_to_host(tx: Transaction, instance: Instance, request: InstanceRequest,
         version=instance.version,
         ram_mb=request.flavor.ram_mb,
         volume_gb=instance.volume_gb,
+        address=instance.reserved_address,
         databases=list(request.databases),
         users=list(request.users),
     )

@@ -16,7 +16,7 @@ from snaphold.service import limits
 from snaphold.service.chains import chain_of
 from snaphold.service.copies import counterparts_of
 from snaphold.service.deployment import Deployment
-from snaphold.service.instances import choose_host_of
+from snaphold.service.placement import choose_host_of
 from snaphold.steps import Step, reached
 
 log = structlog.get_logger()

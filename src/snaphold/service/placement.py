@@ -1,0 +1,188 @@
+"""Where a new instance goes: which datastore, which host, which address. What hosts say of themselves decides."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from snaphold.catalog import instances
+from snaphold.catalog.database import Transaction
+from snaphold.config import Settings
+from snaphold.errors import BadRequest, NotFound, OverLimit, Unavailable
+from snaphold.model import Backup, Flavor, Host, addresses_in, choose_host, datastore_id, version_id
+from snaphold.protocol import Datastore
+from snaphold.service.requests import InstanceRequest
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A version of a datastore that hosts can run. ``is_default``: it is taken where a request names no version."""
+
+    datastore: Datastore
+    is_default: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where clients reach an instance."""
+
+    address: str
+    port: int
+    hostname: str
+
+
+def offers_of(there: Sequence[Host]) -> list[Offer]:
+    """What these hosts can run: each type and version once, the newest version of a type first.
+
+    1. The default version of a type is the one that the most hosts run; of several, the one of the host that was
+       added first; of several of that host, the newest. So a single host, whatever it claims, moves no default.
+    2. A version's full version is chosen by the same rule.
+    """
+    claims: dict[tuple[str, str], list[tuple[Host, Datastore]]] = {}
+    for host in there:
+        for entry in (Datastore.model_validate(claim) for claim in host.datastores):
+            claims.setdefault((entry.type, entry.version), []).append((host, entry))
+    defaults: dict[str, tuple[str, str]] = {}
+    for key, claimed in claims.items():
+        best = defaults.get(key[0])
+        if best is None or _support(claimed) > _support(claims[best]):
+            defaults[key[0]] = key
+    found = [
+        Offer(datastore=_most_common(claimed), is_default=defaults[key[0]] == key) for key, claimed in claims.items()
+    ]
+    by_version = sorted(found, key=lambda offer: _number(offer.datastore.version), reverse=True)
+    return sorted(by_version, key=lambda offer: offer.datastore.type)
+
+
+def choose_datastore(there: Sequence[Host], request: InstanceRequest, backup: Backup | None) -> Datastore:
+    """What a new instance runs: what the request names, else what its backup is of, else the default.
+
+    Raises:
+        BadRequest: it names another datastore than its backup's.
+        NotFound: no host that is there runs it.
+        Unavailable: no host is there.
+    """
+    offered = offers_of(there)
+    wanted = request.datastore.lower() if request.datastore is not None else None
+    if backup is not None:
+        if wanted is not None and wanted not in {backup.datastore, datastore_id(backup.datastore)}:
+            raise BadRequest(
+                f"The backup is of datastore {backup.datastore} and cannot be restored to {request.datastore}."
+            )
+        wanted = backup.datastore
+    if not offered:
+        raise Unavailable("No database host is there.")
+    fitting = [
+        offer
+        for offer in offered
+        if wanted is None or wanted in {offer.datastore.type, datastore_id(offer.datastore.type)}
+    ]
+    if not fitting:
+        raise NotFound.of("Datastore", wanted)
+    version = request.version
+    if backup is not None and version is None:
+        version = backup.version
+    if version is None:
+        return next(offer.datastore for offer in fitting if offer.is_default)
+    for entry in (offer.datastore for offer in fitting):
+        if version in {entry.version, entry.full_version, version_id(entry.type, entry.version)}:
+            if backup is not None and entry.version != backup.version:
+                break
+            return entry
+    raise NotFound.of("Datastore version", version)
+
+
+def choose_host_of(
+    tx: Transaction,
+    there: Sequence[Host],
+    datastore: str,
+    version: str,
+    account: str,
+    *,
+    flavor: Flavor | None = None,
+) -> Host:
+    """The host, of those that are there, on which a server of this account is to run.
+
+    Raises:
+        OverLimit: none that runs this version has the memory of the flavor.
+        Unavailable: none that runs this version is there, or may take an instance of this account.
+    """
+    able = [
+        host
+        for host in there
+        if any((entry["type"], entry["version"]) == (datastore, version) for entry in host.datastores)
+    ]
+    if flavor is not None and able:
+        able = _with_memory(able, flavor)
+    load, accounts = instances.tenants(tx)
+    host = choose_host(able, load, accounts, account)
+    if host is None:
+        raise Unavailable("No database host that is there may take an instance of this account.")
+    if host.shared_system_user and accounts.get(host.id, set()) - {account}:
+        log.warning("host.shared_system_user", host=host.name, account=account)
+    return host
+
+
+def check_memory(host: Host, flavor: Flavor) -> None:
+    """Raises ``OverLimit`` when the flavor's memory is more than the host has."""
+    _with_memory([host], flavor)
+
+
+def choose_place(tx: Transaction, settings: Settings, host: Host, instance_id: str) -> Place:
+    """An address of the host that nobody is known to have, and the name of the instance.
+
+    The host has told its networks, and which addresses of them are taken by others; what it has not told is as in our
+    own settings. Should somebody take the address before the server starts, the host takes another one and says so.
+
+    Raises:
+        Unavailable: no address is free.
+    """
+    networks = host.networks or settings.instance_networks
+    taken = set(host.taken) | instances.addresses_on(tx, host.id)
+    address = next((address for address in addresses_in(networks, instance_id) if address not in taken), None)
+    if address is None:
+        raise Unavailable("The database host has no free address for another instance.")
+    name = hostname_of(settings, instance_id, address)
+    return Place(address=address, port=host.instance_port or settings.instance_port, hostname=name)
+
+
+def hostname_of(settings: Settings, instance_id: str, address: str) -> str:
+    """The name that clients are told: in the operator's domain where there is one, else the address itself."""
+    if settings.instance_domain is None:
+        return address
+    return f"{hashlib.sha1(instance_id.encode(), usedforsecurity=False).hexdigest()}.{settings.instance_domain}"
+
+
+def _with_memory(hosts: Sequence[Host], flavor: Flavor) -> list[Host]:
+    """Those whose memory, all of it, is as much as the flavor's; a host that has told none has enough.
+
+    What other instances were given is not taken off: servers use less than they may, and small machines rest on that.
+    """
+    found = [host for host in hosts if host.memory_mb is None or host.memory_mb >= flavor.ram_mb]
+    if not found:
+        most = max(host.memory_mb or 0 for host in hosts)
+        raise OverLimit(
+            f"Flavor {flavor.id} needs {flavor.ram_mb} MB of memory, but no database host has over {most} MB."
+        )
+    return found
+
+
+def _support(claimed: Sequence[tuple[Host, Datastore]]) -> tuple[int, int, tuple[int, ...]]:
+    """How much speaks for a version: the more the larger."""
+    first_us = min(host.created_us for host, _ in claimed)
+    return len({host.id for host, _ in claimed}), -first_us, _number(claimed[0][1].version)
+
+
+def _most_common(claimed: Sequence[tuple[Host, Datastore]]) -> Datastore:
+    by_full: dict[str, list[tuple[Host, Datastore]]] = {}
+    for host, entry in claimed:
+        by_full.setdefault(entry.full_version, []).append((host, entry))
+    best = max(by_full.values(), key=lambda same: (_support(same)[:2], _number(same[0][1].full_version)))
+    return best[0][1]
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
