@@ -5,11 +5,11 @@ from fastapi.routing import iter_route_contexts
 
 from snaphold.api import described_api
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "join-regions.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "peer-api.md"
 
 
 def test_the_page_of_peers_has_every_route() -> None:
-    """`/peer/v1` stands in no OpenAPI document: docs/how-to/join-regions.md lists its routes, all of them."""
+    """`/peer/v1` is in no OpenAPI document: docs/reference/peer-api.md lists all of its routes."""
     told = set(re.findall(r"^\| `([A-Z]+) (/peer/v1/\S+)` \|", PAGE.read_text("utf-8"), re.MULTILINE))
     there = {
         (method, route.path.replace("{name:path}", "{name}"))

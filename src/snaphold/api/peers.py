@@ -1,4 +1,4 @@
-"""The other regions' side of the API, ``/peer/v1`` (snaphold.protocol, docs/how-to/join-regions.md): not for clients.
+"""The other regions' side of the API, ``/peer/v1`` (snaphold.protocol, docs/reference/peer-api.md): not for clients.
 
 A peer proves who it is by a secret, and speaks for the regions only that have this secret. It runs on threads of its
 own: two regions that ask each other wait for no thread that the other's answer needs.

@@ -1,7 +1,7 @@
 """Another region's store, spoken to over its API: what a copy puts there, and what may be read of it.
 
 Bytes go through memory only, a segment at a time, each body with its hash (RFC 9530), which the other side checks
-before it keeps anything. The other side decides what is allowed: see docs/how-to/join-regions.md.
+before it keeps anything. The other side decides what is allowed: see docs/reference/peer-api.md.
 """
 
 import base64
