@@ -206,18 +206,6 @@ def test_a_new_backup_whose_store_falls_silent(stage: Stage, when: When) -> None
     assert (backup["status"], backup["verification"]["status"]) == ("COMPLETED", "passed")
 
 
-def test_a_new_backup_whose_store_is_silent_now_and_then(stage: Stage, when: When) -> None:
-    """Each silence counts by itself: one that has ended is not held against it when another one comes."""
-
-    def fall_silent_twice() -> None:
-        stage.store.faults += [stage.silent_reads(1), Fault("replace", Transient("the store is silent"))]
-
-    when(Step.BACKUP_MANIFEST_WRITTEN, fall_silent_twice)
-    with stage.agent(verify_wait_s=0.2):
-        backup = stage.backup(an_instance(stage.place))
-    assert (backup["status"], backup["verification"]["status"]) == ("COMPLETED", "passed")
-
-
 def flip_a_byte(stage: Stage) -> None:
     """Of the data, in the middle."""
     (name,) = (name for name in stage.store.objects if name.endswith(".xbstream.gz"))
