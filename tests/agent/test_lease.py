@@ -44,6 +44,16 @@ def test_news_reaches_the_record(place: Place) -> None:
         lease.tell(done_bytes=500)
         wait_for(lambda: place.site.ok("GET", path)["backup"]["size"] == 1, "the size")
         assert place.site.ok("GET", path)["backup"]["progress"]["percent"] == 50
+        lease.tell(done_bytes=1600)
+        told = wait_for_progress(place, path, 1600)
+        assert (told["expected_bytes"], told["percent"]) == (1700, 94)
+
+
+def wait_for_progress(place: Place, path: str, done_bytes: int) -> dict[str, int]:
+    """What is shown once so much is done."""
+    wait_for(lambda: place.site.ok("GET", path)["backup"]["progress"]["done_bytes"] == done_bytes, "the progress")
+    progress: dict[str, int] = place.site.ok("GET", path)["backup"]["progress"]
+    return progress
 
 
 def test_an_attempt_that_was_given_up_is_told(place: Place) -> None:

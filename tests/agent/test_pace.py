@@ -92,3 +92,16 @@ def test_a_count_that_goes_back_is_no_rate() -> None:
     clock.now_s += 1
     pace.note(10)
     assert pace.bytes_per_s == 0
+
+
+def test_more_than_was_expected() -> None:
+    """What is done never passes its total, which is estimated anew: a source may grow while it is backed up."""
+    pace = Pace(lambda: 0.0)
+    pace.note(5)
+    expected = [pace.expected_bytes]
+    pace.expect(100)
+    for done in (100, 160, 170, 171):
+        pace.note(done)
+        expected.append(pace.expected_bytes)
+    pace.expect(50)
+    assert [*expected, pace.expected_bytes] == [None, 100, 170, 170, 182, 50]

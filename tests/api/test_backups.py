@@ -47,6 +47,17 @@ def test_create_answer(site: Site) -> None:
     assert backup["is_automated"] is False
 
 
+def test_progress_never_passes_its_total(site: Site) -> None:
+    """Whatever a host says: what is expected is what is done, at least."""
+    instance = site.instance()
+    made = site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance["id"]}})["backup"]
+    task = site.claim()["task"]
+    progress = {"session": site.region.session, "attempt": 1, "done_bytes": 50, "expected_bytes": 40, "bytes_per_s": 4}
+    assert site.agent(f"tasks/{task['id']}/progress", progress).json() == {}
+    shown = site.ok("GET", f"/backups/{made['id']}")["backup"]["progress"]
+    assert (shown["done_bytes"], shown["expected_bytes"], shown["percent"], shown["seconds_left"]) == (50, 50, 99, 0)
+
+
 def test_running_completed_failed(site: Site) -> None:
     """BUILDING tells how far it is, COMPLETED where it lies, FAILED why; the manifest's own time is `updated`."""
     instance = site.instance()

@@ -93,6 +93,7 @@ class Lease:
                 self._pace.expect(expected_bytes)
             if done_bytes is not None:
                 self._pace.note(done_bytes)
+                news["expected_bytes"] = self._pace.expected_bytes
                 news["bytes_per_s"] = self._pace.bytes_per_s
             self._news.update({name: value for name, value in news.items() if value is not None})
         self._wake.set()

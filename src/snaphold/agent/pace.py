@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 _WINDOW_S: Final = 10.0  # the time that a rate is of
+_PARTS: Final = 16  # of what is done, one is expected to follow when it is more than was expected
 _LOGGED_S: Final = 30.0  # between two lines of a long step, at least; a shorter one has none
 _LOGGED_PERCENT: Final = 5  # so much more is worth a line
 _SILENT_S: Final = 600.0  # after so long there is one in any case
@@ -32,8 +33,13 @@ class Pace:
         self._counts.clear()
 
     def note(self, done_bytes: int) -> None:
-        """So many bytes are done by now. A long step says so in the log now and then."""
+        """So many bytes are done by now. A long step says so in the log now and then.
+
+        When they are more than was expected, more is expected than they are: how much more nobody can tell.
+        """
         now = self._now()
+        if self._expected_bytes is not None and done_bytes > self._expected_bytes:
+            self._expected_bytes = done_bytes + -(-done_bytes // _PARTS)
         self._counts.append((now, done_bytes))
         while len(self._counts) > 2 and self._counts[1][0] <= now - _WINDOW_S:
             self._counts.popleft()
@@ -48,6 +54,11 @@ class Pace:
                     expected_bytes=self._expected_bytes,
                     bytes_per_s=self.bytes_per_s,
                 )
+
+    @property
+    def expected_bytes(self) -> int | None:
+        """How many bytes the step has, by what is known now; None: nobody has told."""
+        return self._expected_bytes
 
     @property
     def bytes_per_s(self) -> int | None:

@@ -538,6 +538,8 @@ def _verification(backup: Backup) -> Verification | None:
 
 def _progress(subject: Backup | Instance) -> ProgressAnswer:
     done, expected, rate = subject.done_bytes, subject.expected_bytes, subject.bytes_per_s
+    if done is not None and expected is not None:
+        expected = max(done, expected)
     left_bytes = max(0, expected - done) if done is not None and expected else None
     return ProgressAnswer(
         step=subject.step,
