@@ -118,6 +118,10 @@ class Settings(BaseModel):
     start_timeout_s: float = Field(120, gt=0, description="seconds that a database server may take to accept queries")
     max_running_backups_per_account: int = Field(1, ge=0, description="running backups of one account; 0: no limit")
     max_backups_per_account: int = Field(0, ge=0, description="backups that one account may have; 0: no limit")
+    max_instances_per_account: int = Field(0, ge=0, description="instances that one account may have; 0: no limit")
+    max_volume_gb_per_account: int = Field(
+        0, ge=0, description="GB that the volumes of one account's instances may have altogether; 0: no limit"
+    )
     backup_creates_per_minute: int = Field(100, ge=0, description="backups that an account may ask for; 0: no limit")
     backup_deletes_per_minute: int = Field(20, ge=0, description="deletes of backups by an account; 0: no limit")
     backup_actions_per_minute: int = Field(20, ge=0, description="actions on backups by an account; 0: no limit")

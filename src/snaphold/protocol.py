@@ -233,6 +233,7 @@ class Claim(Message):
     session: Session
     wait_s: float = Field(ge=0, le=60)
     accept_tasks: bool = True  # False: questions only, every task slot is taken
+    free_slots: Small | None = None  # how many tasks more it can work on
     at_work: Annotated[dict[Id, Number], Field(max_length=_MAX_AT_WORK)] = {}  # attempts that go on, by task: of
     # those given up it is told at once
 

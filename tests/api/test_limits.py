@@ -196,7 +196,13 @@ def test_several_processes_count_together(strict: Site, tmp_path: Path) -> None:
 
 def test_limits_are_shown(tmp_path: Path) -> None:
     """What is limited at all, what is left of it, and when more is: the absolute limits first."""
-    settings: dict[str, Any] = {"rate_factor": 2, "max_backups_per_account": 9, "backup_deletes_per_minute": 0}
+    settings: dict[str, Any] = {
+        "rate_factor": 2,
+        "max_backups_per_account": 9,
+        "max_instances_per_account": 7,
+        "max_volume_gb_per_account": 70,
+        "backup_deletes_per_minute": 0,
+    }
     with opened_site(tmp_path, **settings) as site:
         for _ in range(3):
             site.instance()
@@ -205,6 +211,8 @@ def test_limits_are_shown(tmp_path: Path) -> None:
             "verb": "ABSOLUTE",
             "max_backups": 9,
             "max_running_backups": 0,
+            "max_instances": 7,
+            "max_volumes": 70,
             "max_page": 100,
             "max_body_bytes": 1 << 20,
         }
@@ -279,3 +287,26 @@ def test_quota_of_backups(tmp_path: Path) -> None:
         assert site.ok("GET", f"/instances/{instance}")["instance"]["status"] == "ACTIVE"
         site.ok("DELETE", f"/backups/{first}")
         check_fault(site.call("POST", "/backups", body), 413)
+
+
+def test_quotas_of_instances_and_volumes(tmp_path: Path) -> None:
+    """One instance, or one GB, more than an account may have is a 413 for good; others are not hit."""
+    with opened_site(tmp_path, max_instances_per_account=2, max_volume_gb_per_account=5) as site:
+        first = site.instance(volume={"size": 2})
+        too_large = {"instance": {"flavorRef": 1, "volume": {"size": 4}}}
+        words = "The account's volumes have 2 GB already; the limit of all together is 5 GB."
+        answer = site.call("POST", "/instances", too_large)
+        check_fault(answer, 413, words)
+        assert "Retry-After" not in answer.headers
+        resize = {"resize": {"volume": {"size": 6}}}
+        check_fault(site.call("POST", f"/instances/{first['id']}/action", resize), 413, words)
+        site.instance(volume={"size": 1})
+        one_more = {"instance": {"flavorRef": 1, "volume": {"size": 1}}}
+        check_fault(
+            site.call("POST", "/instances", one_more), 413, "The account has 2 instances already; its limit is 2."
+        )
+        assert site.call("POST", "/instances", one_more, user="other", account="9999").status_code == 200
+        site.claim()
+        assert site.call("DELETE", f"/instances/{first['id']}").status_code == 202
+        site.work()
+        assert site.call("POST", "/instances", one_more).status_code == 200

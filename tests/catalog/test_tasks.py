@@ -1,6 +1,6 @@
 """What is looked through every few seconds stays small, however much has been done."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,11 @@ from sqlalchemy import event, exc
 
 from snaphold.catalog import schema, tasks
 from snaphold.model import DAY_US
+from snaphold.protocol import Task
+from snaphold.service.backups import request_backup
 from snaphold.service.hosts import forget_ended_tasks, reap
-from tests.support.region import Region, open_region
+from snaphold.service.instances import create_instance
+from tests.support.region import Region, a_backup, an_instance, open_region
 
 
 @pytest.fixture
@@ -52,6 +55,48 @@ def test_what_ended_is_forgotten_after_a_week(region: Region) -> None:
     assert waiting in kept
 
 
+def test_slots_are_shared_fairly(region: Region) -> None:
+    """One account's backlog holds up no other: turns go round, backups come first, the last slot is kept for others."""
+    theirs, mine = region.active_instance("a"), region.active_instance("b")
+    backup = region.completed_backup(theirs)
+    for _ in range(24):
+        create_instance(region.deployment, "a", an_instance(backup_ref=backup.id))
+    request_backup(region.deployment, "a", a_backup(theirs.id))
+    begun = [region.claim(free_slots) for free_slots in (4, 3, 2, 1)]
+    assert kinds_of(begun) == ["backup", "restore", "restore", None]
+    request_backup(region.deployment, "b", a_backup(mine.id))
+    assert kinds_of([region.claim(1)]) == ["backup"]
+    assert begun[0] is not None
+    region.report(begun[0])
+    assert kinds_of([region.claim(1)]) == [None]
+
+
+def test_turns_go_round_where_there_is_one_slot(region: Region) -> None:
+    """With one slot the account comes next that was served longest ago, however many tasks another one has waiting."""
+    for account in "abaabb":
+        create_instance(region.deployment, account, an_instance())
+    served = []
+    while (task := region.claim(1)) is not None:
+        assert task.instance is not None
+        served.append(task.instance.account)
+        region.report(task)
+    assert served == list("ababab")
+
+
+def test_an_account_alone_has_every_slot(region: Region) -> None:
+    """No slot is kept where nobody else could want it, nor from what is short."""
+    backup = region.completed_backup(region.active_instance("a"))
+    for _ in range(2):
+        create_instance(region.deployment, "a", an_instance(backup_ref=backup.id))
+    assert kinds_of([region.claim(2), region.claim(1)]) == ["restore", "restore"]
+    region.hello()
+    other = region.active_instance("b")
+    assert other.status == "ACTIVE"
+    create_instance(region.deployment, "a", an_instance(backup_ref=backup.id))
+    create_instance(region.deployment, "a", an_instance())
+    assert kinds_of([region.claim(2), region.claim(1)]) == ["create", None]
+
+
 def test_an_error_hides_the_values(region: Region) -> None:
     """What the database refuses is logged with its statement, and never with values, which may be hashes of secrets."""
     row = {"id": "h", "name": "host", "token_sha256": "canary", "datastores": [], "created_us": 0}
@@ -65,3 +110,8 @@ def is_known(region: Region, task_id: str) -> bool:
     """Whether there is such a task on record."""
     with region.deployment.catalog.reading() as tx:
         return tasks.is_known(tx, task_id)
+
+
+def kinds_of(tasks: Sequence[Task | None]) -> list[str | None]:
+    """What was claimed, in order."""
+    return [None if task is None else task.kind.value for task in tasks]

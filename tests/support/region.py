@@ -92,9 +92,10 @@ class Region:
         """The host says that it is there."""
         host_service.heartbeat(self.deployment, self.host_id, Heartbeat(session=self.session, instances=[]))
 
-    def claim(self) -> Task | None:
+    def claim(self, free_slots: int | None = None) -> Task | None:
         """The host asks for a task."""
-        return host_service.claim(self.deployment, self.host_id, Claim(session=self.session, wait_s=0)).task
+        message = Claim(session=self.session, wait_s=0, free_slots=free_slots)
+        return host_service.claim(self.deployment, self.host_id, message).task
 
     def report(self, task: Task, *, ok: bool = True, session: str | None = None, address: str | None = None) -> None:
         """The host reports on a task, with a plausible result."""

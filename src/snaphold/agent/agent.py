@@ -176,11 +176,12 @@ class Agent:
         while not self._stopping.is_set():
             if not region.known.wait(_POLL_WITHOUT_SLOTS_S):
                 continue
-            free = len(self._leases) < self._settings.agent_tasks
+            free = max(0, self._settings.agent_tasks - len(self._leases))
             claim = Claim(
                 session=self._session,
                 wait_s=_POLL_S if free else _POLL_WITHOUT_SLOTS_S,
-                accept_tasks=free,
+                accept_tasks=free > 0,
+                free_slots=free,
                 at_work={lease.task.id: lease.task.attempt for lease in self._leases_of(region)},
             )
             try:

@@ -360,11 +360,16 @@ class DatastoreList(Answer):
 
 
 class AbsoluteLimits(Answer):
-    """What is limited however slowly one goes. ``max_backups`` and ``max_running_backups`` 0: no limit."""
+    """What is limited however slowly one goes. 0: no limit, but for ``max_page`` and ``max_body_bytes``.
+
+    ``max_volumes``: GB of all the account's volumes.
+    """
 
     verb: Literal["ABSOLUTE"]
     max_backups: int
     max_running_backups: int
+    max_instances: int
+    max_volumes: int
     max_page: int
     max_body_bytes: int
 

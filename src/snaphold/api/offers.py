@@ -96,6 +96,8 @@ def list_limits(call: Calling) -> LimitList:
         verb="ABSOLUTE",
         max_backups=settings.max_backups_per_account,
         max_running_backups=settings.max_running_backups_per_account,
+        max_instances=settings.max_instances_per_account,
+        max_volumes=settings.max_volume_gb_per_account,
         max_page=MAX_LIMIT,
         max_body_bytes=settings.max_body_bytes,
     )

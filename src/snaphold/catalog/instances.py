@@ -65,6 +65,15 @@ def set_volume(tx: Transaction, instance_id: str, volume_gb: int) -> None:
     tx.connection.execute(statement.values(volume_gb=volume_gb, updated_us=tx.now_us))
 
 
+def usage(tx: Transaction, account: str) -> tuple[int, int]:
+    """How many instances an account has, and the GB of their volumes."""
+    statement = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(instances.c.volume_gb), 0))
+    count, volume_gb = tx.connection.execute(
+        statement.where(instances.c.account == account, instances.c.deleted_us.is_(None))
+    ).one()
+    return count, int(volume_gb)
+
+
 def addresses_on(tx: Transaction, host_id: str, but: str | None = None) -> set[str]:
     """The addresses that the host's instances have, or are to have; without those of the instance ``but``."""
     statement = sa.select(instances.c.address, instances.c.reserved_address)

@@ -245,6 +245,7 @@ tasks = sa.Table(
     sa.Column("ended_us", Time),
     sa.Column("reported", sa.Boolean, nullable=False),  # ended by its attempt's own report, not given up
     sa.Index("ix_tasks_host_id_state_created_us", "host_id", "state", "created_us"),
+    sa.Index("ix_tasks_host_id_account_ended_us", "host_id", "account", "ended_us"),
     # What is open is looked through every few seconds, however many have ended.
     sa.Index(
         "ix_tasks_open",

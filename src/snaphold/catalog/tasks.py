@@ -6,10 +6,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from snaphold.catalog.database import Transaction, all_rows, batched, one_row
-from snaphold.catalog.schema import hosts, tasks
+from snaphold.catalog.schema import hosts, instances, tasks
 from snaphold.model import Attempt, TaskState
 from snaphold.protocol import TaskKind
 
+_LONG: Final = (TaskKind.BACKUP, TaskKind.RESTORE, TaskKind.VERIFY, TaskKind.CONSOLIDATE)  # as long as bytes take
 _IDS_AT_ONCE: Final = 500  # in one query
 _GIVEN_UP_AT_ONCE: Final = 100  # attempts of silent hosts, in one transaction
 
@@ -43,11 +44,63 @@ def insert(
     )
 
 
-def claim(tx: Transaction, host_id: str, session: str, lease_until_us: int) -> tuple[Attempt, dict[str, Any]] | None:
-    """Take the host's oldest waiting task: its next attempt, and the payload."""
-    waiting = tasks.select().where(tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING)
-    oldest = waiting.order_by(tasks.c.created_us, tasks.c.id).limit(1)
-    row = one_row(tx.connection.execute(oldest))
+def next_waiting(tx: Transaction, host_id: str, free_slots: int | None) -> dict[str, Any] | None:
+    """The waiting task that the host is to begin next, None where none may begin.
+
+    1. First the account with the fewest tasks under way on this host, then the one whose last task ended longest ago.
+    2. Of an account's own tasks first those that somebody waits for, backups among them, then restores, then what the
+       service does by itself; of equals the oldest.
+    3. On a host with instances of several accounts, the last free slot is kept from long tasks of an account that has
+       tasks under way: whatever one account asks for, another one's backup begins at once.
+
+    ``free_slots``: how many tasks more the host can work on; None: it has not told.
+    """
+    mine = tasks.alias("mine")
+    under_way = (
+        sa.select(mine.c.account, sa.func.count().label("count"))
+        .where(mine.c.host_id == host_id, mine.c.state == TaskState.CLAIMED)
+        .group_by(mine.c.account)
+        .subquery()
+    )
+    ended = tasks.alias("ended")
+    last_end = (
+        sa.select(sa.func.max(ended.c.ended_us))
+        .where(ended.c.host_id == host_id, ended.c.account == tasks.c.account)
+        .correlate(tasks)
+        .scalar_subquery()
+    )
+    waiting = (
+        sa.select(tasks)
+        .outerjoin(under_way, under_way.c.account == tasks.c.account)
+        .where(tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING)
+    )
+    if free_slots == 1 and _is_shared(tx, host_id):
+        waiting = waiting.where(sa.or_(under_way.c.count.is_(None), tasks.c.kind.not_in(_LONG)))
+    urgency = sa.case({TaskKind.RESTORE: 1, TaskKind.VERIFY: 2, TaskKind.CONSOLIDATE: 2}, value=tasks.c.kind, else_=0)
+    order = (
+        sa.func.coalesce(under_way.c.count, 0),
+        sa.func.coalesce(last_end, 0),
+        urgency,
+        tasks.c.created_us,
+        tasks.c.id,
+    )
+    return one_row(tx.connection.execute(waiting.order_by(*order).limit(1)))
+
+
+def _is_shared(tx: Transaction, host_id: str) -> bool:
+    """Whether several accounts have instances on the host."""
+    accounts = sa.select(sa.func.min(instances.c.account), sa.func.max(instances.c.account))
+    least, most = tx.connection.execute(
+        accounts.where(instances.c.host_id == host_id, instances.c.deleted_us.is_(None))
+    ).one()
+    return bool(least != most)
+
+
+def claim(
+    tx: Transaction, host_id: str, session: str, lease_until_us: int, free_slots: int | None
+) -> tuple[Attempt, dict[str, Any]] | None:
+    """Take the host's next task (``next_waiting``): its next attempt, and the payload."""
+    row = next_waiting(tx, host_id, free_slots)
     if row is None:
         return None
     claimed = {
@@ -210,9 +263,3 @@ def _attempt(values: Mapping[str, Any]) -> Attempt:
         lease_until_us=values["lease_until_us"],
         created_us=values["created_us"],
     )
-
-
-def has_waiting(tx: Transaction, host_id: str) -> bool:
-    """Whether a task waits for this host."""
-    statement = sa.select(tasks.c.id).where(tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING)
-    return tx.connection.execute(statement.limit(1)).first() is not None

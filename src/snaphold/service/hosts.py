@@ -129,7 +129,8 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
         given_up = tasks.given_up(tx, host_id, message.session, message.at_work)
         if given_up:
             return Work(given_up=given_up)
-        if not questions.has_asked(tx, host_id) and not (message.accept_tasks and tasks.has_waiting(tx, host_id)):
+        may_begin = message.accept_tasks and tasks.next_waiting(tx, host_id, message.free_slots) is not None
+        if not may_begin and not questions.has_asked(tx, host_id):
             return Work()
     with deployment.catalog.writing() as tx:
         _check_session(tx, host_id, message.session)
@@ -301,7 +302,7 @@ def _check_session(tx: Transaction, host_id: str, session: str) -> None:
 
 
 def _claim_task(tx: Transaction, deployment: Deployment, host_id: str, message: Claim) -> Task | None:
-    claimed = tasks.claim(tx, host_id, message.session, tx.now_us + deployment.lease_us)
+    claimed = tasks.claim(tx, host_id, message.session, tx.now_us + deployment.lease_us, message.free_slots)
     if claimed is None:
         return None
     attempt, payload = claimed

@@ -51,7 +51,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         NotFound: no such backup, datastore or version.
         Unprocessable: the backup cannot be restored as it is now.
         Forbidden: the backup does not fit the volume.
-        OverLimit: no host has the memory of the flavor.
+        OverLimit: no host has the memory of the flavor, or the account's quota is used up.
         Unavailable: no host that can run it is there, or none of its addresses is free.
     """
     if request.backup_ref is not None:
@@ -91,6 +91,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
             updated_us=tx.now_us,
             deleted_us=None,
         )
+        limits.check_quota(tx, deployment, account, more_gb=volume_gb, more_instances=1)
         instances.insert(tx, instance)
         _give_to_host(tx, instance, request, backup)
         limits.count(tx, deployment, account, Rate.INSTANCE_CREATES)
@@ -172,6 +173,7 @@ def resize_volume(deployment: Deployment, account: str, instance_id: str, volume
         NotFound: no such instance.
         Unprocessable: it is not free for that.
         BadRequest: the volume would not grow.
+        OverLimit: the account's volumes would be more than they may.
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
@@ -179,6 +181,7 @@ def resize_volume(deployment: Deployment, account: str, instance_id: str, volume
             raise unavailable_for_action(instance_id, instance.status)
         if volume_gb <= instance.volume_gb:
             raise BadRequest(f"The new volume must be larger than the present one of {instance.volume_gb} GB.")
+        limits.check_quota(tx, deployment, account, more_gb=volume_gb - instance.volume_gb)
         instances.set_volume(tx, instance_id, volume_gb)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     log.info("instance.volume_resized", instance=instance_id, account=account, volume_gb=volume_gb)
