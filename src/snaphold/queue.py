@@ -5,6 +5,7 @@ needs are one transaction. Arguments are ids only: they stand in a table in clea
 """
 
 import fcntl
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from dbos import DBOS, DBOSClient
 from dbos._serialization import DBOSPortableJSONSerializer
 
 from snaphold.catalog.database import Catalog, Transaction
+from snaphold.catalog.files import EXCHANGED
 from snaphold.errors import SetupError, Unavailable
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ class QueueRunner:
         )
         for name, handler in self._handlers.items():
             DBOS.workflow(name=name)(self._workflow(name, handler))
+        logging.getLogger("dbos").addFilter(said_once)
         DBOS.launch()
         for queue, (at_once, poll_s) in _QUEUES.items():
             DBOS.register_queue(queue, worker_concurrency=at_once, polling_interval_sec=poll_s)
@@ -103,6 +106,7 @@ class QueueRunner:
         self._ending.set()
         with self._ended:
             self._ended.wait_for(lambda: not self._at_work, _LAST_WORK_S)
+        logging.getLogger("dbos").removeFilter(said_once)
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
         if self._engine is not None:
             self._engine.dispose()
@@ -133,6 +137,11 @@ class QueueRunner:
             with self._ended:
                 self._at_work -= 1
                 self._ended.notify_all()
+
+
+def said_once(record: logging.LogRecord) -> bool:
+    """Whether DBOS may log this: it would say at each look for work, several times a second, what is logged once."""
+    return EXCHANGED not in record.getMessage()
 
 
 def _take_lock(path: Path) -> int:

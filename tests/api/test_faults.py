@@ -162,3 +162,14 @@ def test_odd_host_header(site: Site) -> None:
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200")
         assert host.encode() not in answer.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("name", ["catalog.db", "identity.db"])
+def test_a_database_that_is_exchanged(site: Site, tmp_path: Path, name: str) -> None:
+    """503, without a word of where it is, until it is back."""
+    site.ok("GET", "/backups")
+    (tmp_path / name).rename(tmp_path / "away")
+    answer = site.call("GET", "/backups")
+    check_fault(answer, 503, "the catalog does not answer: its file was removed or replaced")
+    (tmp_path / "away").rename(tmp_path / name)
+    site.ok("GET", "/backups")

@@ -1,5 +1,6 @@
 """The files of a database under a process that has it open."""
 
+import logging
 import os
 import sqlite3
 from contextlib import closing
@@ -11,8 +12,10 @@ from structlog.testing import capture_logs
 
 from snaphold.catalog import hosts
 from snaphold.catalog.database import Catalog, open_catalog
+from snaphold.catalog.files import EXCHANGED
 from snaphold.catalog.identity_db import open_identity_database
 from snaphold.errors import Unavailable
+from snaphold.queue import said_once
 from tests.support.region import open_region
 
 FILES = ["catalog.db", "catalog.db-shm", "catalog.db-wal"]
@@ -86,6 +89,13 @@ def test_the_queue_writes_nothing_either(path: Path) -> None:
             connection.exec_driver_sql("DELETE FROM hosts")
         engine.dispose()
     assert not path.exists() or path.stat().st_size == 0
+
+
+@pytest.mark.parametrize(("message", "logged"), [(f"(sqlite3.OperationalError) {EXCHANGED}", False), ("late", True)])
+def test_the_queue_does_not_fill_the_log(message: str, *, logged: bool) -> None:
+    """What the queue's library would say at each look for work is said once, by us; all else is logged."""
+    record = logging.LogRecord("dbos", logging.WARNING, "x", 1, "Exception polling: %s", (message,), None)
+    assert said_once(record) is logged
 
 
 def test_other_processes_that_come_and_go(path: Path) -> None:

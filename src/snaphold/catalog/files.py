@@ -16,6 +16,7 @@ from snaphold.errors import SetupError
 
 log = structlog.get_logger(__name__)
 
+EXCHANGED: Final = "its file was removed or replaced"  # what every transaction says then; it is logged once
 _SUFFIXES: Final = ("", "-wal", "-shm")
 
 
@@ -89,8 +90,7 @@ class WatchedFiles:
             log.error(
                 "database.file_exchanged", file=str(file), found=found, mend="put it back, or restart the service"
             )
-        reason = sqlite3.OperationalError("its file was removed or replaced")
-        raise exc.OperationalError(None, None, reason)
+        raise exc.OperationalError(None, None, sqlite3.OperationalError(EXCHANGED))
 
 
 def _files_of(path: Path) -> list[Path]:
