@@ -1,5 +1,5 @@
 # snaphold: what one types. Every target sets up first what it needs; the second time that takes no time.
-.PHONY: help setup demo test coverage check lint torture bench lock data clients release clean
+.PHONY: help setup tools demo test coverage check lint torture bench lock data clients release clean
 .DEFAULT_GOAL := help
 
 # Another interpreter: make setup PYTHON=/usr/bin/python3.12
@@ -15,8 +15,11 @@ PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: ## fetch MariaDB and the locked Python packages into this directory (no root needed)
+setup: ## fetch what snaphold needs to run, MariaDB among it, into this directory (no root; a minute or two, once)
 	@setup/run
+
+tools: setup ## fetch what the tests and checks need as well
+	@setup/tools
 
 data: setup
 	@setup/data
@@ -27,20 +30,20 @@ clients: setup
 demo: setup data ## back up and restore a real data set, from start to finish
 	@$(BIN)/python demo/main.py
 
-test: setup data clients ## all tests but the long ones, on real MariaDB servers
+test: tools data clients ## all tests but the long ones, on real MariaDB servers
 	@$(PYTEST)
 
-coverage: setup data clients ## the same tests, with the branches that they cover: not fewer than pyproject.toml says
+coverage: tools data clients ## the same tests, with the branches that they cover: not fewer than pyproject.toml says
 	@rm -rf .cache/coverage && mkdir -p -m 1777 .cache/coverage
 	@$(PYTEST) --cov --cov-report=term
 
-torture: setup data clients ## the long fault tests: every victim at every step
+torture: tools data clients ## the long fault tests: every victim at every step
 	@$(PYTEST) -m torture
 
 check: lint ## all of lint, and the tests that start no database
 	@$(PYTEST) -m "not engine and not torture"
 
-lint: setup ## format, style, types, imports and spelling
+lint: tools ## format, style, types, imports and spelling
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy $(CODE)
@@ -53,7 +56,7 @@ bench: setup data ## time backup and restore beside the plain tools
 lock: ## resolve the dependencies anew (needs uv)
 	@setup/lock
 
-release: setup ## make release VERSION=X.Y.Z: check, build CHANGELOG.md from changelog.d, commit, tag
+release: tools ## make release VERSION=X.Y.Z: check, build CHANGELOG.md from changelog.d, commit, tag
 	@setup/release "$(VERSION)"
 
 clean: ## remove all that make setup and the tools made
