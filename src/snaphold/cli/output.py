@@ -46,5 +46,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "-"
-    return "-" if value is None else str(value)
+        return ", ".join(map(_cell, value)) or "-"
+    text = "-" if value is None else str(value)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)  # hosts name what they run themselves
