@@ -167,6 +167,7 @@ def test_an_increment_is_brought_up_with_all_it_stands_on(stage: Stage) -> None:
 
         verification = stage.prove(child)
         assert verification["status"] == "failed"
+        assert f'the backup "b" ({full["id"]}), which it depends on, is damaged' in verification["reason"]
         assert f"{full['id']}.xbstream.gz" in verification["reason"]
         stage.store.objects[f"{full['id']}.xbstream.gz"] = whole
         assert stage.prove(child)["status"] == "passed"

@@ -142,7 +142,7 @@ def test_a_damaged_ancestor_fails_what_stands_on_it(vault: Vault, end: str) -> N
     vault.id, vault.sha256 = last, sha256
     backup = vault.prove()
     assert backup.proof_status is ProofStatus.FAILED
-    assert f'"the middle one" ({middle}), which it stands on' in (backup.proof_reason or "")
+    assert f'"the middle one" ({middle}), which it depends on, is damaged' in (backup.proof_reason or "")
     assert f"{middle}{end}" in (backup.proof_reason or "")
     assert vault.receipt is not None
     assert vault.receipt.status is ProofStatus.FAILED
@@ -160,7 +160,7 @@ def test_a_damaged_ancestor_fails_what_stands_on_it(vault: Vault, end: str) -> N
     vault.id = last
     failed = vault.prove()
     assert failed.proof_status is ProofStatus.FAILED
-    assert f'"b" ({full}), which it stands on' in (failed.proof_reason or "")
+    assert f'"b" ({full}), which it depends on, is damaged' in (failed.proof_reason or "")
 
 
 def test_one_bad_read(vault: Vault) -> None:

@@ -15,7 +15,7 @@ from snaphold.agent.lease import Lease
 from snaphold.agent.room import Room
 from snaphold.agent.tables import agreed, checked_tables
 from snaphold.engines.base import Administer
-from snaphold.errors import ObjectMissing, Overtaken, Permanent, SnapholdError, Transient, in_full
+from snaphold.errors import Damaged, ObjectMissing, Overtaken, Permanent, SnapholdError, Transient, in_full
 from snaphold.model import ProofLevel, ProofStatus, rfc3339
 from snaphold.protocol import ChainLink, InstanceSpec, ProofResult, Task
 from snaphold.reasons import reason_of
@@ -24,6 +24,7 @@ from snaphold.stream.proof import (
     Checksums,
     ObjectFacts,
     Receipt,
+    damage_below,
     keep_receipt,
     kept_receipt,
     object_facts,
@@ -195,8 +196,9 @@ def _tried_out(room: Room, links: list[ChainLink], lease: Lease, source: Adminis
     chain = Chain.opened(room.stores, links)
     of, link = chain.newest.datastore, links[-1]
     earlier = kept_receipt(chain.store, link.backup_id, link.manifest_sha256)
-    for manifest in chain.manifests:
-        prove_index(chain.store, manifest.index)
+    with _naming_ancestors(chain):
+        for manifest in chain.manifests:
+            prove_index(chain.store, manifest.index)
     spec = InstanceSpec(
         id=str(uuid.uuid4()),
         account=link.account,
@@ -210,7 +212,8 @@ def _tried_out(room: Room, links: list[ChainLink], lease: Lease, source: Adminis
         staging = room.servers.staging(spec, 1, kind="proof")
         chain.refuse_small_disk(staging.directory)
         reached(Step.VERIFY_STAGED)
-        room.nicely(chain.lay_down, room, staging, lease)
+        with _naming_ancestors(chain):
+            room.nicely(chain.lay_down, room, staging, lease)
         reached(Step.VERIFY_EXTRACTED)
         room.engines[of.type].prepare(
             staging.directory,
@@ -235,6 +238,18 @@ def _tried_out(room: Room, links: list[ChainLink], lease: Lease, source: Adminis
     finally:
         room.servers.discard_attempt(spec.id, 1)
     return agreed(link.backup_id, None if earlier is None else earlier.checksums, found)
+
+
+@contextmanager
+def _naming_ancestors(chain: Chain) -> Iterator[None]:
+    """Name the backup that is damaged where it is one that the newest of the chain depends on."""
+    try:
+        yield
+    except (Damaged, ObjectMissing) as error:
+        for manifest in chain.manifests[:-1]:
+            if f"{manifest.id}." in str(error):
+                raise damage_below(manifest.name, manifest.id, error) from error
+        raise
 
 
 def _told_of(checksums: Checksums | None) -> str | None:

@@ -109,6 +109,11 @@ def still_proven(store: ObjectStore, backup_id: str, manifest_sha256: str) -> bo
     return bool(passed) and receipt is not None and receipt.objects == object_facts(store, backup_id)
 
 
+def damage_below(name: str, backup_id: str, error: SnapholdError) -> Damaged:
+    """The fault of a backup for which this was raised of one that it depends on: its ``name`` and id."""
+    return Damaged(f'the backup "{name}" ({backup_id}), which it depends on, is damaged: {error}')
+
+
 def verdict_on(error: SnapholdError) -> ProofStatus:
     """What it says of a backup that this was raised by its proof: only bytes that differ, or are gone, fail it."""
     return ProofStatus.FAILED if isinstance(error, Damaged | ObjectMissing) else ProofStatus.UNKNOWN

@@ -23,6 +23,7 @@ from snaphold.stream.courtesy import Courtesy
 from snaphold.stream.proof import (
     ObjectFacts,
     Receipt,
+    damage_below,
     keep_receipt,
     kept_receipt,
     object_facts,
@@ -155,7 +156,7 @@ class Prover:
         return facts
 
     def _read_ancestors(self, store: ObjectStore, backup: Backup) -> None:
-        """Read what the backup stands on, but for what has passed a proof and has not changed since.
+        """Read what the backup depends on, but for what has passed a proof and has not changed since.
 
         Raises:
             Damaged: one of them is damaged, or an object of it is gone; the message names it.
@@ -164,7 +165,7 @@ class Prover:
         with self._deployment.catalog.reading() as tx:
             _, *ancestors = members_of(tx, backup)
         if (lost := [backup, *ancestors][-1].parent_id) is not None:
-            raise Permanent(f"the backup {lost}, which it stands on, is not on record")
+            raise Permanent(f"the backup {lost}, which it depends on, is not on record")
         for ancestor in ancestors:
             sha256 = ancestor.manifest_sha256 or ""
             if still_proven(store, ancestor.id, sha256):
@@ -172,7 +173,7 @@ class Prover:
             try:
                 facts = self._read_own(store, dataclasses.replace(ancestor, mending=False), sha256)
             except (Damaged, ObjectMissing) as error:
-                raise Damaged(f'the backup "{ancestor.name}" ({ancestor.id}), which it stands on: {error}') from error
+                raise damage_below(ancestor.name, ancestor.id, error) from error
             self._note_read(store, ancestor.id, sha256, facts)
 
     def _note_read(self, store: ObjectStore, backup_id: str, sha256: str, facts: dict[str, ObjectFacts]) -> None:
