@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from snaphold.agent.chain import Chain
 from snaphold.agent.lease import Lease
@@ -20,6 +21,8 @@ from snaphold.engines.mariadb import MariaDB, MariaDBBackup
 from snaphold.errors import Damaged, ObjectMissing, Permanent
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
+from snaphold.steps import Step
+from tests.agent.test_agent import When
 from tests.support.chains import ACCOUNT, ROUNDS, ChainBench, chain_bench, tables_of, writers
 from tests.support.instances import connect, query, wait_for
 
@@ -349,6 +352,28 @@ def test_an_imported_tablespace_is_not_lost(bench: tuple[ChainBench, InstanceRes
     assert chain.take(named=False).parent_id is None
     query(source, "UPDATE shop.copy SET v = 'later' WHERE id = 7")
     assert chain.take().from_lsn is not None
+    assert tables_of(chain.restore()) == tables_of(source)
+
+
+def test_a_tablespace_that_is_imported_meanwhile(bench: tuple[ChainBench, InstanceResult], when: When) -> None:
+    """The backup has not all of it, and is taken once more, with it."""
+    chain, source = bench
+    access = chain.room.servers.access(chain.spec.id)
+    data, administer = access.data_directory, access.administer
+    administer("CREATE TABLE shop.copy LIKE shop.zip", 10)
+    administer("ALTER TABLE shop.copy DISCARD TABLESPACE", 10)
+    chain.room.servers.stop(chain.spec.id)
+    shutil.copy2(data / "shop" / "zip.ibd", data / "shop" / "copy.ibd")
+    shutil.chown(data / "shop" / "copy.ibd", data.stat().st_uid, data.stat().st_gid)
+    chain.room.servers.start(chain.spec.id)
+    when(Step.BACKUP_TOOL_STARTED, lambda: administer("ALTER TABLE shop.copy IMPORT TABLESPACE", 10))
+
+    with capture_logs() as logs:
+        chain.take(full=True)
+
+    assert [line["reason"] for line in logs if line["event"] == "backup is taken once more"] == [
+        "a tablespace was imported while the backup was taken, which it does not hold"
+    ]
     assert tables_of(chain.restore()) == tables_of(source)
 
 

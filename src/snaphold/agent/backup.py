@@ -51,6 +51,10 @@ class _NoIncrement(Permanent):
     """An increment would not hold everything, or has no parent that fits; a full backup would do."""
 
 
+class _Changed(_NoIncrement):
+    """Files were exchanged while the backup was taken, which has not all of them; another try may."""
+
+
 class _Attempt:
     """One attempt at one backup."""
 
@@ -127,13 +131,13 @@ class _Attempt:
             return None
 
     def _streamed(self, parent: Manifest | None, incarnation: str, size_bytes: int) -> tuple[Written, Taken, set[str]]:
-        """Stream the backup, twice where the tool fails by a race with the server's clients.
+        """Stream the backup, twice where the tool loses a race with the server's clients.
 
         With it come the imported tablespaces that there were when it began. Raises as ``_stream`` does.
         """
         try:
             return self._room.nicely(self._stream, parent, incarnation)
-        except SourceChanged as error:
+        except (SourceChanged, _Changed) as error:
             _log.warning("backup is taken once more", reason=str(error))
             self._begin_again(size_bytes)
             return self._room.nicely(self._stream, parent, incarnation)
@@ -212,11 +216,11 @@ class _Attempt:
             )
             taken = stream.taken(watch.captured)
         if self._imported() - imported:
-            raise _NoIncrement("a tablespace was imported while the backup was taken, which it does not hold")
+            raise _Changed("a tablespace was imported while the backup was taken, which it does not hold")
         if parent is not None:
             paths = [file.path for file in watch.files if file.present]
             if lost := self._engine.lost_tables(server, paths, watch.captured):
-                raise _NoIncrement(f"the increment has no data of the table {lost[0]}: take a full backup first")
+                raise _Changed(f"the increment has no data of the table {lost[0]}: take a full backup first")
             if cut := self._engine.cut_tables(watch.captured, parent.lineage.unfinished):
                 raise _NoIncrement(
                     f"the table {cut[0]} was being rebuilt while the parent {parent.id} was taken, which has nothing "
