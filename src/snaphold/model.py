@@ -228,6 +228,7 @@ class Instance:
     incarnation: str | None = None  # of its data directory, as its host tells it; None: not known
     max_lsn: int | None = None  # the highest told in it
     ended_incarnation: str | None = None  # the last one that is over
+    host_silent: bool = False  # nothing was heard from its host for a lease's time, as far as was looked
     created_us: int
     updated_us: int
     deleted_us: int | None

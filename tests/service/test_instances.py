@@ -3,19 +3,24 @@
 from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
+from snaphold.api.answers import shown_instance
+from snaphold.api.links import Links
 from snaphold.errors import Unprocessable
 from snaphold.model import FLAVORS, Instance, InstanceStatus
 from snaphold.protocol import TaskKind
-from snaphold.service.hosts import reap
+from snaphold.service.hosts import HostWatch, reap
 from snaphold.service.instances import (
     create_instance,
+    list_instances,
     resize_flavor,
     restart_instance,
     show_instance,
     start_instance,
     stop_instance,
 )
+from snaphold.service.requests import PageRequest
 from tests.support.region import ACCOUNT, Region, an_instance
 
 
@@ -88,3 +93,31 @@ def test_an_instance_never_built_is_not_restarted(region: Region) -> None:
     for ask in (_restart, _stop, _resize):
         with pytest.raises(Unprocessable):
             ask(region, instance)
+
+
+def test_a_silent_host_shows(region: Region) -> None:
+    """Within a lease of its last sign of life: UNKNOWN as its instances' operating status, and its name in the log."""
+    links = Links(endpoint="http://127.0.0.1:8779")
+    watch = HostWatch(region.deployment)
+    instance = region.active_instance()
+    never_built = create_instance(region.deployment, ACCOUNT, an_instance())
+
+    def shown() -> list[str]:
+        found = list_instances(region.deployment, ACCOUNT, PageRequest(limit=9, marker=None)).instances
+        one = show_instance(region.deployment, ACCOUNT, instance.id)
+        return [shown_instance(links, "DFW", each).operating_status for each in (*found, one)]
+
+    with capture_logs() as logs:
+        watch.look()
+        assert shown() == ["NEW", "HEALTHY", "HEALTHY"]
+        region.clock.advance(31)
+        for _ in range(2):
+            watch.look()
+        assert shown() == ["NEW", "UNKNOWN", "UNKNOWN"]
+        region.heartbeat()
+        for _ in range(2):
+            watch.look()
+        assert shown() == ["NEW", "HEALTHY", "HEALTHY"]
+    told = [(entry["event"], entry["host"], entry.get("instances")) for entry in logs]
+    assert told == [("host.silent", "host", 2), ("host.back", "host", None)]
+    assert never_built.host_id == instance.host_id

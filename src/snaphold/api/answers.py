@@ -584,7 +584,9 @@ def shown_instance(links: Links, region: str, instance: Instance) -> InstanceAns
 
 
 def _operating_status(instance: Instance) -> str:
-    """In the words of the OpenStack service that this API's clients know."""
+    """In the words of the OpenStack service that this API's clients know; UNKNOWN while its host is silent."""
+    if instance.host_silent and instance.address is not None:
+        return "UNKNOWN"
     match instance.status:
         case InstanceStatus.BUILD:
             return "NEW"

@@ -102,6 +102,17 @@ def seen(tx: Transaction, host_id: str, session: str, taken: Sequence[str]) -> b
     return True
 
 
+def ids_seen_since(tx: Transaction, since_us: int) -> set[str]:
+    """The ids of the hosts that are there."""
+    return set(tx.connection.execute(sa.select(hosts.c.id).where(hosts.c.seen_us >= since_us)).scalars())
+
+
+def last_seen(tx: Transaction) -> dict[str, tuple[str, int]]:
+    """By id, the name of each host that was ever heard from, and when it was last."""
+    statement = sa.select(hosts.c.id, hosts.c.name, hosts.c.seen_us).where(hosts.c.seen_us.is_not(None))
+    return {row.id: (row.name, row.seen_us) for row in tx.connection.execute(statement)}
+
+
 def seen_since(tx: Transaction, since_us: int) -> list[Host]:
     """The hosts that are there."""
     return [_host(row) for row in tx.connection.execute(hosts.select().where(hosts.c.seen_us >= since_us))]

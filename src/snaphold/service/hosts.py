@@ -259,6 +259,28 @@ def reap(deployment: Deployment) -> int:
         count += len(attempts)
 
 
+class HostWatch:
+    """Says in the log which hosts have fallen silent, and which are back: each once, by whoever watches."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._silent: set[str] = set()
+
+    def look(self) -> None:
+        """See which hosts were heard from within a lease's time."""
+        with self._deployment.catalog.reading() as tx:
+            known = hosts.last_seen(tx)
+            since_us = tx.now_us - self._deployment.lease_us
+            silent = {host_id for host_id, (_, seen_us) in known.items() if seen_us < since_us}
+            load = instances.tenants(tx)[0] if silent - self._silent else {}
+        for host_id in sorted(silent - self._silent):
+            name, seen_us = known[host_id]
+            log.warning("host.silent", host=name, last_heard=rfc3339(seen_us), instances=load.get(host_id, 0))
+        for host_id in sorted((self._silent - silent) & known.keys()):
+            log.info("host.back", host=known[host_id][0])
+        self._silent = silent
+
+
 def forget_ended_tasks(deployment: Deployment) -> None:
     """Drop tasks that ended a week ago: long after their hosts have stopped to report on them."""
     with deployment.catalog.writing() as tx:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -105,16 +106,20 @@ def list_instances(deployment: Deployment, account: str, page: PageRequest) -> I
     """The account's instances, newest first. Raises ``BadRequest`` for a marker that never was one of them."""
     with deployment.catalog.reading() as tx:
         found = instances.page(tx, account, limit=page.limit, marker=page.marker)
+        there = hosts.ids_seen_since(tx, tx.now_us - deployment.lease_us)
     if found is None:
         raise BadRequest(f"There is no marker {page.marker}.")
     rows, more = found
+    rows = [replace(instance, host_silent=instance.host_id not in there) for instance in rows]
     return InstancePage(instances=rows, next_marker=rows[-1].id if more else None)
 
 
 def show_instance(deployment: Deployment, account: str, instance_id: str) -> Instance:
     """One instance. Raises ``NotFound``."""
     with deployment.catalog.reading() as tx:
-        return find_instance(tx, account, instance_id)
+        instance = find_instance(tx, account, instance_id)
+        there = hosts.ids_seen_since(tx, tx.now_us - deployment.lease_us)
+        return replace(instance, host_silent=instance.host_id not in there)
 
 
 def rename_instance(deployment: Deployment, account: str, instance_id: str, name: str) -> None:

@@ -15,7 +15,7 @@ import structlog
 from snaphold.errors import SnapholdError, in_full
 from snaphold.queue import QueueRunner
 from snaphold.service.deployment import Deployment
-from snaphold.service.hosts import forget_ended_tasks, reap
+from snaphold.service.hosts import HostWatch, forget_ended_tasks, reap
 from snaphold.store.base import Containers, Stores
 from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
@@ -77,6 +77,7 @@ def run_worker(
     remover = Remover(deployment.catalog, stores, deployment.deployment_id)
     scheduler = Scheduler(deployment)
     prover = Prover(deployment, stores, stop, peers)
+    watch = HostWatch(deployment)
     copier = Copier(deployment, stores, peers, stop)
     handlers = {
         "copy_backup": copier.copy,
@@ -115,6 +116,7 @@ def run_worker(
                 log.warning("worker.disturbed", again_in_s=wait_s)
                 continue
             _guarded("reap", lambda: reap(deployment))
+            _guarded("hosts", watch.look)
             _guarded("schedules", scheduler.run)
             _guarded("copies", copier.take_up)
         keeping_up.join(_LAST_STEP_S)
