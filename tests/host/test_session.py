@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pymysql
 import pytest
 
 from snaphold.config import Settings
+from snaphold.engines.mariadb import MariaDB
 from snaphold.errors import SnapholdError, Unavailable, Unprocessable
 from snaphold.host.accounts import ADMIN, BACKUP, native_hash
 from snaphold.host.servers import Servers
 from snaphold.host.session import Session, TooMuch, session
 from snaphold.protocol import QuestionKind
-from tests.support.instances import connect, instance_spec, user_spec, wait_for
+from tests.support.backups import take_to_file
+from tests.support.instances import connect, instance_spec, superuser, user_spec, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -208,3 +210,23 @@ def test_a_dump_and_a_binary_log_are_loaded_by_root(tenant: Tenant) -> None:
         "RESET SLAVE ALL",
         "SET GLOBAL gtid_slave_pos = ''",
     )
+
+
+def test_clients_that_take_every_connection_shut_nobody_of_ours_out(tenant: Tenant) -> None:
+    """With ``max_connections`` reached the host still asks its questions, and its backup tool gets in."""
+    change = superuser(tenant.servers, tenant.spec.id)
+    change("SET GLOBAL max_connections = 10", 10)
+    with ExitStack() as clients:
+        with suppress(pymysql.err.OperationalError):
+            while True:
+                clients.enter_context(closing(connect(tenant.result)))
+        with pytest.raises(pymysql.err.OperationalError, match="Too many connections"):
+            connect(tenant.result)
+        assert tenant.ask(QuestionKind.SHOW_ROOT) == {"enabled": True}
+        access, installation = tenant.servers.access(tenant.spec.id), tenant.servers.installation
+        with ExitStack() as ours:
+            opened = [ours.enter_context(tenant.session()) for _ in range(8)]
+            assert [one.run("SELECT 1") for one in opened] == [[(1,)]] * 8
+            assert access.administer_as_tool("SELECT 1", 10) == [(1,)]
+        take_to_file(MariaDB(installation), access, access.scratch / "backup", installation=installation)
+        change("SET GLOBAL max_connections = 151", 10)

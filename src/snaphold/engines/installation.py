@@ -4,6 +4,7 @@ Nothing is installed and nothing of a system's own server is touched: the progra
 directories of ours.
 """
 
+import mmap
 import os
 import re
 import shutil
@@ -36,6 +37,7 @@ class Installation:
     mbstream: Path
     share: Path  # error messages, character sets, and the SQL of the system tables
     library_path: str | None  # LD_LIBRARY_PATH of an unpacked one
+    takes_sockets: bool  # whether the server listens on sockets that it is handed (systemd's socket activation)
 
     @property
     def series(self) -> str:
@@ -112,6 +114,7 @@ def _examine(root: Path, search: Iterable[str] = ()) -> Installation:
         mbstream=_program(directories, "mbstream", root),
         share=share,
         library_path=library_path,
+        takes_sockets=_mentions(server, b"sd_listen_fds"),
     )
     version = _version_of(found, server)
     tool_version = _version_of(found, tool)
@@ -123,6 +126,11 @@ def _examine(root: Path, search: Iterable[str] = ()) -> Installation:
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
         raise SetupError(f"MariaDB {version} ({server}) is too old: {MINIMUM[0]}.{MINIMUM[1]} or later is needed")
     return replace(found, version=version)
+
+
+def _mentions(program: Path, name: bytes) -> bool:
+    with program.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(name) >= 0
 
 
 def _program(directories: list[Path], name: str, root: Path, other_name: str | None = None) -> Path:

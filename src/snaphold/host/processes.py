@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +15,11 @@ from typing import Final
 
 from snaphold.errors import Permanent
 from snaphold.host.disk import Owner
+from snaphold.host.listening import SOCKET_NAMES
 
 _SERVER_PROGRAMS: Final = {b"mariadbd", b"mysqld"}
+# Becomes the program, with its number in the environment and the sockets in the places that sd_listen_fds(3) names.
+_HAND_OVER: Final = 'export LISTEN_PID=$$; exec "$@" 3<&0 4>&1 </dev/null >&2'
 _STARTED: Final = 19  # of the fields of /proc/PID/stat behind the name
 _children: Final[list[subprocess.Popen[bytes]]] = []  # servers that this process started and must reap
 _children_lock: Final = threading.Lock()
@@ -51,18 +55,29 @@ class Spawned:
 
 
 def spawn_detached(
-    argv: Sequence[str | Path], *, environment: Mapping[str, str], directory: Path, owner: Owner | None, output: Path
+    argv: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str],
+    directory: Path,
+    owner: Owner | None,
+    output: Path,
+    listening: Sequence[socket.socket] = (),
 ) -> Spawned:
     """Start a program in a session of its own, as ``owner``, which goes on when this process ends.
 
-    What it says before it opens a log of its own goes to ``output`` (0600, ours, emptied first).
+    What it says before it opens a log of its own goes to ``output`` (0600, ours, emptied first). ``listening``: the two
+    sockets that it is to listen on (listening.py), or none.
     """
+    clients, extra = (handed.fileno() for handed in listening) if listening else (None, None)
+    if listening:
+        argv = ["/bin/sh", "-c", _HAND_OVER, "sh", *argv]
+        environment = {**environment, "LISTEN_FDS": "2", "LISTEN_FDNAMES": SOCKET_NAMES}
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         child = subprocess.Popen(  # reaped by _reap
             argv,
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
+            stdin=subprocess.DEVNULL if clients is None else clients,
+            stdout=descriptor if extra is None else extra,
             stderr=descriptor,
             env=dict(environment),
             cwd=directory,

@@ -8,12 +8,13 @@ state. Methods for one instance exclude each other; different instances do not w
 import contextlib
 import os
 import shutil
+import socket
 import stat
 import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from snaphold.engines.words import in_words
 from snaphold.errors import NotFound, Overtaken, Permanent, SetupError, SnapholdError, Unavailable
 from snaphold.host import accounts, contents, disk
 from snaphold.host.directory import IDENTIFIER, InstanceDirectory, Record
+from snaphold.host.listening import MOST_EXTRA, AddressTaken, listening
 from snaphold.host.machine import listening_addresses
 from snaphold.host.placement import free_addresses, free_system_user
 from snaphold.host.processes import (
@@ -50,13 +52,9 @@ MEGABYTE: Final = 1 << 20  # bytes
 ERROR_LOG_LIMIT: Final = 8 << 20  # bytes, after which a start begins a new error log and keeps one old
 STOP_PATIENCE_S: Final = 60.0  # for a server that writes its pages back; then it is killed, and recovers
 LOOK_PATIENCE_S: Final = 1.0  # of a look at an instance that something is done to
-_ADDRESS_IN_USE: Final = "Bind on TCP/IP port: Address already in use"
+_ADDRESS_IN_USE: Final = "Bind on TCP/IP port: Address already in use"  # of a server that is handed no sockets
 _LEFT_OUT: Final = TOOL_FILES | {"snaphold.incarnation"}  # of what is restored
 _REMOVED: Final = ".removed."
-
-
-class AddressTaken(Permanent):
-    """Somebody else listens on the address that the instance was to get, or has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -475,16 +473,26 @@ class Servers:
                 )
                 statements = accounts.init_sql(directory.admin_file, directory.backup_file, directory.super_file)
                 disk.write_atomically(directory.init_sql, statements, reader=record.owner, sync=False)
-                spawned = spawn_detached(
-                    self._command_line(directory, record),
-                    environment=self.installation.environment,
-                    directory=directory.data,
-                    owner=record.owner,
-                    output=directory.start_log,
-                )
+                with self._listening(directory, record) as sockets:
+                    spawned = spawn_detached(
+                        self._command_line(directory, record),
+                        environment=self.installation.environment,
+                        directory=directory.data,
+                        owner=record.owner,
+                        output=directory.start_log,
+                        listening=sockets,
+                    )
                 self._known[record.id] = spawned.process
         self._wait_until_it_answers(directory, record, since, spawned)
         directory.init_sql.unlink(missing_ok=True)
+
+    def _listening(
+        self, directory: InstanceDirectory, record: Record
+    ) -> AbstractContextManager[Sequence[socket.socket]]:
+        """The sockets that the server is handed; none where it has no network, or opens its own."""
+        if record.kind == "proof" or record.address is None or not self.installation.takes_sockets:
+            return contextlib.nullcontext(())
+        return listening(record.address, record.port, directory.socket, record.owner)
 
     def _lay_keys(self, directory: InstanceDirectory, record: Record) -> None:
         """Put plugin and keys where the server, and the backup tool in its name, read them and cannot write."""
@@ -588,6 +596,7 @@ class Servers:
             f"--character-sets-dir={self.installation.share / 'charsets'}",
             "--character-set-server=utf8mb4",
             "--skip-name-resolve",
+            f"--extra-max-connections={MOST_EXTRA}",
             f"--innodb-buffer-pool-size={pool}",
             f"--innodb-log-file-size={min(max(pool // 4, 64 * MEGABYTE), 1024 * MEGABYTE)}",
             "--innodb-flush-log-at-trx-commit=1",
