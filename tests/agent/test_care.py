@@ -3,10 +3,13 @@ import uuid
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from snaphold.config import Settings
 from snaphold.host.directory import InstanceDirectory, Record
 from snaphold.host.servers import Servers
+from snaphold.service.host_registry import remove_host
+from snaphold.service.hosts import add_host
 from tests.agent.conftest import Place, running_agent
 from tests.support.instances import wait_for
 
@@ -108,3 +111,21 @@ def _quiet(place: Place) -> bool:
     before = place.line.arrived["heartbeat"]
     place.line.cut.wait(0.6)
     return place.line.arrived["heartbeat"] == before
+
+
+@pytest.mark.engine
+def test_a_host_that_was_removed(place: Place, servers: Servers, host_settings: Settings, state_dir: Path) -> None:
+    """It says once that it is refused and keeps what it has; with another token it is back without a restart."""
+    directory = an_instance_without_a_server(state_dir)
+    deployment = place.site.region.deployment
+    with capture_logs() as logs, running_agent(place, servers, host_settings):
+        heartbeats(place, 1)
+        remove_host(deployment, "host", force=False)
+        refused = "host refused: it was removed, or has another token"
+        wait_for(lambda: refused in [line["event"] for line in logs], "the refusal")
+        hellos = place.line.arrived["hello"]
+        wait_for(lambda: place.line.arrived["hello"] > hellos + 1, "further tries")
+        (place.directory / "token").write_text(add_host(deployment, "host"), "ascii")
+        heartbeats(place, 1)
+    assert [line["event"] for line in logs].count(refused) == 1
+    assert servers.ids() == [directory.path.name]

@@ -122,11 +122,14 @@ class Agent:
     # What is said without being asked: we are here, and so are the servers.
 
     def _keep_in_touch(self, region: Region) -> None:
-        waits = pauses()
+        waits, refused = pauses(), False
         while not self._stopping.is_set():
             try:
                 region.desired = self._greet(region) if not region.known.is_set() else self._beat(region)
             except SnapholdError as error:
+                if isinstance(error, Unauthorized) and not refused:
+                    _log.warning("host refused: it was removed, or has another token", region=region.name)
+                refused = isinstance(error, Unauthorized)
                 if isinstance(error, (Unauthorized, Overtaken)):
                     region.known.clear()
                 _log.debug("region silent", region=region.name, error=str(error))
@@ -134,7 +137,7 @@ class Agent:
             except Exception:  # noqa: BLE001 - the loop that must not die: the host would be silent, though it lives
                 self._bear_with("keeping in touch failed", region=region.name)
             else:
-                waits = pauses()
+                waits, refused = pauses(), False
                 self._stopping.wait(region.renew_s)
 
     def _greet(self, region: Region) -> Wishes:
