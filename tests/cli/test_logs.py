@@ -5,7 +5,8 @@ import logging
 import pytest
 import structlog
 
-from snaphold.cli.logs import printable, set_up_logs
+from snaphold.cli.logs import set_up_logs
+from snaphold.cli.output import print_outcome, print_rows, printable
 from snaphold.config import Settings
 
 
@@ -38,6 +39,15 @@ def test_names_of_strangers(log_format: str, logger: str, capsys: pytest.Capture
     assert line.endswith("\n")
     assert line[:-1].isprintable()
     assert "red" in line
+
+
+def test_tables_and_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a command prints of somebody's name is one line too, and moves no cursor."""
+    print_rows([{"name": NAME, "all": [NAME]}], {"name": "NAME", "all": "ALL"}, as_json=False)
+    print_outcome(f"{NAME} was removed", {}, as_json=False)
+    lines = capsys.readouterr().out.split("\n")
+    assert len(lines) == 4
+    assert all(line.isprintable() for line in lines)
 
 
 def test_printable() -> None:

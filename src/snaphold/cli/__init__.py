@@ -41,7 +41,7 @@ def main() -> None:
     try:
         app()
     except SnapholdError as error:
-        from snaphold.cli.logs import printable  # noqa: PLC0415
+        from snaphold.cli.output import printable  # noqa: PLC0415
 
         sys.stderr.write(f"snaphold: {printable(in_full(error) if error.detail else str(error))}\n")
         sys.exit(1)

@@ -6,24 +6,12 @@ from typing import Any, Final
 
 import structlog
 
+from snaphold.cli.output import printable
 from snaphold.config import Settings
 
 # Libraries whose INFO is about themselves.
 _FIRST_KEYS: Final = ("timestamp", "level", "process", "event")
 _QUIET: Final = ("alembic", "dbos", "httpcore", "httpx", "uvicorn", "asyncio", "sqlalchemy")
-
-
-def printable(text: str) -> str:
-    r"""The text with every character that a terminal would not show as one written as an escape, ``\x1b`` for one.
-
-    Names are texts of strangers: none of them moves the cursor, and none begins a line that looks like ours.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 def _escaped(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

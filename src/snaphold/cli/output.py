@@ -12,6 +12,19 @@ AsJSON = Annotated[bool, typer.Option("--json", help="print JSON")]
 _WIDTH: Final = 1000  # columns where there is no terminal, so that no row is folded
 
 
+def printable(text: str) -> str:
+    r"""The text with every character that a terminal would not show as one written as an escape, ``\x1b`` for one.
+
+    Names are texts of strangers: none of them moves the cursor, and none begins a line that looks like ours.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
@@ -39,7 +52,7 @@ def print_outcome(sentence: str, facts: Mapping[str, Any], *, as_json: bool) -> 
     if as_json:
         print_json(facts)
     else:
-        sys.stdout.write(f"{sentence}\n")
+        sys.stdout.write(f"{printable(sentence)}\n")
 
 
 def _cell(value: Any) -> str:
@@ -47,5 +60,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_cell, value)) or "-"
-    text = "-" if value is None else str(value)
-    return "".join(letter if letter.isprintable() else "?" for letter in text)  # hosts name what they run themselves
+    return "-" if value is None else printable(str(value))  # hosts name what they run themselves

@@ -77,11 +77,9 @@ def _wait_until_free(state: StateDirectory) -> None:
 
 
 def _tell(state: StateDirectory, regions: Sequence[Endpoint], engine: str) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     for region in regions:
-        console.print(
-            f"[bold]{region.name}[/bold] is served at {region.url}/v1.0/ACCOUNT, described at {region.url}/docs"
-        )
+        console.print(f"{region.name} is served at {region.url}/v1.0/ACCOUNT, described at {region.url}/docs")
     console.print(f"database servers: {engine}; state: {state.path}")
     if not state.identity.exists():
         console.print(
@@ -89,6 +87,5 @@ def _tell(state: StateDirectory, regions: Sequence[Endpoint], engine: str) -> No
         )
     body = '{"auth":{"passwordCredentials":{"username":"demo","password":"…"}}}'
     console.print(
-        f"log in:           curl -H 'Content-Type: application/json' -d '{body}' {regions[0].url}/v2.0/tokens",
-        markup=False,
+        f"log in:           curl -H 'Content-Type: application/json' -d '{body}' {regions[0].url}/v2.0/tokens"
     )
