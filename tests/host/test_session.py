@@ -13,7 +13,7 @@ from snaphold.engines.mariadb import MariaDB
 from snaphold.errors import SnapholdError, Unavailable, Unprocessable
 from snaphold.host.accounts import ADMIN, BACKUP, native_hash
 from snaphold.host.servers import Servers
-from snaphold.host.session import Session, TooMuch, session
+from snaphold.host.session import Denied, Session, TooMuch, session
 from snaphold.protocol import QuestionKind
 from tests.support.backups import take_to_file
 from tests.support.instances import connect, instance_spec, superuser, user_spec, wait_for
@@ -210,6 +210,15 @@ def test_a_dump_and_a_binary_log_are_loaded_by_root(tenant: Tenant) -> None:
         "RESET SLAVE ALL",
         "SET GLOBAL gtid_slave_pos = ''",
     )
+
+
+def test_a_restart_makes_the_hosts_accounts_anew(tenant: Tenant) -> None:
+    """Hardening scripts drop every account that they do not know; that is said, and a restart mends it."""
+    tenant.root(f"DROP USER {ADMIN}@localhost, {BACKUP}@localhost")
+    with pytest.raises(Denied):
+        tenant.ask(QuestionKind.LIST_USERS)
+    tenant.servers.restart(tenant.spec.id)
+    assert tenant.ask(QuestionKind.SHOW_ROOT) == {"enabled": True}
 
 
 def test_clients_that_take_every_connection_shut_nobody_of_ours_out(tenant: Tenant) -> None:

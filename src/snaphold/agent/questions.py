@@ -12,6 +12,7 @@ import structlog
 
 from snaphold.errors import Refused, SnapholdError, in_full
 from snaphold.host.servers import Servers
+from snaphold.host.session import Denied
 from snaphold.protocol import Answer, Question
 from snaphold.reasons import screened
 
@@ -100,6 +101,11 @@ def answer_to(servers: Servers, session: str, question: Question, *, due_s: floa
         payload = servers.ask(question.instance_id, question.kind, question.payload, deadline_s=left_s)
     except Refused as error:
         return Answer(session=session, ok=False, error=type(error).__name__, message=screened(str(error)))
+    except Denied:
+        message = (
+            "The instance's database server does not know the service's own account any more: restart the instance."
+        )
+        return Answer(session=session, ok=False, error="Unavailable", message=message)
     except Exception as error:  # noqa: BLE001 - whoever waits gets an answer, whatever it was
         _log.warning(
             "question failed",

@@ -42,7 +42,7 @@ from snaphold.host.processes import (
     processes_of,
     spawn_detached,
 )
-from snaphold.host.session import MOST_BYTES, Session, session
+from snaphold.host.session import MOST_BYTES, Denied, Session, session
 from snaphold.host.template import template_directory
 from snaphold.protocol import Datastore, InstanceResult, InstanceSpec, InstanceState, QuestionKind
 from snaphold.reasons import reason_of
@@ -522,6 +522,10 @@ class Servers:
                 with self._administer(directory, timeout_s=2) as session:
                     session.run("SELECT 1")
                     return
+            except Denied as error:  # it has run its init file before it let anybody in
+                raise Permanent(
+                    "the database server does not know the host's own account", detail=str(error)
+                ) from error
             except Unavailable as error:
                 if time.monotonic() > deadline:
                     seconds = self._settings.start_timeout_s

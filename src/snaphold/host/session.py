@@ -90,6 +90,10 @@ class TooMuch(Unprocessable):
     """A server's answer is larger than anything that this host asks for."""
 
 
+class Denied(Unavailable):
+    """The server does not know the host's account, or not with this password: a client has changed it."""
+
+
 @contextmanager
 def session(account_file: Path, socket: Path, *, timeout_s: float, most_bytes: int = MOST_BYTES) -> Iterator[Session]:
     """A session of the account in this file, which ends ``timeout_s`` from now whatever the server does.
@@ -227,5 +231,5 @@ def _meaning(error: pymysql.MySQLError) -> SnapholdError:
     if number in _LOST or number == _STATEMENT_TIMEOUT:
         return Unavailable("the database server does not answer")
     if number == ER.ACCESS_DENIED_ERROR:
-        return Unavailable("the host's own account was changed in the server: a restart makes it anew")
+        return Denied("the host's own account was changed in the server: a restart makes it anew")
     return Unavailable("the database server refused to do its part", detail=said)
