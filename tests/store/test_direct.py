@@ -51,7 +51,7 @@ def test_as_a_file_is(writes: list[tuple[int, int | None, int, bool]], start: in
             ends[number] = position + len(piece)
         writer.flush()
         for file, model in zip(files, models, strict=True):
-            assert os.pread(file, 8 << 20, 0) == model
+            assert os.pread(file, len(model) + 1, 0) == model
             assert b"".join(read_pieces(file, start, start + length)) == model[start : start + length]
             os.close(file)
 
@@ -148,12 +148,14 @@ from snaphold.store.direct import DirectWriter, block_memory
 path, most, aligned = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
 noise = block_memory(1 << 20)  # one write
 noise[:] = bytes(range(256)) * (len(noise) // 256)
-resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, unlimited[1]))
 writer = DirectWriter()
 try:
     writer.write(os.open(path, os.O_WRONLY | os.O_CREAT), noise if aligned else bytes(noise), 0)
     writer.flush()
 except OSError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     print(error.errno)
 """
 
