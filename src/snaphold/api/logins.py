@@ -25,6 +25,7 @@ from snaphold.model import rfc3339, rfc3339_exact
 router = router_of(tags=["identity"], responses=documented(400, 401, 404, 405, 413, 415, 500, 503))
 on_logins_threads = on_threads_of(ThreadPoolExecutor(8, thread_name_prefix="logins"))
 
+_MAX_BODY_BYTES: Final = 65_536  # nobody has said who they are yet
 _DOMAIN: Final = {"id": "default", "name": "Default"}
 _MEDIA_TYPES: Final = {
     "v2.0": "application/vnd.openstack.identity-v2.0",
@@ -55,7 +56,7 @@ def show_v3(desk: AtDesk) -> dict[str, Any]:
 
 @router.post("/v2.0/tokens")
 @on_logins_threads
-def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2))]) -> dict[str, Any]:
+def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2, _MAX_BODY_BYTES))]) -> dict[str, Any]:
     """Log in by password or by API key."""
     login = _log_in_v2(desk, body.auth)
     caller = login.caller
@@ -93,7 +94,7 @@ def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2))]) ->
 
 @router.post("/v3/auth/tokens", status_code=201)
 @on_logins_threads
-def log_in_v3(desk: AtDesk, body: Annotated[AuthV3, Depends(BodyOf(AuthV3))]) -> JSONResponse:
+def log_in_v3(desk: AtDesk, body: Annotated[AuthV3, Depends(BodyOf(AuthV3, _MAX_BODY_BYTES))]) -> JSONResponse:
     """Log in by password; the token comes in the header ``X-Subject-Token``."""
     login = _log_in_v3(desk, body.auth)
     return JSONResponse(_token_v3(desk, login.caller), 201, {"X-Subject-Token": login.token})
