@@ -160,7 +160,7 @@ class Settings(BaseModel):
         86_400, ge=0, description="seconds after which the worker saves accounts and records into the store; 0: never"
     )
     state_backups_kept: int = Field(7, ge=1, description="how many of these saved states are kept")
-    agent_tasks: int = Field(4, ge=1, description="tasks that one agent works on at the same time")
+    agent_tasks: int = Field(4, ge=1, le=1000, description="tasks that one agent works on at the same time")
     log_format: Literal["text", "json"] = Field("text", description="text (key=value) or json (a line each)")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least level that is logged"

@@ -30,7 +30,7 @@ from snaphold.stream.proof import prove_objects
 from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
 from snaphold.worker.verification import Prover
-from tests.api.site import USERS, Secrets, Site, opened_site, served
+from tests.api.site import USERS, Secrets, Site, check_fault, opened_site, served
 from tests.scenarios.served import free_port
 from tests.support.manifests import SEGMENT, a_backup_record, put_in_segments
 from tests.support.region import ACCOUNT, Region, open_region
@@ -378,6 +378,57 @@ def test_the_original_may_be_read_by_the_region_that_it_was_copied_to(join: Join
         (copy_id,) = copy_rows.open_of(tx, backup.id)
         copy_rows.change(tx, copy_id, status=CopyStatus.COMPLETED)
     assert join.store().sha256(f"{backup.id}.json") == backup.manifest_sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"id": "../1"}, 400),
+        ({"created": "yesterday"}, 400),
+        ({"size_bytes": 1 << 63}, 400),
+        ({"source_type": "<b>"}, 400),
+        ({"object_name": "other.json"}, 400),
+        ({"name": "x" * 65}, 400),
+        ({"datastore": "oracle"}, 400),
+        ({"manifest_sha256": "1" * 64}, 422),
+        ({"object_bytes": 1}, 422),
+        ({"object_name": f"{ORIGINAL}.xbstream.gz"}, 422),
+    ],
+)
+def test_a_record_that_is_not_so(join: Join, change: dict[str, Any], code: int) -> None:
+    """What a peer says of a copy has its form, and its objects are looked for: nothing is recorded on its word."""
+    join.announce()
+    join.store().put(f"{COPY}.json", b"{}")
+    record = {
+        "id": COPY,
+        "account": ACCOUNT,
+        "name": "n",
+        "description": None,
+        "source_type": "instance",
+        "source_id": ORIGINAL,
+        "instance_id": None,
+        "parent_id": None,
+        "datastore": "mariadb",
+        "backup_version": "10.11",
+        "flavor_ram_mb": 512,
+        "volume_gb": 1,
+        "is_automated": False,
+        "made_from": ORIGINAL,
+        "made_from_region": "ORD",
+        "size_bytes": 1,
+        "object_bytes": 0,
+        "object_name": f"{COPY}.xbstream.gz",
+        "manifest_sha256": hashlib.sha256(b"{}").hexdigest(),
+        "incarnation": "i",
+        "checkpoint_lsn": 1,
+        "to_lsn": 2,
+        "created": "2026-01-02T03:04:05.000006Z",
+        "updated": "2026-01-02T03:04:05Z",
+    }
+    headers = {"Authorization": f"Bearer {ORD}"}
+    answer = join.site.send("POST", "/peer/v1/record", json=record | change, headers=headers)
+    check_fault(answer, code)
+    assert list_backups(join.site.region.deployment, ACCOUNT, ALL).backups == []
 
 
 class Liar:

@@ -175,14 +175,16 @@ class MemoryStore:
         fault = self._called("list")
         found = sorted(item for item in self.objects.items() if item[0].startswith(prefix))
         return _broken(
-            (ObjectInfo(name=name, size_bytes=len(data), modified_s=self._modified_s(name)) for name, data in found),
+            (
+                ObjectInfo(name=name, size_bytes=len(data), modified_s=self._modified_s(name, data))
+                for name, data in found
+            ),
             fault,
         )
 
-    def _modified_s(self, name: str) -> float:
+    def _modified_s(self, name: str, data: bytes) -> float:
         """When the object was listed for the first time since it got these contents."""
         with self._lock:
-            data = self.objects[name]
             if name not in self._seen or self._seen[name][0] is not data:
                 self._seen[name] = data, time.time()
             return self._seen[name][1]
