@@ -3,6 +3,7 @@
 Nothing of a body's values ever stands in a refusal: one of them may be a password.
 """
 
+import asyncio
 import functools
 import itertools
 import re
@@ -18,6 +19,7 @@ from snaphold.api.desk import desk_of
 from snaphold.errors import BadRequest, OverLimit, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
+_PARSED_AT_ONCE: Final = 64 << 10  # bytes of a body that takes no time worth a thread
 _SHOWN: Final = 5  # complaints in one answer
 _COMPARED: Final = 50  # unknown keys of one object
 _COMPARABLE: Final = re.compile(r"[A-Za-z0-9_-]{2,40}", re.ASCII)
@@ -136,7 +138,9 @@ class BodyOf(Generic[M]):
         """The body of this request."""
         check_media_type(request.headers.get("content-type"))
         raw = await _read(request, self._max_bytes or desk_of(request).deployment.settings.max_body_bytes)
-        return parse_body(self.model, raw)
+        if len(raw) <= _PARSED_AT_ONCE:
+            return parse_body(self.model, raw)
+        return await asyncio.to_thread(parse_body, self.model, raw)  # other requests go on meanwhile
 
 
 def check_media_type(content_type: str | None) -> None:
