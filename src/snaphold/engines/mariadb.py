@@ -601,7 +601,7 @@ def _names_in(directory: os.DirEntry[str]) -> list[str]:
 
 def _decoded(name: str) -> str:
     """What people call a database or table whose file, or directory, has this name."""
-    return _ENCODED.sub(lambda found: chr(int(found[1], 16)), name)
+    return _ENCODED.sub(lambda found: chr(int(found[1], 16)), name).encode(errors="replace").decode()
 
 
 def _is_temporary(table: str) -> bool:
