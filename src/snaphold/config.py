@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -78,6 +78,11 @@ class Settings(BaseModel):
         "its address; default: the hostname is the address",
     )
     instance_port: int = Field(3306, ge=1, le=65535, description="the port of every instance")
+    instance_outgoing_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
+        [3306],
+        description="TCP ports that an instance's server may connect to, to replicate from another; enforced on Linux "
+        "6.7 and later",
+    )
     shared_system_user: Literal["warn", "refuse"] | None = Field(
         None, description="without root, when a second account asks: warn (serve's default) or refuse (agent's default)"
     )
@@ -200,6 +205,11 @@ def load_settings(flags: Mapping[str, Any], config: Path | None, environ: Mappin
     return settings
 
 
+def is_list(name: str) -> bool:
+    """Whether a setting has several values: a flag for each, or commas between them in the environment."""
+    return get_origin(Settings.model_fields[name].annotation) is list
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
@@ -210,8 +220,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(name: str, text: str) -> Any:
-    field = Settings.model_fields.get(name)
-    return text.split(",") if field is not None and field.annotation == list[str] else text
+    return [part for part in text.split(",") if part] if name in Settings.model_fields and is_list(name) else text
 
 
 def _complaint(part: Any) -> str:

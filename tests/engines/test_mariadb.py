@@ -2,6 +2,8 @@
 
 import itertools
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,3 +170,18 @@ def test_no_checkpoint_under_steady_writes(answer_s: float) -> None:
     checkpoint_in_a_lull(log.access())
     assert log.heard == []
     assert time.monotonic() - begun < 10
+
+
+def test_more_tables_than_files_may_be_open(tmp_path: Path) -> None:
+    """A hard limit of open files that is too low is told before the tool is started, with what is needed."""
+    (tmp_path / "shop").mkdir()
+    for number in range(100):
+        (tmp_path / "shop" / f"t{number}.ibd").touch()
+    script = (
+        "import sys; from pathlib import Path; from snaphold.engines.mariadb import _refuse_too_many_files as refuse\n"
+        "try: refuse(Path(sys.argv[1]))\n"
+        "except Exception as error: print(error)\n"
+    )
+    limited = ["bash", "-c", 'ulimit -n 131; exec "$@"', "-", sys.executable, "-c", script, str(tmp_path)]
+    said = subprocess.run(limited, capture_output=True, text=True, check=True).stdout
+    assert said == "the backup tool needs 132 open files, one for each table, and its host allows 131\n"

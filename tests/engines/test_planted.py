@@ -182,7 +182,7 @@ def test_an_encrypted_backup_without_keys_is_refused(bench: Bench) -> None:
         with (directory / "backup-my.cnf").open("a") as file:
             file.write("plugin_load=file_key_management=file_key_management.so\n")
 
-    with pytest.raises(Permanent, match="encryption_key_file is not set"):
+    with pytest.raises(Permanent, match="the backup is encrypted, and its host has no keys"):
         bench.restore(plant)
 
 

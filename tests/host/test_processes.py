@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from snaphold.host.processes import Spawned, end_process, find_server, spawn_detached
+from snaphold.sandbox import Sandbox
 
 
 @contextmanager
@@ -44,7 +45,9 @@ def test_a_started_program_is_known_by_its_number(tmp_path: Path) -> None:
     """Whatever it calls itself; and how it ended is kept, when somebody else has reaped it too."""
 
     def started(*argv: str) -> Spawned:
-        return spawn_detached(argv, environment={}, directory=tmp_path, owner=None, output=tmp_path / "said")
+        return spawn_detached(
+            argv, sandbox=Sandbox(), environment={}, directory=tmp_path, owner=None, output=tmp_path / "said"
+        )
 
     waiting = started("/bin/sleep", "60")
     assert waiting.process.alive()

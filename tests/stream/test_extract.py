@@ -299,9 +299,10 @@ def test_the_extracting_process_has_no_rights(target: Path, tmp_path: Path) -> N
         def without_rights() -> bool:
             lines = Path(f"/proc/{running.pid}/status").read_text().splitlines()
             status.update({key: value.split() for key, _, value in (line.partition(":") for line in lines)})
-            return status["NoNewPrivs"] == ["1"]
+            return status["Uid"][0] == "312345" and set(status["CapPrm"][0]) == {"0"}
 
         wait_for(without_rights, "the extracting process to give up its rights")
+        assert status["NoNewPrivs"] == ["1"]
         assert status["Uid"] == status["Gid"] == ["312345"] * 4
         assert status["Groups"] == []
         assert {int(status[name][0], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {0}

@@ -3,8 +3,10 @@
 What a command does is in the module that it imports when it runs, so that ``snaphold --help`` is quick.
 """
 
+import contextlib
+import resource
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,6 +15,9 @@ from snaphold.cli.hosts import host_app
 from snaphold.cli.options import Given, with_settings, with_state
 from snaphold.cli.options import command as _command
 from snaphold.errors import SnapholdError, in_full
+
+_MANY_FILES: Final = 1 << 20
+_INFINITE: Final = resource.RLIM_INFINITY
 
 app = typer.Typer(
     name="snaphold",
@@ -38,6 +43,7 @@ _RegionName = Annotated[
 
 def main() -> None:
     """Run the command line. What the operator can mend is one line on standard error, exit status 1."""
+    _raise_the_limit_of_open_files()
     try:
         app()
     except SnapholdError as error:
@@ -45,6 +51,13 @@ def main() -> None:
 
         sys.stderr.write(f"snaphold: {printable(in_full(error) if error.detail else str(error))}\n")
         sys.exit(1)
+
+
+def _raise_the_limit_of_open_files() -> None:
+    """Many connections, and a file for each table of a backup: the soft limit of most machines, 1024, is too low."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a hard limit above what the kernel lets anybody have
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_MANY_FILES if hard == _INFINITE else min(hard, _MANY_FILES), hard))
 
 
 def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - what typer calls

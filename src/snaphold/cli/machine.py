@@ -1,6 +1,10 @@
 """Puts a machine's agent together: the wing that acts. Nothing of the record is imported here."""
 
+import resource
 from collections.abc import Sequence
+from typing import Final
+
+import structlog
 
 from snaphold.agent.agent import Agent, Region
 from snaphold.agent.control import Control
@@ -11,7 +15,11 @@ from snaphold.config import Settings
 from snaphold.engines.mariadb import MariaDB
 from snaphold.host.servers import Servers
 from snaphold.reasons import keep_private
+from snaphold.sandbox import protection
 from snaphold.stream.process import set_courtesy
+
+_ENOUGH_FILES: Final = 16_384
+_log = structlog.get_logger(__name__)
 
 
 def servers_of(settings: Settings, state: StateDirectory) -> Servers:
@@ -25,6 +33,8 @@ def built_agent(settings: Settings, state: StateDirectory, endpoints: Sequence[E
     It alone makes up its mind about servers that share a system user: refusing is its default, ``serve`` says warn.
     """
     set_courtesy(courtesy_of(settings))
+    _tell_of_the_sandbox()
+    _tell_of_the_open_files()
     servers = servers_of(settings, state)
     keep_private([servers.installation.root])
     engines = {"mariadb": MariaDB(servers.installation, servers.keys)}
@@ -38,3 +48,29 @@ def built_agent(settings: Settings, state: StateDirectory, endpoints: Sequence[E
     ]
     accepts_shared = settings.shared_system_user == "warn"
     return Agent(settings=settings, regions=regions, servers=servers, accepts_shared=accepts_shared)
+
+
+def _tell_of_the_open_files() -> None:
+    """A warning where the hard limit leaves too few: the backup tool opens a file for each table of InnoDB at once."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _ENOUGH_FILES:
+        _log.warning(
+            "the hard limit of open files is low: an instance with about as many tables cannot be backed up "
+            "(ulimit -Hn, LimitNOFILE)",
+            open_files=hard,
+            enough=_ENOUGH_FILES,
+        )
+
+
+def _tell_of_the_sandbox() -> None:
+    """What this machine's kernel enforces for tools and servers; a warning where it leaves something open."""
+    offered = protection()
+    if offered.files and offered.connections:
+        _log.info("sandbox", files="enforced", connections="enforced")
+        return
+    _log.warning(
+        "the kernel does not enforce the whole sandbox of tools and servers: a customer's root may reach what its "
+        "system user may (docs/explanation/security.md)",
+        files="enforced" if offered.files else "not enforced (Linux 5.19 with Landlock)",
+        connections="enforced" if offered.connections else "not enforced (Linux 6.7 with Landlock)",
+    )

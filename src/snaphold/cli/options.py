@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from snaphold.cli.state import StateDirectory
-from snaphold.config import FILE_ONLY, Settings, load_settings
+from snaphold.config import FILE_ONLY, Settings, is_list, load_settings
 from snaphold.errors import SetupError
 from snaphold.reasons import keep_private
 
@@ -99,9 +99,9 @@ def _with_options(command: Callable[..., None], names: tuple[str, ...]) -> Calla
 def _option(name: str) -> inspect.Parameter:
     """Text, so that there is one place that says what a value may be: config.Settings."""
     field = Settings.model_fields[name]
-    repeated = field.annotation == list[str]
+    repeated = is_list(name)
     default = field.get_default()
-    told = "" if default in (None, []) else f" (default: {', '.join(default) if repeated else default})"
+    told = "" if default in (None, []) else f" (default: {', '.join(map(str, default)) if repeated else default})"
     option = typer.Option(
         f"--{name.replace('_', '-')}", metavar=_metavar(name), help=f"{field.description}{told}", show_default=False
     )

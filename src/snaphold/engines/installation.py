@@ -45,6 +45,18 @@ class Installation:
         return ".".join(self.version.split(".")[:2])
 
     @property
+    def directories(self) -> list[Path]:
+        """Where its programs, libraries and messages lie, as far as these are not the system's own (``/usr``).
+
+        Links are followed: a program may lie elsewhere than where it was found.
+        """
+        programs = (self.mariadbd, self.mariabackup, self.mbstream)
+        found = [self.share.resolve(), *(program.resolve().parents[1] for program in programs)]
+        if self.root != Path("/"):
+            found.append(self.root)
+        return sorted({path for path in found if path != Path("/")})
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """The whole environment of the programs: nothing of ours, which may hold secrets, is handed on."""
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ": os.environ.get("TZ", "UTC")}

@@ -7,6 +7,7 @@ backup. Source: MariaDB's documentation of mariabackup and BACKUP STAGE; what is
 
 import os
 import re
+import resource
 import stat
 import struct
 import threading
@@ -26,8 +27,9 @@ from snaphold.engines.options import KEY_PLUGIN, innodb_options, key_plugin
 from snaphold.engines.words import in_words
 from snaphold.errors import Permanent, SnapholdError, Unavailable
 from snaphold.model import is_engine_file
+from snaphold.sandbox import Sandbox
 from snaphold.stream.delta import MAX_META, Meta
-from snaphold.stream.process import Tool, ToolStream, run_tool
+from snaphold.stream.process import MANY_FILES, Tool, ToolStream, run_tool
 from snaphold.stream.xbstream import CHECKPOINT_FILES, MAX_PART
 
 PREPARE_TIMEOUT_S: Final = 24 * 3600.0  # a large redo log on a slow disk takes its time
@@ -62,6 +64,7 @@ _FIRST_ID: Final = slice(_SPACE_ID, _SPACE_ID + 4)
 _LONGEST_NAMES: Final = 506  # bytes of a directory's name and a file's in it: 10.11.19 dies of one more
 _LONGEST_IN_INCREMENT: Final = 504  # and in an increment, which it ends with
 _ENCODED: Final = re.compile(r"@([0-9a-f]{4})")  # a character of a name that is no letter, digit or _, in a file's
+_OWN_FILES: Final = 32  # open at once by the tool, besides the tables' files
 _SMALL_FILE: Final = 64 << 10  # bytes
 _MESSAGES: Final = 8 << 20  # bytes of what the tool said last: a line for each file
 _RACES: Final = re.compile(  # what 10.11.19 says when it fails by them; seen under clients that rename, move and drop
@@ -114,6 +117,7 @@ class MariaDB:
         """Start mariabackup on a running server; see Engine.take."""
         self._refuse_other_versions(server)
         self._refuse_unfit_names(server.data_directory, _LONGEST_NAMES if parent_lsn is None else _LONGEST_IN_INCREMENT)
+        _refuse_too_many_files(server.data_directory)
         checkpoint_in_a_lull(server)
         begun = _Begun.of(server)
         server.messages.unlink(missing_ok=True)
@@ -130,6 +134,9 @@ class MariaDB:
             uid=server.uid,
             gid=server.gid,
             directory=server.data_directory,
+            sandbox=Sandbox(
+                reads=[*self._installation.directories, server.data_directory.parent], writes=[server.scratch]
+            ),
         )
         with ToolStream(tool) as stream, _LockWatch(server, stream, lock_wait_timeout_s) as watch:
             yield MariaDBBackup(stream, watch, tool, parent_lsn, begun)
@@ -144,7 +151,7 @@ class MariaDB:
         stop: threading.Event | None = None,
     ) -> None:
         """Apply the redo log that came with the files; see Engine.prepare."""
-        self._prepare(directory, [], uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
+        self._prepare(directory, None, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
         try:
             punch_holes(directory)
         except OSError as error:
@@ -171,8 +178,7 @@ class MariaDB:
         _replace_own(directory / name, "".join(f"{key} = {value}\n" for key, value in pairs.items()), uid, gid)
         _refuse_links_of_tables(increment)
         self._prepare_options(increment, gid)
-        options = [f"--incremental-dir={increment}"]
-        self._prepare(directory, options, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
+        self._prepare(directory, increment, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
 
     def imported(self, server: ServerAccess) -> Mapping[Path, int]:
         """Look at the first pages of every file that is a table's; see Engine.imported."""
@@ -208,7 +214,7 @@ class MariaDB:
     def _prepare(
         self,
         directory: Path,
-        options: list[str],
+        increment: Path | None,
         *,
         uid: int | None,
         gid: int | None,
@@ -218,8 +224,11 @@ class MariaDB:
         messages = directory.parent / "prepare.log"
         messages.unlink(missing_ok=True)
         _refuse_links_of_tables(directory)
+        _refuse_too_many_files(directory)
         options_file = directory.parent / "prepare.cnf"
         _write_readable(options_file, self._prepare_options(directory, gid), gid)
+        options = [] if increment is None else [f"--incremental-dir={increment}"]
+        writes = [directory] if increment is None else [directory, increment]
         tool = self._tool(
             f"--defaults-file={options_file}",
             "--prepare",
@@ -233,6 +242,9 @@ class MariaDB:
             uid=uid,
             gid=gid,
             directory=directory,
+            sandbox=Sandbox(
+                reads=[*self._installation.directories, options_file, directory.parent / _KEYS], writes=writes
+            ),
         )
         _insist_on_the_verdict(run_tool(tool, timeout_s=PREPARE_TIMEOUT_S, stop=stop), "prepare the backup")
         for path in (messages, options_file, directory.parent / _KEYS):
@@ -250,7 +262,9 @@ class MariaDB:
         options = innodb_options(text)
         plugin = key_plugin(text)
         if plugin == KEY_PLUGIN and self._keys is None:
-            raise Permanent("the backup is encrypted, and this host has no keys: encryption_key_file is not set")
+            raise Permanent(
+                "the backup is encrypted, and its host has no keys", detail="encryption_key_file is not set"
+            )
         if plugin not in {None, KEY_PLUGIN}:
             raise Permanent(f"the backup names the plugin {plugin!r}, and no plugin is loaded for a backup")
         if plugin is not None and self._keys is not None:
@@ -260,7 +274,15 @@ class MariaDB:
         _write_readable(directory / _OPTIONS, ours, gid)
         return ours
 
-    def _tool(self, *arguments: str, messages: Path, uid: int | None, gid: int | None, directory: Path) -> Tool:
+    def _tool(
+        self,
+        *arguments: str,
+        messages: Path,
+        uid: int | None,
+        gid: int | None,
+        directory: Path,
+        sandbox: Sandbox,
+    ) -> Tool:
         return Tool(
             argv=[self._installation.mariabackup, *arguments],
             messages=messages,
@@ -269,6 +291,7 @@ class MariaDB:
             env=self._installation.environment,
             cwd=directory,
             explain=in_words,
+            sandbox=sandbox,
         )
 
     def _refuse_other_versions(self, server: ServerAccess) -> None:
@@ -640,6 +663,21 @@ def _write_readable(path: Path, data: bytes, gid: int | None) -> None:
             os.fchown(file.fileno(), -1, gid)
             os.fchmod(file.fileno(), 0o640)
     new.rename(path)
+
+
+def _refuse_too_many_files(directory: Path) -> None:
+    """The tool holds the file of every InnoDB table open at once, when it takes a backup and when it prepares one.
+
+    Raises ``Permanent`` where the hard limit of open files is too low for that: the soft one is raised for the tool.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    needed = _OWN_FILES + sum(name.endswith(".ibd") for _, _, names in os.walk(directory) for name in names)
+    if needed > allowed:
+        raise Permanent(
+            f"the backup tool needs {needed} open files, one for each table, and its host allows {allowed}",
+            detail="ulimit -Hn, LimitNOFILE",
+        )
 
 
 def _refuse_links_of_tables(directory: Path) -> None:

@@ -101,6 +101,11 @@ class InstanceDirectory:
         self.plugins: Final = self.path / "plugins"
         self.keys: Final = self.path / "keys"
 
+    @property
+    def of_the_server(self) -> list[Path]:
+        """The directories beside the data that the server writes to."""
+        return [self.path / name for name in _SERVER_DIRECTORIES if name != "scratch"]
+
     def staging(self, attempt: int) -> Path:
         """Where this attempt at a restore puts the data."""
         return self.path / f"restore.{attempt}"

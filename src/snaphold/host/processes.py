@@ -16,11 +16,12 @@ from typing import Final
 from snaphold.errors import Permanent
 from snaphold.host.disk import Owner
 from snaphold.host.listening import SOCKET_NAMES
+from snaphold.sandbox import Sandbox, command, launched
 
+SERVER_FILES: Final = 1 << 15  # open at once by a server: what MariaDB wants of its own accord
 _SERVER_PROGRAMS: Final = {b"mariadbd", b"mysqld"}
-# Becomes the program, with its number in the environment and the sockets in the places that sd_listen_fds(3) names.
-_HAND_OVER: Final = 'export LISTEN_PID=$$; exec "$@" 3<&0 4>&1 </dev/null >&2'
-_STARTED: Final = 19  # of the fields of /proc/PID/stat behind the name
+_THREADS: Final = 17  # of the fields of /proc/PID/stat behind the name
+_STARTED: Final = 19
 _children: Final[list[subprocess.Popen[bytes]]] = []  # servers that this process started and must reap
 _children_lock: Final = threading.Lock()
 
@@ -57,35 +58,40 @@ class Spawned:
 def spawn_detached(
     argv: Sequence[str | Path],
     *,
+    sandbox: Sandbox,
     environment: Mapping[str, str],
     directory: Path,
     owner: Owner | None,
     output: Path,
     listening: Sequence[socket.socket] = (),
 ) -> Spawned:
-    """Start a program in a session of its own, as ``owner``, which goes on when this process ends.
+    """Start a program in a session of its own, as ``owner`` and in a sandbox; it goes on when this process ends.
 
     What it says before it opens a log of its own goes to ``output`` (0600, ours, emptied first). ``listening``: the two
     sockets that it is to listen on (listening.py), or none.
     """
     clients, extra = (handed.fileno() for handed in listening) if listening else (None, None)
     if listening:
-        argv = ["/bin/sh", "-c", _HAND_OVER, "sh", *argv]
         environment = {**environment, "LISTEN_FDS": "2", "LISTEN_FDNAMES": SOCKET_NAMES}
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         child = subprocess.Popen(  # reaped by _reap
-            argv,
+            command(
+                argv,
+                sandbox=sandbox,
+                uid=None if owner is None else owner.uid,
+                gid=None if owner is None else owner.gid,
+                environment=environment,
+                open_files=SERVER_FILES,
+                listens=bool(listening),
+            ),
             stdin=subprocess.DEVNULL if clients is None else clients,
             stdout=descriptor if extra is None else extra,
             stderr=descriptor,
-            env=dict(environment),
+            env={},
             cwd=directory,
             start_new_session=True,
             umask=0o077,
-            user=None if owner is None else owner.uid,
-            group=None if owner is None else owner.gid,
-            extra_groups=None if owner is None else [],
         )
     except OSError as error:
         raise Permanent(f"{Path(argv[0]).name} cannot be started: {error.strerror}", detail=str(argv[0])) from error
@@ -180,18 +186,25 @@ def _processes() -> Iterator[Process]:
 
 
 def _serves(pid: int, data: Path, uid: int) -> bool:
-    program, *arguments = _command_line(pid) or [b""]
-    named = program.rsplit(b"/", 1)[-1] in _SERVER_PROGRAMS and f"--datadir={data}".encode() in arguments
-    return named and _uid_of(pid) == uid
+    line = _command_line(pid)
+    program, *arguments = launched(line) or [b""]
+    if program.rsplit(b"/", 1)[-1] not in _SERVER_PROGRAMS or b"--datadir=" + os.fsencode(data) not in arguments:
+        return False
+    # While it is being started it may still be ourselves, who are nobody else's user.
+    return _uid_of(pid) in ({uid} if program == line[0] else {uid, os.geteuid()})
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process was started; None for one that is gone or a zombie."""
+    """When a process was started; None for one that is gone or a zombie.
+
+    One that was killed looks like a zombie while its last threads end, and holds its files and its address until then.
+    """
     try:
         facts = _facts_of(pid)
     except (OSError, IndexError):
         return None
-    return None if facts[0] in {b"Z", b"X"} else int(facts[_STARTED])
+    over = facts[0] in {b"Z", b"X"} and int(facts[_THREADS]) <= 1
+    return None if over else int(facts[_STARTED])
 
 
 def _ticks_of(child: int) -> int:

@@ -46,6 +46,7 @@ from snaphold.host.session import MOST_BYTES, Denied, Session, session
 from snaphold.host.template import template_directory
 from snaphold.protocol import Datastore, InstanceResult, InstanceSpec, InstanceState, QuestionKind
 from snaphold.reasons import reason_of
+from snaphold.sandbox import Sandbox
 from snaphold.stream.xbstream import TOOL_FILES
 
 MEGABYTE: Final = 1 << 20  # bytes
@@ -476,6 +477,7 @@ class Servers:
                 with self._listening(directory, record) as sockets:
                     spawned = spawn_detached(
                         self._command_line(directory, record),
+                        sandbox=self._sandbox(directory, record),
                         environment=self.installation.environment,
                         directory=directory.data,
                         owner=record.owner,
@@ -615,6 +617,20 @@ class Servers:
             "--skip-slave-start",
             *self._encryption(directory),
         ]
+
+    def _sandbox(self, directory: InstanceDirectory, record: Record) -> Sandbox:
+        """What the server may reach: its own directories, and other servers to replicate from."""
+        return Sandbox(
+            reads=[
+                *self.installation.directories,
+                directory.init_sql,
+                directory.keys,
+                directory.files,
+                directory.plugins,
+            ],
+            writes=[directory.data, *directory.of_the_server],
+            connects_to=[] if record.kind == "proof" else self._settings.instance_outgoing_ports,
+        )
 
     def _encryption(self, directory: InstanceDirectory) -> list[str]:
         """Where the host has keys, all data of InnoDB are encrypted with them."""

@@ -3,8 +3,9 @@
     python -m snaphold.stream.extractor --directory DIR [--uid UID --gid GID] --threads N [--layer BYTES ...]
 
 It is a process of its own because a stream may be hostile: once everything is imported and the directory is open it
-gives up root, its groups, and any way back, and dies with its parent. Names are checked, files are made anew (0600,
-directories 0700), links never followed, the CRC of every chunk is verified, and a stream that is not whole is refused.
+gives up root, its groups, every file outside of the directory, and any way back, and dies with its parent. Names are
+checked, files are made anew (0600, directories 0700), links never followed, the CRC of every chunk is verified, and a
+stream that is not whole is refused.
 With ``--layer`` the standard input is a chain: the streams of its backups in a row, the newest first, of each so many
 bytes (:class:`Layer`). The directory must be empty; what a failure leaves in it is the caller's to remove.
 
@@ -14,11 +15,9 @@ stream must not be trusted.
 """
 
 import argparse
-import ctypes
 import errno
 import os
 import resource
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from functools import partial
 from typing import Final
 
 from snaphold.errors import Damaged, SnapholdError
+from snaphold.sandbox import launcher
 from snaphold.stream.compress import MemberSplitter, decompress_member, keep_block_memory
 from snaphold.stream.files import Tree, WholeFiles
 from snaphold.stream.overlay import Overlay
@@ -38,8 +38,6 @@ DAMAGED: Final = 3  # exit statuses; of 1 Python makes use too, with a traceback
 FAILED: Final = 4
 PROGRESS_STEP: Final = 16 << 20  # bytes of the stream
 _READ_SIZE: Final = 1 << 20  # bytes
-_PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
-_PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         directory = os.open(arguments.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         _insist_on_empty(directory)
-        _give_up_privileges(arguments.uid, arguments.gid)
+        _give_up_privileges(directory, arguments.uid, arguments.gid)
         tell: Callable[[int], object] = lambda count: os.write(1, b"%d\n" % count)  # noqa: E731 -- of one line
         if arguments.layer:
             lay(0, directory, arguments.layer, arguments.threads, tell)
@@ -182,16 +180,20 @@ def _insist_on_empty(directory: int) -> None:
         raise SnapholdError("the directory to extract into is not empty")
 
 
-def _give_up_privileges(uid: int | None, gid: int | None) -> None:
-    """Become the given user for good, and die with the parent. Nothing can be imported from a private place later."""
+def _give_up_privileges(directory: int, uid: int | None, gid: int | None) -> None:
+    """Become the given user for good, reach nothing but the directory, and die with the parent.
+
+    Nothing can be imported later.
+    """
+    parent = os.getppid()
+    launcher.forbid_capabilities()
     if uid is not None and gid is not None:
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-    libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((_PR_SET_PDEATHSIG, signal.SIGKILL), (_PR_SET_NO_NEW_PRIVS, 1)):  # after the change of user
-        if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "prctl failed")
+        launcher.become(uid, gid)
+    launcher.drop_capabilities()
+    launcher.forbid_new_privileges()
+    launcher.die_with(parent)
+    if abi := launcher.landlock_abi():
+        launcher.restrict(reads=[], writes=[f"/proc/self/fd/{directory}"], executes=[], ports=[], abi=abi)
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     keep_block_memory()

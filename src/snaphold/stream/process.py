@@ -1,9 +1,9 @@
 """Runs the tools: as a checked source of bytes, or to their end.
 
-A tool runs in a session of its own, as the user it is given, with its messages in a file. Its exit status is the
-verdict; what it printed only explains. It dies with this process: the kernel kills it when the thread that started it
-ends (PR_SET_PDEATHSIG, prctl(2)), so all are started by one thread that never ends. Nothing secret stands in its
-arguments: they are visible to every user of the machine.
+A tool runs in a session of its own, as the user and in the sandbox that it is given, with its messages in a file. Its
+exit status is the verdict; what it printed only explains. It dies with this process: the kernel kills it when the
+thread that started it ends (PR_SET_PDEATHSIG, prctl(2)), so all are started by one thread that never ends. Nothing
+secret stands in its arguments: they are visible to every user of the machine.
 """
 
 import os
@@ -19,14 +19,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
+from snaphold import sandbox
 from snaphold.errors import Overtaken, Permanent
+from snaphold.sandbox import Sandbox
 from snaphold.stream.courtesy import Courtesy
 
+MANY_FILES: Final = 1 << 20  # open at once by a tool: mariabackup holds one for each table of InnoDB
 EXIT_WAIT_S: Final = 60.0  # how long a tool may live on after it closed its output
 _UNREAD_SIZE: Final = 208 << 10  # bytes, of which Linux allows twice as many less its own; what everybody may ask for
 _TAIL: Final = 4096  # bytes of its messages that explain a failure
@@ -39,7 +41,8 @@ class Tool:
 
     ``messages``: the file that its standard error is appended to (0600). ``explain``: what a failure's messages mean,
     for people, who are not shown the messages themselves. ``uid`` and ``gid``: whom it runs as, with no other groups;
-    None: as ourselves. ``env``: its whole environment; None: ours.
+    None: as ourselves. ``env``: its whole environment; None: ours. ``sandbox``: what it may reach; None: whatever its
+    user may.
     """
 
     argv: Sequence[str | Path]
@@ -48,6 +51,7 @@ class Tool:
     gid: int | None = None
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
+    sandbox: Sandbox | None = None
     explain: Callable[[str], str] = lambda _messages: "the log of its host says why"
 
     @property
@@ -233,39 +237,32 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-@cache
-def _setpriv() -> str | None:
-    """Where util-linux's setpriv is."""
-    return shutil.which("setpriv")
-
-
 def _spawn(tool: Tool, stdin: int, stdout: int, messages: BinaryIO) -> subprocess.Popen[bytes]:
     """Start a tool from the one thread that never ends. Raises ``Permanent``, ``OSError`` when it cannot be started."""
-    argv = [str(part) for part in tool.argv]
-    setpriv = _setpriv()
-    user: dict[str, object] = {}
-    if setpriv is not None:
-        identity = []
-        if tool.uid is not None and tool.gid is not None:
-            identity = ["--reuid", str(tool.uid), "--regid", str(tool.gid), "--clear-groups"]
-        program = shutil.which(argv[0], path=(tool.env or os.environ).get("PATH"))
-        if program is None:
-            raise Permanent(f"{tool.name} cannot be started: there is no such program", detail=argv[0])
-        argv = [setpriv, "--pdeathsig", "KILL", *identity, "--", program, *argv[1:]]
-    elif tool.uid is not None and tool.gid is not None:
-        user = {"user": tool.uid, "group": tool.gid, "extra_groups": []}
+    name, *arguments = (os.fspath(part) for part in tool.argv)
+    program = shutil.which(name, path=(tool.env or os.environ).get("PATH"))
+    if program is None:
+        raise Permanent(f"{tool.name} cannot be started: there is no such program", detail=name)
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        argv = sandbox.command(
+            [program, *arguments],
+            sandbox=tool.sandbox,
+            uid=tool.uid,
+            gid=tool.gid,
+            environment=tool.env,
+            dies_with_us=True,
+            open_files=MANY_FILES,
+        )
+        return subprocess.Popen(
             argv,
             stdin=stdin,
             stdout=stdout,
             stderr=messages,
             bufsize=0,
-            env=None if tool.env is None else dict(tool.env),
+            env=None if tool.env is None else {},
             cwd=tool.cwd,
             start_new_session=True,
-            **user,
         )
 
     return _Spawner.run(start)
