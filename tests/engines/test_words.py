@@ -2,7 +2,7 @@
 
 import pytest
 
-from snaphold.engines.words import in_words
+from snaphold.engines.words import explained, in_words
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,29 @@ from snaphold.engines.words import in_words
             "[00] Failed to connect to MariaDB server as snaphold_backup: Can't connect through socket '/srv/x/s' (2)",
             "the database server did not answer",
         ),
+        ("[ERROR] Plugin 'InnoDB' registration as a STORAGE ENGINE failed.", "InnoDB cannot open its files"),
         ("[00] something in /srv/x that nobody has foreseen", "the log of its host says why"),
         ("", "the log of its host says why"),
     ],
-    ids=["disk", "connections", "files", "memory", "page", "table", "socket", "unknown", "silence"],
+    ids=["disk", "connections", "files", "memory", "page", "table", "socket", "innodb", "unknown", "silence"],
 )
 def test_words(said: str, words: str) -> None:
     """Causes that somebody can mend are named; paths, sockets and accounts are not, nor anything that is not known."""
     assert words == in_words(said)
+
+
+def test_a_tenants_page_is_in_no_log() -> None:
+    """The tool prints the page that it cannot read; only lines of its own are kept, and only these are understood."""
+    said = (
+        "[00] 2026-11-29 14:03:48 Database page corruption detected at page 5, retrying...\n"
+        " len 16384; hex 00ff; asc a row of a tenant\n Too many connections  ;"
+        "[00] 2026-11-29 14:03:49 Error: failed to read page. File ./app/t.ibd seems to be corrupted.\n"
+        "[00] FATAL ERROR: 2026-11-29 14:03:49 mariabackup: Error: failed to copy datafile.\n"
+    )
+    words, detail = explained(said)
+    assert words == "the table app/t is damaged"
+    assert detail.splitlines() == [
+        "[00] 2026-11-29 14:03:48 Database page corruption detected at page 5, retrying...",
+        "[00] 2026-11-29 14:03:49 Error: failed to read page. File ./app/t.ibd seems to be corrupted.",
+        "[00] FATAL ERROR: 2026-11-29 14:03:49 mariabackup: Error: failed to copy datafile.",
+    ]

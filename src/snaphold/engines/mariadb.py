@@ -24,7 +24,7 @@ from snaphold.engines.holes import page_size_of, punch_holes
 from snaphold.engines.installation import Installation
 from snaphold.engines.keys import KeyManagement
 from snaphold.engines.options import KEY_PLUGIN, innodb_options, key_plugin
-from snaphold.engines.words import in_words
+from snaphold.engines.words import explained
 from snaphold.errors import Permanent, SnapholdError, Unavailable
 from snaphold.model import is_engine_file
 from snaphold.sandbox import Sandbox
@@ -290,7 +290,7 @@ class MariaDB:
             gid=gid,
             env=self._installation.environment,
             cwd=directory,
-            explain=in_words,
+            explain=explained,
             sandbox=sandbox,
         )
 
@@ -573,9 +573,8 @@ def _spaces_of(captured: Mapping[str, bytes]) -> dict[str, int]:
 
 def _insist_on_the_verdict(tail: str, doing: str) -> None:
     if _VERDICT not in tail:
-        raise Permanent(
-            f"mariabackup could not {doing}: it ended without saying '{_VERDICT}': {in_words(tail)}", detail=tail
-        )
+        words, detail = explained(tail)
+        raise Permanent(f"mariabackup could not {doing}: it ended without saying '{_VERDICT}': {words}", detail=detail)
 
 
 def _first_of(captured: Mapping[str, bytes], names: tuple[str, ...]) -> bytes:

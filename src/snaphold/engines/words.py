@@ -22,8 +22,23 @@ _KNOWN: Final = (
         "the database server did not answer",
     ),
 )
+_NO_INNODB: Final = re.compile(r"'InnoDB' (init function returned error|registration as a STORAGE ENGINE failed)")
 _DAMAGE: Final = re.compile(r"corrupt", re.IGNORECASE)
 _TABLE: Final = re.compile(r"([^/\s'\"]+/[^/\s'\"]+)\.(?:ibd|MYD|MYI|MAD|MAI)\b")
+
+# How a line of the tool's, or of the server inside it, begins; it may come right behind a page without an end of line.
+_OWN: Final = re.compile(r"(?:\[\d\d\] |\d{4}-\d\d-\d\d +\d+:\d\d|mariabackup: |mariadb-backup: )[^\n]*")
+_LINES: Final = 30
+_LONGEST: Final = 500  # characters
+
+
+def explained(said: str) -> tuple[str, str]:
+    """The cause that the backup tool's messages tell of, and the lines of its own among them.
+
+    A page that it cannot read it prints as it is: the rows in it are the tenant's, and are kept out of every log.
+    """
+    own = "\n".join(line[:_LONGEST] for line in _OWN.findall(said)[-_LINES:])
+    return in_words(own), own
 
 
 def in_words(said: str) -> str:
@@ -31,8 +46,12 @@ def in_words(said: str) -> str:
     for pattern, words in _KNOWN:
         if pattern.search(said):
             return words
-    for line in said.splitlines():
-        if _DAMAGE.search(line):
-            table = _TABLE.search(line)
-            return "data are damaged" if table is None else f"the table {table[1]} is damaged"
+    damage = [line for line in said.splitlines() if _DAMAGE.search(line)]
+    for line in damage:
+        if table := _TABLE.search(line):
+            return f"the table {table[1]} is damaged"
+    if damage:
+        return "data are damaged"
+    if _NO_INNODB.search(said):
+        return "InnoDB cannot open its files"
     return "the log of its host says why"

@@ -31,7 +31,8 @@ from snaphold.stream.courtesy import Courtesy
 MANY_FILES: Final = 1 << 20  # open at once by a tool: mariabackup holds one for each table of InnoDB
 EXIT_WAIT_S: Final = 60.0  # how long a tool may live on after it closed its output
 _UNREAD_SIZE: Final = 208 << 10  # bytes, of which Linux allows twice as many less its own; what everybody may ask for
-_TAIL: Final = 4096  # bytes of its messages that explain a failure
+_TAIL: Final = 4096  # bytes at the end of its messages
+_MESSAGES: Final = 256 << 10  # bytes of them, at most, that a failure is looked for in
 _POLL_S: Final = 0.1  # how soon a stop is noticed
 
 
@@ -40,9 +41,8 @@ class Tool:
     """How to start a tool. ``argv[0]`` names it in messages.
 
     ``messages``: the file that its standard error is appended to (0600). ``explain``: what a failure's messages mean,
-    for people, who are not shown the messages themselves. ``uid`` and ``gid``: whom it runs as, with no other groups;
-    None: as ourselves. ``env``: its whole environment; None: ours. ``sandbox``: what it may reach; None: whatever its
-    user may.
+    for people, and what of them the log keeps. ``uid`` and ``gid``: whom it runs as, with no other groups; None: as
+    ourselves. ``env``: its whole environment; None: ours. ``sandbox``: what it may reach; None: whatever its user may.
     """
 
     argv: Sequence[str | Path]
@@ -52,19 +52,18 @@ class Tool:
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
     sandbox: Sandbox | None = None
-    explain: Callable[[str], str] = lambda _messages: "the log of its host says why"
+    explain: Callable[[str], tuple[str, str]] = lambda messages: ("the log of its host says why", messages[-_TAIL:])
 
     @property
     def name(self) -> str:
         """What people call it."""
         return Path(self.argv[0]).name
 
-    def tail(self) -> str:
+    def tail(self, size: int = _TAIL) -> str:
         """The end of its messages; empty when there are none."""
         try:
             with self.messages.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _TAIL))
+                file.seek(max(0, file.seek(0, os.SEEK_END) - size))
                 return file.read().decode("utf-8", "replace").strip()
         except FileNotFoundError:
             return ""
@@ -137,8 +136,8 @@ class Running:
     def failure(self, status: int) -> Permanent:
         """The reason of a failure, for people; its detail is the end of the tool's messages."""
         how = f"was ended by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
-        tail = self.tool.tail()
-        return Permanent(f"{self.tool.name} {how}: {self.tool.explain(tail)}", detail=tail)
+        words, detail = self.tool.explain(self.tool.tail(_MESSAGES))
+        return Permanent(f"{self.tool.name} {how}: {words}", detail=detail)
 
 
 class ToolStream:
