@@ -266,6 +266,16 @@ def test_an_extracting_process_that_is_killed(memory: MemoryStore, target: Path)
         extract_backup([manifest], memory, target)
 
 
+def test_what_it_leaves_when_everybody_is_killed(memory: MemoryStore, target: Path) -> None:
+    """Its messages lie beside its directory: whoever removes the attempt removes them. Nothing stays of a good one."""
+    manifest = taken(memory, BIG)
+    seen: set[str] = set()
+    memory.on_call = lambda _: seen.update(path.name for path in target.parent.iterdir())
+    extract_backup([manifest], memory, target)
+    assert seen == {"target", "target.log"}
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """A disk without space is the reason given."""
     script = f"""

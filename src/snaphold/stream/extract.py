@@ -5,7 +5,6 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, suppress
@@ -16,7 +15,7 @@ from typing import Final, Self
 from snaphold.errors import Damaged, Overtaken, Permanent
 from snaphold.store.base import ObjectStore
 from snaphold.stream.compress import BLOCK_SIZE
-from snaphold.stream.extractor import DAMAGED, FAILED, Layer
+from snaphold.stream.extractor import DAMAGED, DISK_FULL, FAILED, Layer
 from snaphold.stream.index import Index
 from snaphold.stream.manifest import Manifest, sha256_of
 from snaphold.stream.overlay import INCREMENT_PAGES, META
@@ -134,12 +133,13 @@ class _Extractor:
         stop: threading.Event | None,
     ) -> None:
         self._on_progress, self._stop = on_progress, stop
-        self._scratch = tempfile.TemporaryDirectory(prefix="snaphold-extract-")
+        messages = directory.with_name(f"{directory.name}.log")  # goes with the attempt's files, whoever is killed
+        messages.unlink(missing_ok=True)
         argv = [sys.executable, "-P", "-m", "snaphold.stream.extractor", "--directory", str(directory)]
         argv += ["--threads", str(threads), *(f"--layer={layer}" for layer in layers)]
         if uid is not None and gid is not None:
             argv += ["--uid", str(uid), "--gid", str(gid)]
-        tool = Tool(argv=argv, messages=Path(self._scratch.name) / "messages")
+        tool = Tool(argv=argv, messages=messages)
         self._running = Running(tool, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._running.stdin is not None  # noqa: S101 -- a pipe was asked for
         assert self._running.stdout is not None  # noqa: S101 -- the same
@@ -204,6 +204,8 @@ class _Extractor:
             raise Damaged(f"the backup cannot be extracted: {reason}")
         if status is None:
             raise Permanent("the extraction does not end")
+        if status == DISK_FULL:
+            raise Permanent("the backup cannot be extracted: the disk has no space left")
         if status == FAILED:
             raise Permanent(f"the backup cannot be extracted: {reason}")
         raise self._running.failure(status)
@@ -215,4 +217,4 @@ class _Extractor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._running.end()
-        self._scratch.cleanup()
+        self._running.tool.messages.unlink(missing_ok=True)

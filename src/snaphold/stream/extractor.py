@@ -10,8 +10,8 @@ With ``--layer`` the standard input is a chain: the streams of its backups in a 
 bytes (:class:`Layer`). The directory must be empty; what a failure leaves in it is the caller's to remove.
 
 Standard output: ``<bytes of the stream so far>`` a line, every PROGRESS_STEP; the last line counts them all. Standard
-error: one line, the reason. Exit status: 0 the files are written (not synced), FAILED they could not be, DAMAGED the
-stream must not be trusted.
+error: one line, the reason. Exit status: 0 the files are written (not synced), FAILED they could not be, DISK_FULL for
+lack of room, DAMAGED the stream must not be trusted.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from snaphold.stream.xbstream import Sink, XbstreamReader
 
 DAMAGED: Final = 3  # exit statuses; of 1 Python makes use too, with a traceback
 FAILED: Final = 4
+DISK_FULL: Final = 5  # then there may be no room for the line that says so either
 PROGRESS_STEP: Final = 16 << 20  # bytes of the stream
 _READ_SIZE: Final = 1 << 20  # bytes
 
@@ -76,8 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SnapholdError as error:
         print(error, file=sys.stderr)  # noqa: T201 -- the program's answer
     except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        print("the disk has no space left" if full else error.strerror, file=sys.stderr)  # noqa: T201 -- the same
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return DISK_FULL
+        print(error.strerror, file=sys.stderr)  # noqa: T201 -- the program's answer
     else:
         return 0
     return FAILED
