@@ -9,7 +9,8 @@ user, reads its own.
 
 A customer's root may name anybody as the DEFINER of a view or a routine, which then acts with that account's rights.
 The first two accounts have none that root has not. The third is called by a random name and stands in no table: the
-server knows it until it reads its tables anew (FLUSH PRIVILEGES), or until it ends. What needs it can be done without.
+server knows it until it reads its tables anew (FLUSH PRIVILEGES), or until it ends. Its name is seen in the list of
+processes only while it is connected, a moment before each backup. What needs it can be done without.
 """
 
 import hashlib
