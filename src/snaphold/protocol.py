@@ -37,7 +37,10 @@ _MAX_OBJECTS: Final = 1_000_000  # of one backup
 
 
 def _shortened(text: object) -> object:
-    return text[:MAX_REASON] if isinstance(text, str) else text
+    """Cut, with a space for each control character but the ends of lines."""
+    if not isinstance(text, str):
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text[:MAX_REASON])
 
 
 def _checked_time(text: str) -> str:
@@ -364,7 +367,7 @@ class Progress(Message):
 
     session: Session
     attempt: Small
-    step: Annotated[str, Field(max_length=64)] | None = None  # the step's name, for people
+    step: Annotated[str, Field(pattern=r"^[ -~]{1,64}$")] | None = None  # the step's name, for people
     size_bytes: Number | None = None  # what the source's data used when it was measured (backup)
     done_bytes: Number | None = None
     expected_bytes: Number | None = None

@@ -171,6 +171,7 @@ def test_another_hosts_task(site: Site) -> None:
         ("hello", {**_hello("s2"), "datastores": [{"type": "mariadb", "version": "10", "full_version": "10.11.19"}]}),
         ("claim", {"session": "s", "wait_s": 0, "at_work": {f"t{n}": 1 for n in range(1_001)}}),
         ("tasks/x/progress", {"session": "s", "attempt": 1, "step": "s" * 65}),
+        ("tasks/x/progress", {"session": "s", "attempt": 1, "step": "\x1b[31m"}),
         ("tasks/x/report", {**OK, "instance": {**BUILT, "address": "<script>alert(1)</script>"}}),
         ("tasks/x/report", {**OK, "instance": {**BUILT, "address": "db.example.com"}}),
         ("tasks/x/report", {**OK, "instance": {**BUILT, "port": 65_536}}),
@@ -187,12 +188,14 @@ def test_bad_messages(site: Site, path: str, body: object) -> None:
 
 
 def test_reasons_are_cut(site: Site) -> None:
-    """However long a host's reason is, what is kept of it has an end."""
+    """However long a host's reason is, what is kept of it has an end, and no control characters."""
     instance = site.ok("POST", "/instances", {"instance": {"flavorRef": 1, "volume": {"size": 1}}})["instance"]["id"]
     task = site.claim()["task"]
-    report = {"session": site.region.session, "attempt": 1, "ok": False, "reason": "x" * 100_000}
+    report = {"session": site.region.session, "attempt": 1, "ok": False, "reason": "\x1b[31m" + "x" * 100_000}
     assert site.agent(f"tasks/{task['id']}/report", report).status_code == 200
-    assert len(site.ok("GET", f"/instances/{instance}")["instance"]["reason"]) <= MAX_REASON
+    reason = site.ok("GET", f"/instances/{instance}")["instance"]["reason"]
+    assert len(reason) <= MAX_REASON
+    assert reason.isprintable()
 
 
 @pytest.mark.parametrize(
