@@ -12,6 +12,7 @@ from snaphold.engines.installation import Installation
 from snaphold.engines.words import in_words
 from snaphold.errors import Permanent
 from snaphold.host.disk import disk_faults, sync_directory, sync_filesystem
+from snaphold.sandbox import Sandbox, command
 
 # The system tables as mariadb-install-db makes them, without its test database and its open accounts.
 _SQL_FILES: Final = (
@@ -91,9 +92,12 @@ def _bootstrap(data: Path, scratch: Path, installation: Installation) -> None:
     ]
     if os.geteuid() == 0:
         argv.append("--user=root")  # it reads nothing but our own statements
-    done = subprocess.run(
-        argv, input=statements, env=dict(installation.environment), cwd=data, capture_output=True, check=False
+    line = command(
+        argv,
+        sandbox=Sandbox(reads=installation.directories, writes=[data, scratch]),
+        environment=installation.environment,
     )
+    done = subprocess.run(line, input=statements, env={}, cwd=data, capture_output=True, check=False)
     if done.returncode != 0:
         said = [line for line in done.stderr.decode(errors="replace").splitlines() if "ERROR" in line]
         raise Permanent(
