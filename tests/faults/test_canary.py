@@ -22,7 +22,7 @@ ACCOUNT_PASSWORD: Final = "CanaryOfTheAccount7031"
 USER_PASSWORD: Final = "CanaryOfAnInstancesUser5518"
 CHANGED_PASSWORD: Final = "CanaryOfAChangedUser9407"
 LATER_PASSWORD: Final = "CanaryOfALaterUser2264"
-FILES_OF_INTERNAL_ACCOUNTS: Final = {"admin.cnf", "backup.cnf", "init.sql"}
+FILES_OF_INTERNAL_ACCOUNTS: Final = {"admin.cnf", "backup.cnf", "super.cnf", "init.sql"}
 
 
 def forms(secret: str) -> set[bytes]:
