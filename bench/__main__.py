@@ -27,9 +27,9 @@ from bench.memory import Memory
 from bench.plain import GZIP, IGZIP, PlainTools
 from bench.service import ACCOUNT, Service
 from bench.writers import Writer
-from snaphold.engines.installation import find_installation
+from snaphold.engines.mariadb.installation import find_installation
 
-Made = TypeVar("Made")
+Origin = TypeVar("Origin")
 DEPTH: Final = 10  # increments of the chain
 RESULTS: Final = Path(__file__).parent / "results.md"
 MEGABYTE: Final = 1 << 20
@@ -288,7 +288,7 @@ def chain(service: Service, gigabytes: float, rounds: int) -> Iterator[Row]:
     yield from (taken, stored, deep, in_turn)
 
 
-def timed(action: Callable[[], Made]) -> tuple[float, Made]:
+def timed(action: Callable[[], Origin]) -> tuple[float, Origin]:
     """The seconds that something took, and what came of it."""
     began = time.monotonic()
     result = action()

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from snaphold.engines.installation import Installation
-from snaphold.engines.mariadb import LOG_COPY_INTERVAL_MS
+from snaphold.engines.mariadb.installation import Installation
+from snaphold.engines.mariadb.tool import LOG_COPY_INTERVAL_MS
 
 GZIP: Final = ("gzip",)
 IGZIP: Final = (sys.executable, "-m", "isal.igzip", "-1", "-c")  # one thread, as the program igzip

@@ -214,8 +214,8 @@ def _progress(thing: Any) -> str:
     if not progress["expected_bytes"]:
         return ""
     rate, left_s = progress["bytes_per_s"], progress["seconds_left"]
-    pace = "" if rate is None or left_s is None else f", {rate >> 20} MiB/s, {left_s} s left"
-    return f"{progress['step']}, {progress['done_bytes'] >> 20} of some {progress['expected_bytes'] >> 20} MiB{pace}"
+    rate = "" if rate is None or left_s is None else f", {rate >> 20} MiB/s, {left_s} s left"
+    return f"{progress['step']}, {progress['done_bytes'] >> 20} of some {progress['expected_bytes'] >> 20} MiB{rate}"
 
 
 @contextlib.contextmanager

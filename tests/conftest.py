@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from snaphold.config import Settings
-from snaphold.engines.installation import Installation, find_installation
-from snaphold.host.template import template_directory
+from snaphold.engines.mariadb.installation import Installation, find_installation
+from snaphold.engines.mariadb.template import template_directory
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,7 +58,7 @@ def opened_state_dir(template: Path | None = None) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def template(engine: Installation) -> Iterator[Path]:
-    """The empty data directory that instances start from (``snaphold.host.template``)."""
+    """The empty data directory that instances start from (``snaphold.engines.mariadb.template``)."""
     with opened_state_dir() as path:
         template_directory(path, engine)
         yield path / "template"

@@ -7,7 +7,7 @@
     ├── Unavailable 503     the caller, later: a host or a store is silent now
     ├── Transient           the queue: run it again
     ├── Permanent           nobody: it failed, and the text is the reason that a person reads
-    ├── Overtaken           this attempt: stop, write nothing, remove what you wrote
+    ├── Superseded           this attempt: stop, write nothing, remove what you wrote
     └── SetupError          the operator: one clear line, exit status 1
 
 A foreign exception is mapped to one of these in the one module that imports its library, cause kept.
@@ -151,7 +151,7 @@ class Damaged(Permanent):
     """Bytes differ from what was recorded when they were written; the message names the object."""
 
 
-class Overtaken(SnapholdError):
+class Superseded(SnapholdError):
     """The control plane has given this attempt up: it may neither report nor leave anything behind."""
 
 

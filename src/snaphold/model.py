@@ -19,9 +19,9 @@ MINUTE_US: Final = 60 * 1_000_000
 DAY_US: Final = 24 * 3600 * 1_000_000
 ID_FORM: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"  # of a backup's id, in names too
 GIB: Final = 1 << 30  # bytes; what the contract calls a GB
-_PROOF_PATIENCE_US: Final = 24 * 3600 * 1_000_000
+_VERIFICATION_RETRIED_US: Final = 24 * 3600 * 1_000_000
 _COPY_TRIES: Final = 18
-ARRIVAL_WAIT_US: Final = 7 * DAY_US  # of silence, before a copy from another region is given up
+INCOMING_COPY_WAIT_US: Final = 7 * DAY_US  # of silence, before a copy from another region is abandoned
 SERVICE_ACCOUNT: Final = "snaphold-service"  # whose container holds what the service saves of itself; nobody's login
 _ENGINE_FILE: Final = re.compile(r"ib_logfile\d+|(xtrabackup|mariadb_backup)_(checkpoints|binlog_pos_innodb)", re.ASCII)
 KNOWN_DATASTORES: Final = ("mariadb", "mysql", "percona")  # names that a filter always understands
@@ -37,7 +37,7 @@ class BackupStatus(StrEnum):
     DELETE_FAILED = "DELETE_FAILED"
 
 
-class Made(StrEnum):
+class Origin(StrEnum):
     """How a backup came to be."""
 
     TAKEN = "taken"  # from a database
@@ -54,15 +54,15 @@ class CopyStatus(StrEnum):
     FAILED = "FAILED"
 
 
-class ProofLevel(StrEnum):
-    """How far a proof of a backup goes."""
+class VerificationLevel(StrEnum):
+    """How far a verification of a backup goes."""
 
     OBJECTS = "objects"  # its objects are read back, and their hashes are those recorded
     RESTORE = "restore"  # its chain is brought up as a throw-away server, and every table is checked
 
 
-class ProofStatus(StrEnum):
-    """What a proof has shown."""
+class VerificationStatus(StrEnum):
+    """What a verification has shown."""
 
     PASSED = "passed"
     FAILED = "failed"  # bytes differ from what was recorded, or are gone
@@ -245,7 +245,7 @@ class Copy:
     copy_id: str
     name: str
     description: str | None
-    with_ancestors: bool  # what it stands on is copied first, where it is missing there
+    with_ancestors: bool  # what it depends on is copied first, where it is missing there
     asked_by: str | None  # the user in whose name it is made
     status: CopyStatus
     reason: str | None
@@ -257,7 +257,7 @@ class Copy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrival:
+class IncomingCopy:
     """A copy that comes from another region, as the region that it comes to sees it before it is a backup."""
 
     id: str  # the backup's, once it is one
@@ -289,7 +289,7 @@ class Backup:
     flavor_ram_mb: int
     volume_gb: int
     is_automated: bool
-    made: Made
+    made: Origin
     made_from: str | None = None
     made_from_region: str | None = None
     size_bytes: int | None = None
@@ -307,12 +307,12 @@ class Backup:
     created_us: int
     updated_us: int
     deleted_us: int | None = None
-    proving: ProofLevel | None = None  # a proof is under way
-    mending: bool = False  # the proof that was asked for mends what it finds damaged
-    proof_asked_us: int | None = None  # when the proof was asked for that has not been given yet
+    proving: VerificationLevel | None = None  # a verification is under way
+    mending: bool = False  # the verification that was asked for repairs what it finds damaged
+    proof_asked_us: int | None = None  # when the verification was asked for that has not been given yet
     proof_tried_us: int | None = None  # when it was last tried
-    proof_status: ProofStatus | None = None  # of the newest proof, as the five that follow
-    proof_level: ProofLevel | None = None
+    proof_status: VerificationStatus | None = None  # of the newest verification, as the five that follow
+    proof_level: VerificationLevel | None = None
     proof_at_us: int | None = None
     proof_seconds: float | None = None
     proof_reason: str | None = None
@@ -326,7 +326,7 @@ class Backup:
 
     @property
     def usable(self) -> bool:
-        """COMPLETED, and it stays: it can be restored, proven, copied and stood upon."""
+        """COMPLETED, and it stays: it can be restored, verified, copied and built upon."""
         return self.status is BackupStatus.COMPLETED and not self.deleting and self.deleted_us is None
 
 
@@ -387,13 +387,13 @@ class Attempt:
     created_us: int
 
 
-def proof_is_due(asked_us: int, last_us: int, now_us: int, interval_us: int) -> bool:
-    """Whether a proof that ended unknown is to be tried again.
+def verification_is_due(asked_us: int, last_us: int, now_us: int, interval_us: int) -> bool:
+    """Whether a verification that ended unknown is to be tried again.
 
     1. Not sooner than ``interval_us`` after the last try, and after a wait as long as all the tries so far took.
     2. Not when it was asked for more than a day ago: it stays unknown until somebody asks again.
     """
-    if now_us - asked_us > _PROOF_PATIENCE_US:
+    if now_us - asked_us > _VERIFICATION_RETRIED_US:
         return False
     return now_us - last_us >= max(interval_us, last_us - asked_us)
 

@@ -8,7 +8,7 @@
     POST /agent/v1/questions/{id}/answer    Answer   → {}
 
 Every message carries the agent's ``session``: what an earlier process of the same host had claimed is ended at
-``hello``. 409 to ``progress`` or ``report`` means *overtaken*: the attempt must stop and remove what it wrote.
+``hello``. 409 to ``progress`` or ``report`` means *superseded*: the attempt must stop and remove what it wrote.
 401 means that the token is not (or no longer) good. Only ids, names, numbers and password hashes travel; never a
 password, never a caller's token.
 
@@ -22,7 +22,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from snaphold.model import ID_FORM, KNOWN_DATASTORES, ProofLevel, ProofStatus, parse_rfc3339
+from snaphold.model import ID_FORM, KNOWN_DATASTORES, VerificationLevel, VerificationStatus, parse_rfc3339
 
 VERSION = 1
 SEGMENT_BYTES = 64 << 20  # every segment of an object but the last; no body that a peer sends is larger
@@ -57,7 +57,7 @@ def _checked_network(text: str) -> str:
     return str(ipaddress.ip_network(text))
 
 
-Number = Annotated[int, Field(ge=0, lt=1 << 63)]  # as large as the record can keep
+Number = Annotated[int, Field(ge=0, lt=1 << 63)]  # as large as the catalog can keep
 Small = Annotated[int, Field(ge=0, lt=1 << 31)]  # MB, GB, numbers of attempts
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Reason = Annotated[str, BeforeValidator(_shortened)]  # words for people
@@ -103,10 +103,10 @@ class TaskKind(StrEnum):
     RESIZE = "resize"
     DELETE = "delete"  # taken up again when the host is back
     CONSOLIDATE = "consolidate"  # FAILED, its bytes swept
-    VERIFY = "verify"  # the proof is unknown
+    VERIFY = "verify"  # the verification is unknown
 
 
-class QuestionKind(StrEnum):
+class HostCallKind(StrEnum):
     """What a host is asked while a caller waits."""
 
     LIST_DATABASES = "list_databases"  # {} → {"databases": [{"name", "character_set", "collate"}]}
@@ -216,7 +216,7 @@ class Heartbeat(Message):
 
 
 class Desired(Message):
-    """What the record wants of each instance that the agent named (unknown ones are left out, and left alone)."""
+    """What the catalog wants of each instance that the agent named (unknown ones are left out, and left alone)."""
 
     instances: dict[str, Literal["running", "stopped", "absent"]]
 
@@ -238,7 +238,7 @@ class Claim(Message):
     accept_tasks: bool = True  # False: questions only, every task slot is taken
     free_slots: Small | None = None  # how many tasks more it can work on
     at_work: Annotated[dict[Id, Number], Field(max_length=_MAX_AT_WORK)] = {}  # attempts that go on, by task: of
-    # those given up it is told at once
+    # those abandoned it is told at once
 
 
 class DatabaseSpec(Message):
@@ -313,8 +313,8 @@ class BackupSpec(Message):
     source_type: Literal["instance", "ha"] = "instance"
     source_id: str
     parent_id: str | None = None
-    parent_named: bool = True  # False: the record chose the parent, and a full may be taken instead
-    max_lsn: int | None = None  # the highest that the record was told: a lower one is another incarnation
+    parent_named: bool = True  # False: the catalog chose the parent, and a full may be taken instead
+    max_lsn: int | None = None  # the highest that the catalog was told: a lower one is another incarnation
     ended_incarnation: str | None = None  # is over, whatever the data directory says
     created: str  # RFC 3339 with microseconds
     is_automated: bool = False
@@ -323,7 +323,7 @@ class BackupSpec(Message):
     datastore: str
     version: str
     version_id: str
-    verify: ProofLevel | None = None  # the proof that the backup must pass before it is COMPLETED
+    verify: VerificationLevel | None = None  # the verification that the backup must pass before it is COMPLETED
 
 
 class Task(Message):
@@ -344,11 +344,11 @@ class Task(Message):
     memory: Memory | None = None  # RESIZE, RESTART, START
 
 
-class Question(Message):
+class HostCall(Message):
     """Something a caller waits for; an answer after ``deadline_s`` is not read any more."""
 
     id: str
-    kind: QuestionKind
+    kind: HostCallKind
     instance_id: str
     deadline_s: float
     payload: dict[str, Any]
@@ -358,7 +358,7 @@ class Work(Message):
     """The answer to Claim; nothing in it when the wait was in vain."""
 
     task: Task | None = None
-    question: Question | None = None
+    question: HostCall | None = None
     given_up: list[str] = []  # tasks of ``at_work`` whose attempts must stop, as after 409
 
 
@@ -374,11 +374,11 @@ class Progress(Message):
     bytes_per_s: Number | None = None
 
 
-class ProofResult(Message):
-    """What a proof has shown."""
+class VerificationResult(Message):
+    """What a verification has shown."""
 
-    status: ProofStatus
-    level: ProofLevel
+    status: VerificationStatus
+    level: VerificationLevel
     at: Time  # when it ended, with seconds
     seconds: Seconds
     reason: Reason | None = None  # why it did not pass
@@ -386,7 +386,7 @@ class ProofResult(Message):
 
 
 class BackupResult(Message):
-    """What the record keeps of a completed backup."""
+    """What the catalog keeps of a completed backup."""
 
     manifest_sha256: Sha256
     parent_id: Id | None = None  # what it was really taken from: None where a full was taken instead of an increment
@@ -398,7 +398,7 @@ class BackupResult(Message):
     checkpoint_lsn: Number | None  # the start checkpoint, on which an increment may be taken
     to_lsn: Number
     updated: Time  # the manifest's own, with seconds
-    proof: ProofResult | None = None  # passed, where one was asked for
+    proof: VerificationResult | None = None  # passed, where one was asked for
 
 
 class InstanceResult(Message):
@@ -419,10 +419,10 @@ class Report(Message):
     reason: Reason | None = None
     backup: BackupResult | None = None
     instance: InstanceResult | None = None
-    proof: ProofResult | None = None  # VERIFY
+    proof: VerificationResult | None = None  # VERIFY
 
 
-class Answer(Message):
+class HostCallAnswer(Message):
     """The answer to a question. ``error`` is a class name of snaphold.errors.Refused's children, or "Unavailable"."""
 
     session: Session
@@ -432,7 +432,7 @@ class Answer(Message):
     message: Reason | None = None
 
 
-class PeerQuestion(Message):
+class PeerQuery(Message):
     """``POST /peer/v1/copies``: which backups of the asking region are there already.
 
     ``wanted``: ids in the asking region, each with the id in the asked region that it is itself a copy of, or null.
@@ -467,7 +467,7 @@ class PeerAnswer(Message):
 class PeerAnnouncement(Message):
     """``POST /peer/v1/announce`` → {}: the objects of this copy will come; until it is recorded they may be written.
 
-    It is said again at every try. 403: the user may not; 413: the account is at its limit; 422: it was given up there.
+    It is said again at every try. 403: the user may not; 413: the account is at its limit; 422: it was abandoned there.
     """
 
     version: int = VERSION
@@ -498,7 +498,7 @@ class PeerRecord(Message):
     """``POST /peer/v1/record`` → {}: all objects of this copy are there; from now on it is a backup of that region.
 
     The same may come again, where its answer was lost. 422: its manifest is not there, its parent is not any more, or
-    the copy was given up there.
+    the copy was abandoned there.
     """
 
     version: int = VERSION

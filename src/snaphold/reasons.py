@@ -14,7 +14,7 @@ from snaphold.errors import SetupError, SnapholdError
 
 HELD_BACK: Final = "The service could not do its part; its log has the details."
 _MAX: Final = 2000  # characters
-_ACCOUNTS: Final = ("snaphold_admin", "snaphold_backup")  # of every instance (snaphold.host.accounts)
+_ACCOUNTS: Final = ("snaphold_admin", "snaphold_backup")  # of every instance (snaphold.engines.mariadb.accounts)
 _PLACES: Final = ("/etc/", "/home/", "/proc/", "/root/", "/run/", "/tmp/", "/usr/", "/var/", "[Errno ")  # noqa: S108
 
 _log = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Step(StrEnum):
-    """In the order in which they are reached. What stands on the disk at each of them is in the comment."""
+    """In the order in which they are reached. What depends on the disk at each of them is in the comment."""
 
     BACKUP_CLAIMED = "backup.claimed"  # nothing yet
     BACKUP_MEASURED = "backup.measured"  # nothing yet
@@ -22,7 +22,7 @@ class Step(StrEnum):
     BACKUP_PUBLISHED = "backup.published"  # the data object
     BACKUP_INDEX_WRITTEN = "backup.index-written"  # data object and index
     BACKUP_MANIFEST_WRITTEN = "backup.manifest-written"  # a complete backup that nobody has recorded
-    BACKUP_PROVEN = "backup.proven"  # the same with its receipt
+    BACKUP_VERIFIED = "backup.proven"  # the same with its verification record
     BACKUP_REPORTED = "backup.reported"  # a recorded backup
 
     CONSOLIDATE_CLAIMED = "consolidate.claimed"  # nothing yet
@@ -31,7 +31,7 @@ class Step(StrEnum):
     CONSOLIDATE_SEGMENTS_WRITTEN = "consolidate.segments-written"  # every segment
     CONSOLIDATE_PUBLISHED = "consolidate.published"  # the data object
     CONSOLIDATE_MANIFEST_WRITTEN = "consolidate.manifest-written"  # a complete backup that nobody has recorded
-    CONSOLIDATE_PROVEN = "consolidate.proven"  # the same with its receipt
+    CONSOLIDATE_VERIFIED = "consolidate.proven"  # the same with its verification record
     CONSOLIDATE_REPORTED = "consolidate.reported"  # a recorded backup
 
     CREATE_CLAIMED = "create.claimed"  # nothing yet
@@ -45,32 +45,32 @@ class Step(StrEnum):
     RESTORE_FINISHED = "restore.finished"  # a running server that nobody has recorded
     RESTORE_REPORTED = "restore.reported"  # a recorded instance
 
-    VERIFY_CLAIMED = "verify.claimed"  # nothing of the proof
+    VERIFY_CLAIMED = "verify.claimed"  # nothing of the verification
     VERIFY_STAGED = "verify.staged"  # an empty staging directory
     VERIFY_EXTRACTED = "verify.extracted"  # a staging directory with all files, unprepared
     VERIFY_PREPARED = "verify.prepared"  # a staging directory that a server could start on
     VERIFY_STARTED = "verify.started"  # a throw-away server that runs
     VERIFY_CHECKED = "verify.checked"  # the same; every table was checked
-    VERIFY_KEPT = "verify.kept"  # nothing on the host; the receipt, while the record knows of no result
-    VERIFY_REPORTED = "verify.reported"  # nothing on the host; receipt and record
+    VERIFY_KEPT = "verify.kept"  # nothing on the host; the verification record, while the catalog knows of no result
+    VERIFY_REPORTED = "verify.reported"  # nothing on the host; verification record and record
 
     RESTART_CLAIMED = "restart.claimed"  # the old server
     RESTART_STOPPED = "restart.stopped"  # no server
     RESTART_STARTED = "restart.started"  # the new server
 
     STOP_CLAIMED = "stop.claimed"  # the server
-    STOP_STOPPED = "stop.stopped"  # no server; the record still waits for that
+    STOP_STOPPED = "stop.stopped"  # no server; the catalog still waits for that
 
     START_CLAIMED = "start.claimed"  # no server
-    START_STARTED = "start.started"  # the server; the record still waits for it
+    START_STARTED = "start.started"  # the server; the catalog still waits for it
 
     RESIZE_CLAIMED = "resize.claimed"  # the old server
     RESIZE_STOPPED = "resize.stopped"  # no server
     RESIZE_NOTED = "resize.noted"  # no server; the host knows the new size
-    RESIZE_STARTED = "resize.started"  # the server with its new size; the record still has the old one
+    RESIZE_STARTED = "resize.started"  # the server with its new size; the catalog still has the old one
 
     DELETE_CLAIMED = "delete.claimed"  # the server and its directory
-    DELETE_REMOVED = "delete.removed"  # nothing; the record still has the instance
+    DELETE_REMOVED = "delete.removed"  # nothing; the catalog still has the instance
 
     # Of the control process. The first three: committed, while the answer is still to be sent.
     CONTROL_ASKED = "control.asked"  # a backup, an instance or a delete was asked for
@@ -79,16 +79,16 @@ class Step(StrEnum):
 
     SCHEDULE_RUN = "schedule.run"  # a scheduled backup was asked for
 
-    PROOF_BEGUN = "proof.begun"  # a backup in use
-    PROOF_READ = "proof.read"  # the same; all its objects were read back
-    PROOF_KEPT = "proof.kept"  # the same and its receipt
-    PROOF_RECORDED = "proof.recorded"  # a backup that is free again, with its receipt
+    VERIFICATION_BEGUN = "proof.begun"  # a backup in use
+    VERIFICATION_READ = "proof.read"  # the same; all its objects were read back
+    VERIFICATION_KEPT = "proof.kept"  # the same and its verification record
+    VERIFICATION_RECORDED = "proof.recorded"  # a backup that is free again, with its verification record
 
-    MEND_BEGUN = "mend.begun"  # a backup in use, damaged
-    MEND_SEGMENT_WRITTEN = "mend.segment-written"  # the same; one segment more is good
-    MEND_DATA_WRITTEN = "mend.data-written"  # a good data object
-    MEND_INDEX_WRITTEN = "mend.index-written"  # data object and index
-    MEND_MANIFEST_WRITTEN = "mend.manifest-written"  # a whole backup in use, which is still to be proven
+    REPAIR_BEGUN = "mend.begun"  # a backup in use, damaged
+    REPAIR_SEGMENT_WRITTEN = "mend.segment-written"  # the same; one segment more is good
+    REPAIR_DATA_WRITTEN = "mend.data-written"  # a good data object
+    REPAIR_INDEX_WRITTEN = "mend.index-written"  # data object and index
+    REPAIR_MANIFEST_WRITTEN = "mend.manifest-written"  # a whole backup in use, which is still to be verified
 
     COPY_BEGUN = "copy.begun"  # nothing there yet
     COPY_ANNOUNCED = "copy.announced"  # nothing but that its objects will come
@@ -96,12 +96,12 @@ class Step(StrEnum):
     COPY_PUBLISHED = "copy.published"  # the data object there
     COPY_INDEX_WRITTEN = "copy.index-written"  # data object and index there
     COPY_MANIFEST_WRITTEN = "copy.manifest-written"  # a complete backup there that nobody has recorded
-    COPY_RECORDED = "copy.recorded"  # a recorded backup there, which the record here does not know of
+    COPY_RECORDED = "copy.recorded"  # a recorded backup there, which the catalog here does not know of
     COPY_ENDED = "copy.ended"  # the same, known here
 
     REMOVAL_BEGUN = "removal.begun"  # all objects of a backup that is being deleted, or has failed
     REMOVAL_MANIFEST_REMOVED = "removal.manifest-removed"  # objects that are no backup any more
-    REMOVAL_OBJECTS_REMOVED = "removal.objects-removed"  # nothing; the record still has the backup
+    REMOVAL_OBJECTS_REMOVED = "removal.objects-removed"  # nothing; the catalog still has the backup
     REMOVAL_RECORDED = "removal.recorded"  # nothing
 
     # Of `snaphold catalog rebuild`. The store stays as it is at each of them.

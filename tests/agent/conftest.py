@@ -10,10 +10,10 @@ from typing import Any, Final
 import pytest
 
 from snaphold.agent.agent import Agent, Region
+from snaphold.agent.context import TaskContext
 from snaphold.agent.control import Control
-from snaphold.agent.room import Room
 from snaphold.config import Settings
-from snaphold.engines.mariadb import MariaDB
+from snaphold.engines.mariadb.tool import MariaDB
 from snaphold.host.servers import Servers
 from snaphold.service.hosts import reap
 from snaphold.steps import Step, observers
@@ -74,8 +74,8 @@ class Place:
         """Let every lease run out and have the control plane notice, though one may be renewed in between."""
         for _ in range(100):
             self.site.region.clock.advance(LEASE_S + 1)
-            if given_up := reap(self.site.region.deployment):
-                return given_up
+            if abandoned := reap(self.site.region.deployment):
+                return abandoned
         raise AssertionError("no lease ran out")
 
     def objects(self) -> list[str]:
@@ -90,7 +90,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         line = Line(site.app)
         with served_app(line) as url:  # any ASGI application can be served
             yield Place(site, line, url, tmp_path)
-            site.app.state.desk.ending.set()  # long polls end now
+            site.app.state.context.ending.set()  # long polls end now
 
 
 @pytest.fixture
@@ -137,8 +137,8 @@ class Running:
 def running_agent(place: Place, servers: Servers, settings: Settings) -> Iterator[Running]:
     """An agent at work."""
     engines = {"mariadb": MariaDB(servers.installation)}
-    room = Room(servers=servers, engines=engines, stores=place.stores, settings=settings)
-    region = Region(name="DFW", control=place.control, room=room)
+    context = TaskContext(servers=servers, engines=engines, stores=place.stores, settings=settings)
+    region = Region(name="DFW", control=place.control, context=context)
     agent = Agent(settings=settings, regions=[region], servers=servers, accepts_shared=True)
     stopping = threading.Event()
     thread = threading.Thread(target=agent.run, args=(stopping,))

@@ -60,7 +60,7 @@ def test_an_answer_to_a_report_that_is_lost(place: Place, servers: Servers, host
 def test_a_backup_that_is_overtaken(
     place: Place, servers: Servers, host_settings: Settings, when: When, step: Step
 ) -> None:
-    """An attempt that was given up removes what it has put, the manifest too, and reports nothing."""
+    """An attempt that was abandoned removes what it has put, the manifest too, and reports nothing."""
     when(step, place.give_up)
     with running_agent(place, servers, host_settings):
         instance = an_instance(place)
@@ -111,7 +111,7 @@ def test_a_name_that_is_taken(place: Place, servers: Servers, host_settings: Set
 
 
 def test_a_restore_that_is_overtaken(place: Place, servers: Servers, host_settings: Settings, when: When) -> None:
-    """The server of a restore that was given up is removed: nobody could ever reach it."""
+    """The server of a restore that was abandoned is removed: nobody could ever reach it."""
     with running_agent(place, servers, host_settings):
         instance = an_instance(place)
         backup = ends(place, begin_backup(place, instance), "COMPLETED")

@@ -13,11 +13,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from snaphold.agent.chain import Chain
+from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
-from snaphold.agent.room import Room
 from snaphold.config import Settings
 from snaphold.engines.base import ServerAccess
-from snaphold.engines.mariadb import MariaDB, MariaDBBackup
+from snaphold.engines.mariadb.tool import MariaDB, MariaDBBackup
 from snaphold.errors import Damaged, ObjectMissing, Permanent
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
@@ -44,8 +44,8 @@ def test_a_chain_comes_back_to_each_moment(bench: tuple[ChainBench, InstanceResu
         for statement in statements:
             query(source, statement)
         if number == 1:
-            chain.room.servers.stop(chain.spec.id, patience_s=0)
-            chain.room.servers.start(chain.spec.id)
+            chain.context.servers.stop(chain.spec.id, patience_s=0)
+            chain.context.servers.start(chain.spec.id)
         taken = chain.take()
         assert taken.from_lsn is not None
         moments.append(tables_of(source))
@@ -55,14 +55,14 @@ def test_a_chain_comes_back_to_each_moment(bench: tuple[ChainBench, InstanceResu
     merged, result = chain.consolidate()
     assert (result.parent_id, result.from_lsn, result.checkpoint_lsn) == (None, None, chain.results[-1].checkpoint_lsn)
     assert tables_of(chain.restore(merged)) == moments[-1]
-    blocks = {name: blocks_of_packed(chain, name) for name in chain.room.servers.ids()}
+    blocks = {name: blocks_of_packed(chain, name) for name in chain.context.servers.ids()}
     source_blocks = blocks.pop(chain.spec.id)
     assert max(blocks.values()) <= source_blocks * 1.1
 
 
 def blocks_of_packed(chain: ChainBench, instance_id: str) -> int:
     """The disk's blocks under an instance's page-compressed table."""
-    data = chain.room.servers.access(instance_id).data_directory
+    data = chain.context.servers.access(instance_id).data_directory
     return (data / "shop" / "packed.ibd").lstat().st_blocks
 
 
@@ -106,11 +106,11 @@ class StockEngine(MariaDB):
 
 def stock(chain: ChainBench) -> None:
     """Have the chain taken so from now on."""
-    chain.room = Room(
-        servers=chain.room.servers,
-        engines={"mariadb": StockEngine(chain.room.servers, chain)},
-        stores=chain.room.stores,
-        settings=chain.room.settings,
+    chain.context = TaskContext(
+        servers=chain.context.servers,
+        engines={"mariadb": StockEngine(chain.context.servers, chain)},
+        stores=chain.context.stores,
+        settings=chain.context.settings,
     )
 
 
@@ -125,7 +125,7 @@ def test_a_chain_of_other_making_is_applied_in_turn(bench: tuple[ChainBench, Ins
         query(source, statement)
     chain.take()
 
-    assert not Chain.opened(chain.room.stores, chain.links).overlays
+    assert not Chain.opened(chain.context.stores, chain.links).overlays
     assert tables_of(chain.restore()) == tables_of(source)
     with pytest.raises(Permanent, match="cannot be merged"):
         chain.consolidate()
@@ -164,7 +164,7 @@ def test_a_table_that_is_rebuilt_meanwhile_is_not_lost(bench: tuple[ChainBench, 
         chain.take()
         with pytest.raises(Permanent, match=r"did not bring the increments back in turn: .*big is not sound"):
             chain.restore()
-        assert chain.room.servers.ids() == [chain.spec.id]
+        assert chain.context.servers.ids() == [chain.spec.id]
         return
     with pytest.raises(Permanent, match=r"the table shop/big was being rebuilt while the parent .* was taken"):
         chain.take()
@@ -182,7 +182,7 @@ def test_a_deep_chain(bench: tuple[ChainBench, InstanceResult]) -> None:
         query(source, f"UPDATE shop.t SET v = 'round {number}' WHERE id % 31 = {number}")
         query(source, f"CREATE TABLE a_b.t{number} (id INT PRIMARY KEY) AS SELECT {number} AS id")
         if number == 18:
-            administer = chain.room.servers.access(chain.spec.id).administer
+            administer = chain.context.servers.access(chain.spec.id).administer
             administer("CREATE USER late@'%' IDENTIFIED BY 'pw'", 10)
             administer("GRANT SELECT ON shop.* TO late@'%'", 10)
         chain.take()
@@ -200,7 +200,7 @@ def test_an_increment_on_a_merged_backup(bench: tuple[ChainBench, InstanceResult
     chain.take()
     old = chain.links
     chain.links, _ = chain.consolidate()
-    store = chain.room.stores.of("1234")
+    store = chain.context.stores.of("1234")
     for info in [info for info in store.list("") if any(info.name.startswith(link.backup_id) for link in old)]:
         store.delete(info.name)
     query(source, "UPDATE shop.t SET v = 'second' WHERE id % 5 = 0")
@@ -214,8 +214,8 @@ def test_a_merge_keeps_to_the_limit(bench: tuple[ChainBench, InstanceResult]) ->
     chain.take(full=True)
     query(source, "UPDATE shop.t SET v = 'other' WHERE id = 1")
     size = chain.take().size_bytes
-    settings = chain.room.settings.model_copy(update={"max_backup_mb_per_s": size / 4 / 1_000_000})
-    chain.room = replace(chain.room, settings=settings)
+    settings = chain.context.settings.model_copy(update={"max_backup_mb_per_s": size / 4 / 1_000_000})
+    chain.context = replace(chain.context, settings=settings)
     begun = time.monotonic()
     chain.consolidate()
     assert time.monotonic() - begun > 3.6
@@ -242,14 +242,14 @@ def test_another_life_of_the_data_is_no_parent(bench: tuple[ChainBench, Instance
     """On a parent of another incarnation: refused where it was named, a full backup where it was not."""
     chain, source = bench
     chain.take(full=True)
-    data = chain.room.servers.access(chain.spec.id).data_directory
-    chain.room.servers.stop(chain.spec.id)
+    data = chain.context.servers.access(chain.spec.id).data_directory
+    chain.context.servers.stop(chain.spec.id)
     shutil.copytree(data, data.with_name("other"))
     for path in (data.with_name("other"), *data.with_name("other").rglob("*")):
         shutil.chown(path, data.stat().st_uid, data.stat().st_gid)
     shutil.rmtree(data)
     data.with_name("other").rename(data)
-    chain.room.servers.start(chain.spec.id)
+    chain.context.servers.start(chain.spec.id)
 
     with pytest.raises(Permanent, match="restored or replaced since its parent"):
         chain.take()
@@ -260,20 +260,20 @@ def test_another_life_of_the_data_is_no_parent(bench: tuple[ChainBench, Instance
 def test_a_parent_of_a_later_moment_is_no_parent(bench: tuple[ChainBench, InstanceResult]) -> None:
     """Data that was rolled back with all that the host noted of it, and then written anew: the parent's LSN tells."""
     chain, source = bench
-    instance = chain.room.servers.access(chain.spec.id).data_directory.parent
-    chain.room.servers.incarnation(chain.spec.id)
-    chain.room.servers.stop(chain.spec.id)
+    instance = chain.context.servers.access(chain.spec.id).data_directory.parent
+    chain.context.servers.incarnation(chain.spec.id)
+    chain.context.servers.stop(chain.spec.id)
     shutil.copytree(instance / "data", instance / "old")
     notes = (instance / "lsn.json").read_bytes()
-    chain.room.servers.start(chain.spec.id)
+    chain.context.servers.start(chain.spec.id)
     query(source, "INSERT INTO shop.packed SELECT seq, REPEAT(MD5(seq), 20) FROM shop.seq_2001_to_6000")
     chain.take(full=True)
-    chain.room.servers.stop(chain.spec.id)
+    chain.context.servers.stop(chain.spec.id)
     for path in (instance / "old").rglob("*"):
         if path.is_file():
             shutil.copyfile(path, instance / "data" / path.relative_to(instance / "old"))
     (instance / "lsn.json").write_bytes(notes)
-    chain.room.servers.start(chain.spec.id)
+    chain.context.servers.start(chain.spec.id)
 
     with pytest.raises(Permanent, match="restored or replaced since its parent"):
         chain.take()
@@ -292,17 +292,17 @@ done
 def test_a_tool_that_loses_a_race_gets_another_chance(bench: tuple[ChainBench, InstanceResult]) -> None:
     """A table that is moved or dropped while it is copied ends the tool: once is made up for, twice is the reason."""
     chain, source = bench
-    assert chain.room.settings.state_dir is not None
-    place = chain.room.settings.state_dir / "tool"
+    assert chain.context.settings.state_dir is not None
+    place = chain.context.settings.state_dir / "tool"
     marks = place / "marks"
     marks.mkdir(parents=True)
     marks.chmod(0o777)
-    installation = chain.room.servers.installation
+    installation = chain.context.servers.installation
     tool = place / "mariabackup"
     tool.write_text(LOSING_TOOL.format(marks=marks, tool=installation.mariabackup))
     tool.chmod(0o755)
-    engine = MariaDB(replace(installation, mariabackup=tool), chain.room.servers.keys)
-    losing = replace(chain, room=replace(chain.room, engines={"mariadb": engine}))
+    engine = MariaDB(replace(installation, mariabackup=tool), chain.context.servers.keys)
+    losing = replace(chain, context=replace(chain.context, engines={"mariadb": engine}))
 
     (marks / "1").touch()
     losing.take(full=True)
@@ -313,15 +313,15 @@ def test_a_tool_that_loses_a_race_gets_another_chance(bench: tuple[ChainBench, I
         (marks / number).touch()
     with pytest.raises(Permanent, match="a table was moved or dropped while the backup tool copied it"):
         losing.take()
-    assert list(chain.room.stores.of(ACCOUNT).list("snaphold/")) == []  # no segment of a try that failed
+    assert list(chain.context.stores.of(ACCOUNT).list("snaphold/")) == []  # no segment of a try that failed
 
 
 def test_a_parent_that_is_damaged(bench: tuple[ChainBench, InstanceResult]) -> None:
     """No increment is taken on it: refused where it was named, a full backup where it was not."""
     chain, source = bench
     chain.take(full=True)
-    assert chain.room.settings.state_dir is not None
-    (manifest,) = (chain.room.settings.state_dir / "store").rglob(f"{chain.links[0].backup_id}.json")
+    assert chain.context.settings.state_dir is not None
+    (manifest,) = (chain.context.settings.state_dir / "store").rglob(f"{chain.links[0].backup_id}.json")
     _flip(manifest)
     with pytest.raises(Damaged):
         chain.take()
@@ -333,17 +333,17 @@ def test_an_imported_tablespace_is_not_lost(bench: tuple[ChainBench, InstanceRes
     """No increment holds an imported tablespace: a named parent is refused, without one a full backup is taken."""
     chain, source = bench
     chain.take(full=True)
-    data = chain.room.servers.access(chain.spec.id).data_directory
-    administer = chain.room.servers.access(chain.spec.id).administer
+    data = chain.context.servers.access(chain.spec.id).data_directory
+    administer = chain.context.servers.access(chain.spec.id).administer
     administer("CREATE TABLE shop.copy LIKE shop.zip", 10)
     administer("ALTER TABLE shop.copy DISCARD TABLESPACE", 10)
     assert chain.take().from_lsn is not None
     assert tables_of(chain.restore()) == tables_of(source)  # that one is NULL here and there
-    chain.room.servers.stop(chain.spec.id)
+    chain.context.servers.stop(chain.spec.id)
     saved = data.with_name("saved.ibd")
     shutil.copy2(data / "shop" / "zip.ibd", saved)
     shutil.chown(saved, data.stat().st_uid, data.stat().st_gid)
-    chain.room.servers.start(chain.spec.id)
+    chain.context.servers.start(chain.spec.id)
     saved.rename(data / "shop" / "copy.ibd")
     administer("ALTER TABLE shop.copy IMPORT TABLESPACE", 10)
 
@@ -358,14 +358,14 @@ def test_an_imported_tablespace_is_not_lost(bench: tuple[ChainBench, InstanceRes
 def test_a_tablespace_that_is_imported_meanwhile(bench: tuple[ChainBench, InstanceResult], when: When) -> None:
     """The backup has not all of it, and is taken once more, with it."""
     chain, source = bench
-    access = chain.room.servers.access(chain.spec.id)
+    access = chain.context.servers.access(chain.spec.id)
     data, administer = access.data_directory, access.administer
     administer("CREATE TABLE shop.copy LIKE shop.zip", 10)
     administer("ALTER TABLE shop.copy DISCARD TABLESPACE", 10)
-    chain.room.servers.stop(chain.spec.id)
+    chain.context.servers.stop(chain.spec.id)
     shutil.copy2(data / "shop" / "zip.ibd", data / "shop" / "copy.ibd")
     shutil.chown(data / "shop" / "copy.ibd", data.stat().st_uid, data.stat().st_gid)
-    chain.room.servers.start(chain.spec.id)
+    chain.context.servers.start(chain.spec.id)
     when(Step.BACKUP_TOOL_STARTED, lambda: administer("ALTER TABLE shop.copy IMPORT TABLESPACE", 10))
 
     with capture_logs() as logs:
@@ -390,9 +390,9 @@ def test_a_damaged_link_is_found_before_a_server_is_touched(bench: tuple[ChainBe
     for number in range(2):
         query(source, f"UPDATE shop.t SET v = {number}")
         chain.take()
-    before = chain.room.servers.ids()
-    assert chain.room.settings.state_dir is not None
-    container = next((chain.room.settings.state_dir / "store").rglob(f"{chain.links[0].backup_id}.json")).parent
+    before = chain.context.servers.ids()
+    assert chain.context.settings.state_dir is not None
+    container = next((chain.context.settings.state_dir / "store").rglob(f"{chain.links[0].backup_id}.json")).parent
     for link in chain.links:
         manifest, data = (container / f"{link.backup_id}.{end}" for end in ("json", "xbstream.gz"))
         for path in (manifest, data):
@@ -412,5 +412,5 @@ def test_a_damaged_link_is_found_before_a_server_is_touched(bench: tuple[ChainBe
         chain.restore([chain.links[0], chain.links[2]])
     with pytest.raises(Damaged, match="begins with"):
         chain.restore(chain.links[1:])
-    assert chain.room.servers.ids() == before
+    assert chain.context.servers.ids() == before
     assert tables_of(chain.restore()) == tables_of(source)

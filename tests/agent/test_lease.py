@@ -5,7 +5,7 @@ import pytest
 
 from snaphold.agent.control import Control, until_answered
 from snaphold.agent.lease import Lease
-from snaphold.errors import Overtaken, Transient, Unauthorized
+from snaphold.errors import Superseded, Transient, Unauthorized
 from snaphold.protocol import Claim, Hello, Task
 from tests.agent.conftest import LEASE_S, RENEW_S, Place
 from tests.support.instances import wait_for
@@ -24,7 +24,7 @@ def claimed(place: Place) -> tuple[str, Task]:
 
 
 def test_a_lease_is_renewed_as_long_as_the_attempt_works(place: Place) -> None:
-    """Time passes, but an attempt that works is never given up."""
+    """Time passes, but an attempt that works is never abandoned."""
     session, task = claimed(place)
     with Lease(place.control, session, task, RENEW_S) as lease:
         for _ in range(3):
@@ -57,13 +57,13 @@ def wait_for_progress(place: Place, path: str, done_bytes: int) -> dict[str, int
 
 
 def test_an_attempt_that_was_given_up_is_told(place: Place) -> None:
-    """An overtaken attempt learns it at its next renewal, and stops."""
+    """An superseded attempt learns it at its next renewal, and stops."""
     session, task = claimed(place)
     with Lease(place.control, session, task, RENEW_S) as lease:
         lease.check()
         assert place.give_up() == 1
         assert lease.stop.wait(10)
-        with pytest.raises(Overtaken):
+        with pytest.raises(Superseded):
             lease.check()
 
 
@@ -94,12 +94,12 @@ def test_a_wrong_token(place: Place) -> None:
 def test_the_session_of_an_earlier_process(place: Place) -> None:
     """Whoever spoke for the host before is told that it does not any more."""
     claimed(place)
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         place.control.claim(Claim(session=place.site.region.session, wait_s=0))
 
 
 def test_repeating_until_somebody_answers() -> None:
-    """A call is repeated while nobody answers, and given up only when the process stops."""
+    """A call is repeated while nobody answers, and abandoned only when the process stops."""
     stopping = threading.Event()
     answers = iter([Transient("silent"), Unauthorized("not yet"), "yes"])
 

@@ -27,11 +27,11 @@ def test_databases_and_tables_named_as_files_of_the_engine(bench: tuple[ChainBen
     """
     chain, source = bench
     tables = [f"{name}.t" for name in TOOLS_NAMES]
-    before = chain.room.servers.result(chain.spec.id).used_bytes
+    before = chain.context.servers.result(chain.spec.id).used_bytes
     for table, engine in (("app.aria_log_events", "Aria"), ("app.ib_logfile_x", "MyISAM"), ("app.ibtmp1", "MyISAM")):
         query(source, f"CREATE TABLE {table} (v CHAR(250)) ENGINE={engine}")
         query(source, f"INSERT INTO {table} SELECT 'x' FROM app.seq_1_to_4000")
-    assert chain.room.servers.result(chain.spec.id).used_bytes > before + 3 * 4000 * 250
+    assert chain.context.servers.result(chain.spec.id).used_bytes > before + 3 * 4000 * 250
     for table in tables:
         query(source, f"CREATE TABLE {table} (a INT PRIMARY KEY)")
         query(source, f"INSERT INTO {table} VALUES (1)")
@@ -49,7 +49,7 @@ def test_databases_and_tables_named_as_files_of_the_engine(bench: tuple[ChainBen
         )
         assert query(restored, "SELECT COUNT(*) FROM app.aria_log_events") == [(4000,)]
 
-    chain.room.servers.access(chain.spec.id).administer("CREATE DATABASE xtrabackup_checkpoints", 10)
+    chain.context.servers.access(chain.spec.id).administer("CREATE DATABASE xtrabackup_checkpoints", 10)
     with pytest.raises(Permanent, match="the database xtrabackup_checkpoints has the name of a file"):
         chain.take(full=True)
 
@@ -57,7 +57,7 @@ def test_databases_and_tables_named_as_files_of_the_engine(bench: tuple[ChainBen
 def test_table_names_that_an_increment_makes_longer(bench: tuple[ChainBench, InstanceResult]) -> None:
     """A name that fits a file fits every backup; where the tool takes none, an unnamed parent is no matter."""
     chain, _ = bench
-    administer = chain.room.servers.access(chain.spec.id).administer
+    administer = chain.context.servers.access(chain.spec.id).administer
     administer(f"CREATE TABLE app.{LONGEST} (a INT PRIMARY KEY)", 10)
     administer(f"INSERT INTO app.{LONGEST} VALUES (1)", 10)
     chain.take(full=True)

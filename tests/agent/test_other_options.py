@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from snaphold.agent.chain import Chain
-from snaphold.agent.room import Room
+from snaphold.agent.context import TaskContext
 from snaphold.config import Settings
-from snaphold.engines.base import ServerAccess, Taken
-from snaphold.engines.mariadb import MariaDB, MariaDBBackup
+from snaphold.engines.base import BackupMetadata, ServerAccess
+from snaphold.engines.mariadb.tool import MariaDB, MariaDBBackup
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
 from tests.support.chains import ROUNDS, ChainBench, chain_bench, tables_of, writers
@@ -40,7 +40,7 @@ def bench(host_settings: Settings, tmp_path: Path) -> tuple[ChainBench, Instance
 
 def gtid(chain: ChainBench) -> str | None:
     """Where the newest backup says that it stands in the binary log."""
-    return Chain.opened(chain.room.stores, chain.links).newest.lineage.gtid
+    return Chain.opened(chain.context.stores, chain.links).newest.lineage.gtid
 
 
 def test_encrypted_data_comes_back(bench: tuple[ChainBench, InstanceResult]) -> None:
@@ -64,8 +64,8 @@ def test_encrypted_data_comes_back(bench: tuple[ChainBench, InstanceResult]) -> 
     assert tables_of(overlaid) == tables_of(in_turn) == tables_of(restored) == tables_of(source)
     assert files == expected_files
     assert query(restored, f"SELECT COUNT(*) FROM shop.t WHERE v = '{SECRET}'") != [(0,)]
-    for instance_id in chain.room.servers.ids():
-        data = chain.room.servers.access(instance_id).data_directory
+    for instance_id in chain.context.servers.ids():
+        data = chain.context.servers.access(instance_id).data_directory
         assert [path for path in data.rglob("t.ibd") if SECRET.encode() in path.read_bytes()] == []
 
 
@@ -113,11 +113,11 @@ class Undo:
     """The undo tablespaces of the chain's instance."""
 
     def __init__(self, chain: ChainBench, source: InstanceResult) -> None:
-        self._access, self._source = chain.room.servers.access(chain.spec.id), source
-        superuser(chain.room.servers, chain.spec.id)("SET GLOBAL innodb_fast_shutdown = 0", 10)
-        chain.room.servers.stop(chain.spec.id)
-        chain.room.servers.start(chain.spec.id)
-        self._superuser = superuser(chain.room.servers, chain.spec.id)
+        self._access, self._source = chain.context.servers.access(chain.spec.id), source
+        superuser(chain.context.servers, chain.spec.id)("SET GLOBAL innodb_fast_shutdown = 0", 10)
+        chain.context.servers.stop(chain.spec.id)
+        chain.context.servers.start(chain.spec.id)
+        self._superuser = superuser(chain.context.servers, chain.spec.id)
         assert len(self.sizes) == UNDO_TABLESPACES
         query(source, "CREATE TABLE shop.wide (id INT PRIMARY KEY, v VARCHAR(1000))")
         query(source, "INSERT INTO shop.wide SELECT seq, REPEAT(MD5(seq), 30) FROM shop.seq_1_to_8000")
@@ -177,7 +177,7 @@ class WatchedBackup(MariaDBBackup):
         """End the tool."""
         self._backup.kill()
 
-    def taken(self, captured: Mapping[str, bytes]) -> Taken:
+    def taken(self, captured: Mapping[str, bytes]) -> BackupMetadata:
         """The facts."""
         return self._backup.taken(captured)
 
@@ -209,12 +209,12 @@ def test_undo_tablespaces_that_are_truncated(host_settings: Settings) -> None:
     """
     settings = settings_with_options(host_settings, *UNDO_OPTIONS)
     chain, source = chain_bench(Servers(settings), settings)
-    engine = WatchedEngine(chain.room.servers)
-    chain.room = Room(
-        servers=chain.room.servers,
+    engine = WatchedEngine(chain.context.servers)
+    chain.context = TaskContext(
+        servers=chain.context.servers,
         engines={"mariadb": engine},
-        stores=chain.room.stores,
-        settings=chain.room.settings,
+        stores=chain.context.stores,
+        settings=chain.context.settings,
     )
     undo = Undo(chain, source)
     with undo.grown(2, 2, 2) as truncated:

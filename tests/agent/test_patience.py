@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from snaphold.agent.proof import prove_new
-from snaphold.agent.room import Room
+from snaphold.agent.context import TaskContext
+from snaphold.agent.verification import verify_new
 from snaphold.config import Settings
 from snaphold.errors import Permanent
-from snaphold.model import ProofLevel, ProofStatus
+from snaphold.model import VerificationLevel, VerificationStatus
 from snaphold.protocol import ChainLink
 from tests.fakes.memory_store import Fault, MemoryStores
 from tests.support.manifests import a_backup_record, put_in_segments
@@ -68,7 +68,7 @@ def test_silences_of_a_store(*, heard_between: bool) -> None:
     backup = put_in_segments(store, a_backup_record(1), "deployment", None)
     link = ChainLink(backup_id=backup.id, account=ACCOUNT, manifest_sha256=str(backup.manifest_sha256))
     settings = Settings(verify_wait_s=0.1, compression_threads=1)
-    room = Room(servers=cast("Servers", None), engines={}, stores=stores, settings=settings)
+    context = TaskContext(servers=cast("Servers", None), engines={}, stores=stores, settings=settings)
     if heard_between:
 
         def look(method: str) -> None:
@@ -77,10 +77,10 @@ def test_silences_of_a_store(*, heard_between: bool) -> None:
 
         store.on_call = look
         store.faults = [Fault("get", first=MANIFEST), Fault("get", first=LAST_SEGMENT, last=LAST_SEGMENT)]
-        result = prove_new(room, [link], ProofLevel.OBJECTS, cast("Lease", lease), source=None)
-        assert result.status is ProofStatus.PASSED
+        result = verify_new(context, [link], VerificationLevel.OBJECTS, cast("Lease", lease), source=None)
+        assert result.status is VerificationStatus.PASSED
         assert store.calls["get"] > LAST_SEGMENT
     else:
         store.faults = [Fault("get", first=MANIFEST, last=MANIFEST + 1)]
         with pytest.raises(Permanent, match="could not be read back"):
-            prove_new(room, [link], ProofLevel.OBJECTS, cast("Lease", lease), source=None)
+            verify_new(context, [link], VerificationLevel.OBJECTS, cast("Lease", lease), source=None)

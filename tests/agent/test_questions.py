@@ -6,15 +6,15 @@ from functools import partial
 
 import pytest
 
-from snaphold.agent.questions import Questions
+from snaphold.agent.host_calls import Questions
 from tests.support.instances import wait_for
 
 
 class Slow:
     """Questions that are answered when they are told to be."""
 
-    def __init__(self, questions: Questions) -> None:
-        self._questions = questions
+    def __init__(self, host_calls: Questions) -> None:
+        self._host_calls = host_calls
         self._ends: dict[str, threading.Event] = {}
         self.begun: list[str] = []
         self.ended: list[str] = []
@@ -22,7 +22,7 @@ class Slow:
     def ask(self, account: str, instance: str, name: str) -> None:
         """One more."""
         self._ends[name] = threading.Event()
-        self._questions.submit(account, instance, partial(self._answer, name))
+        self._host_calls.submit(account, instance, partial(self._answer, name))
 
     def end(self, *names: str) -> None:
         """Have these answered now."""
@@ -38,11 +38,11 @@ class Slow:
 @pytest.fixture
 def slow() -> Iterator[Slow]:
     """On three threads, of which an account has two at most."""
-    questions = Questions(threads=3, share=2)
-    slow = Slow(questions)
+    host_calls = Questions(threads=3, share=2)
+    slow = Slow(host_calls)
     yield slow
     slow.end()
-    questions.shutdown()
+    host_calls.shutdown()
 
 
 def test_an_instance_has_one_question_at_a_time(slow: Slow) -> None:
@@ -86,6 +86,6 @@ def test_a_question_that_fails_gives_its_place_back(slow: Slow) -> None:
     def fail() -> None:
         raise OSError
 
-    slow._questions.submit("a", "1", fail)
+    slow._host_calls.submit("a", "1", fail)
     slow.ask("a", "1", "next")
     wait_for(lambda: slow.begun == ["next"], "the next question")

@@ -351,7 +351,7 @@ def opened_site(
         known_peers=known_peers,
     )
     app = _apps.pop() if _apps else fresh
-    app.state.desk = fresh.state.desk
+    app.state.context = fresh.state.context
     with served(app) as url, httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as client:
         yield Site(region=region, identity=identity, app=app, url=url, stores=stores, client=client)
     _apps.append(app)

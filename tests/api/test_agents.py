@@ -57,7 +57,7 @@ def test_a_hosts_token_is_no_callers(site: Site) -> None:
 
 
 def test_hello_and_heartbeat(site: Site) -> None:
-    """Hello tells who one is and what is wanted of the instances; another session is overtaken by it."""
+    """Hello tells who one is and what is wanted of the instances; another session is superseded by it."""
     instance = site.instance()["id"]
     hello = _hello("s2")
     hello["instances"].append({"id": instance, "running": True, "used_bytes": 3 << 29})
@@ -114,7 +114,7 @@ def test_claim_of_one_who_left(site: Site) -> None:
 
 def test_claims_end_with_the_process(site: Site) -> None:
     """When the process is told to end, claims that wait are answered."""
-    ending = site.app.state.desk.ending
+    ending = site.app.state.context.ending
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(site.claim, 60)
         poll(lambda: bool(site.region.deployment.wakeups._callbacks))
@@ -134,7 +134,7 @@ def test_overtaken(site: Site) -> None:
 
 
 def test_a_task_that_is_not_known(site: Site) -> None:
-    """Its attempt goes on, for nobody has given it up (the record was lost); its report is refused."""
+    """Its attempt goes on, for nobody has given it up (the catalog was lost); its report is refused."""
     mine = {"session": site.region.session, "attempt": 1}
     assert site.agent("tasks/unknown/progress", mine).json() == {}
     claim = {"session": site.region.session, "wait_s": 0, "at_work": {"unknown": 1}}
@@ -232,10 +232,10 @@ def test_a_backup_whose_store_is_silent_is_not_completed_yet(site: Site) -> None
     backup = site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance}})["backup"]["id"]
     task = site.claim()["task"]
     report = {"session": site.region.session, "attempt": 1, "ok": True, "backup": site.stored_backup(task)}
-    desk = site.app.state.desk
-    site.app.state.desk = replace(desk, objects=FailingObjects(Transient("x")))
+    context = site.app.state.context
+    site.app.state.context = replace(context, objects=FailingObjects(Transient("x")))
     check_fault(site.agent(f"tasks/{task['id']}/report", report), 503)
-    site.app.state.desk = desk
+    site.app.state.context = context
     assert site.ok("GET", f"/backups/{backup}")["backup"]["status"] == "BUILDING"
     assert site.agent(f"tasks/{task['id']}/report", report).status_code == 200
     assert site.ok("GET", f"/backups/{backup}")["backup"]["status"] == "COMPLETED"

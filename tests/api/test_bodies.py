@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from snaphold.api import bodies
 from snaphold.api.paging import page_by_key, parse_page
-from snaphold.api.reading import Body, parse_body
+from snaphold.api.request_body import Body, parse_body
 from snaphold.errors import BadRequest
 from snaphold.service.requests import BackupRequest, PageRequest
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from snaphold.api.desk import Remembered
+from snaphold.api.context import Remembered
 from snaphold.cli.control import LocalStoreGate
 from snaphold.errors import Unavailable
 from snaphold.identity.base import Caller
@@ -276,12 +276,12 @@ def test_a_part_that_fails(place: Place, operation: Operation, error: Exception,
     """500 for what nobody foresaw, 503 for a part that is silent."""
     place.site.token("demo")
     state = place.site.app.state
-    desk = state.desk
-    state.desk = replace(desk, identity=FailingIdentity(error), callers=Remembered())
+    context = state.context
+    state.context = replace(context, identity=FailingIdentity(error), callers=Remembered())
     try:
         check_fault(place.send(operation.method, operation.path, operation.body), code)
     finally:
-        state.desk = desk
+        state.context = context
 
 
 @pytest.mark.parametrize("name", ["create a backup", "restore a backup"])

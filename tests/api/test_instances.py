@@ -329,7 +329,7 @@ def test_stop_and_start(site: Site) -> None:
 
 
 def test_reset_status_of_a_backup(site: Site) -> None:
-    """In BACKUP the running backup is cancelled: FAILED with that reason, its host overtaken, the instance ACTIVE."""
+    """In BACKUP the running backup is cancelled: FAILED with that reason, its host superseded, the instance ACTIVE."""
     instance = site.instance()["id"]
     path = f"/instances/{instance}"
     made = site.ok("POST", "/backups", {"backup": {"name": "n", "instance": instance}})["backup"]
@@ -349,7 +349,7 @@ def test_reset_status_of_a_backup(site: Site) -> None:
     [(None, True), (None, False), *[(body, True) for body, _, _ in ACTIONS], ({"stop": {}}, False)],
 )
 def test_reset_status_of_a_task(site: Site, action: dict[str, Any] | None, claimed: bool) -> None:  # noqa: FBT001
-    """What hangs in anything else is given up: ERROR, with that reason; then it can be deleted."""
+    """What hangs in anything else is abandoned: ERROR, with that reason; then it can be deleted."""
     if action is None:
         instance = _post(site, volume={"size": 2}).json()["instance"]["id"]
     else:

@@ -248,5 +248,5 @@ def test_logins_hold_up_nobody(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ["/v2.0/tokens", "/v3/auth/tokens"])
 def test_a_login_is_small(site: Site, path: str) -> None:
-    """A body of a stranger is read up to 64 KiB only."""
+    """A body of a orphaned object is read up to 64 KiB only."""
     check_fault(site.send("POST", path, json={"auth": "x" * 65_536}), 413, "The body is larger than 65536 bytes.")

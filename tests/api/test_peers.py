@@ -18,18 +18,18 @@ from snaphold.errors import Damaged, Forbidden, ObjectMissing, Permanent, Transi
 from snaphold.model import Backup, CopyStatus
 from snaphold.peers.region import Peer
 from snaphold.peers.store import PeerStores
-from snaphold.protocol import PeerAnnouncement, PeerQuestion, PeerWithdrawal
+from snaphold.protocol import PeerAnnouncement, PeerQuery, PeerWithdrawal
 from snaphold.service.backups import list_backups, show_backup
-from snaphold.service.copies import plan_copies, request_copy, take_up_copies
+from snaphold.service.copies import plan_copies, request_copy, retry_copies
 from snaphold.service.requests import CopyRequest, PageRequest
-from snaphold.service.verification import request_mend
+from snaphold.service.verification import request_repair
 from snaphold.steps import Step, observers
 from snaphold.store.base import Containers, ObjectStore
 from snaphold.store.local import LocalStores
-from snaphold.stream.proof import prove_objects
+from snaphold.stream.verification import verify_objects
 from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
-from snaphold.worker.verification import Prover
+from snaphold.worker.verification import Verifier
 from tests.api.site import USERS, Secrets, Site, check_fault, opened_site, served
 from tests.scenarios.served import free_port
 from tests.support.manifests import SEGMENT, a_backup_record, put_in_segments
@@ -146,7 +146,7 @@ def test_a_chain_is_copied_over_http(join: Join) -> None:
     child, parent = list_backups(join.site.region.deployment, ACCOUNT, ALL).backups
     assert (child.parent_id, child.made_from, parent.made_from) == (parent.id, increment.id, full.id)
     for copy in (child, parent):
-        prove_objects(join.site.stores.of(ACCOUNT), copy.id, str(copy.manifest_sha256))
+        verify_objects(join.site.stores.of(ACCOUNT), copy.id, str(copy.manifest_sha256))
     ends = ("json", "index", "xbstream.gz")
     assert join.objects() == {f"{copy.id}.{end}" for copy in (child, parent) for end in ends}
 
@@ -163,7 +163,7 @@ def test_a_copy_over_http_goes_on_where_it_was_cut_short(join: Join, step: Step)
     assert list_backups(join.site.region.deployment, ACCOUNT, ALL).backups == []
     assert join.work(backup) == [(CopyStatus.COMPLETED, None)]
     (copy,) = list_backups(join.site.region.deployment, ACCOUNT, ALL).backups
-    prove_objects(join.site.stores.of(ACCOUNT), copy.id, str(copy.manifest_sha256))
+    verify_objects(join.site.stores.of(ACCOUNT), copy.id, str(copy.manifest_sha256))
     assert join.objects() == {f"{copy.id}.{end}" for end in ("json", "index", "xbstream.gz")}
 
 
@@ -181,7 +181,7 @@ def test_segments_that_are_there_are_not_sent_again(join: Join) -> None:
     source.write_bytes(kept[:SEGMENT] + b"?" * (len(kept) - SEGMENT))  # none of these is read once more
     assert join.work(backup) == [(CopyStatus.COMPLETED, None)]
     (copy,) = list_backups(join.site.region.deployment, ACCOUNT, ALL).backups
-    prove_objects(join.site.stores.of(ACCOUNT), copy.id, str(copy.manifest_sha256))
+    verify_objects(join.site.stores.of(ACCOUNT), copy.id, str(copy.manifest_sha256))
 
 
 def test_a_damaged_backup_is_mended_over_http(join: Join) -> None:
@@ -192,8 +192,8 @@ def test_a_damaged_backup_is_mended_over_http(join: Join) -> None:
     path = join.directory / "ord" / "store" / ACCOUNT / "z_CLOUDDB_BACKUPS" / str(backup.object_name)
     whole = path.read_bytes()
     path.write_bytes(whole[:SEGMENT] + b"?" * SEGMENT + whole[2 * SEGMENT :])
-    request_mend(join.ord.deployment, ACCOUNT, backup.id)
-    Prover(join.ord.deployment, join.source, threading.Event(), join.targets()).prove(backup.id)
+    request_repair(join.ord.deployment, ACCOUNT, backup.id)
+    Verifier(join.ord.deployment, join.source, threading.Event(), join.targets()).verify(backup.id)
     assert path.read_bytes() == whole
     assert show_backup(join.ord.deployment, ACCOUNT, backup.id).proof_status == "passed"
 
@@ -208,7 +208,7 @@ def test_a_peer_that_is_down(join: Join) -> None:
     join.ask(backup)
     assert join.work(backup, nowhere) == [(CopyStatus.COPYING, "Region DFW does not answer.")]
     join.ord.clock.advance(6)
-    take_up_copies(join.ord.deployment)
+    retry_copies(join.ord.deployment)
     assert join.ord.enqueued()[-1][0] == "copy_backup"
     assert join.work(backup) == [(CopyStatus.COMPLETED, None)]
 
@@ -286,7 +286,7 @@ def test_nothing_of_a_copy_may_be_written_once_it_has_ended(join: Join) -> None:
     with pytest.raises(Unprocessable, match="was given up"):
         join.announce()
     deployment = join.site.region.deployment
-    Remover(deployment.catalog, join.site.stores, deployment.deployment_id).sweep_arrival(COPY)
+    Remover(deployment.catalog, join.site.stores, deployment.deployment_id).sweep_incoming_copy(COPY)
     assert join.objects() == {f"{copy.id}.{end}" for end in ("json", "index", "xbstream.gz")}
 
 
@@ -306,7 +306,7 @@ def test_a_peer_speaks_for_itself_only(join: Join) -> None:
         with pytest.raises(Forbidden, match="is not that of region"):
             join.announce(region=region)
         with pytest.raises(Forbidden, match="is not that of region"):
-            join.peer().copies(PeerQuestion(account=ACCOUNT, region=region, wanted={}))
+            join.peer().copies(PeerQuery(account=ACCOUNT, region=region, wanted={}))
 
 
 def test_a_caller_needs_rights_in_both_regions(join: Join) -> None:
@@ -365,7 +365,7 @@ def test_what_a_peer_says_of_missing_objects(join: Join) -> None:
 
 
 def test_the_original_may_be_read_by_the_region_that_it_was_copied_to(join: Join) -> None:
-    """Two regions share both backups of a pair, so that either can mend its own from the other's."""
+    """Two regions share both backups of a pair, so that either can repair its own from the other's."""
     deployment = join.site.region.deployment
     record = replace(a_backup_record(1), object_bytes=40)
     backup = put_in_segments(join.site.stores.of(ACCOUNT), record, deployment.deployment_id, None)
@@ -446,7 +446,7 @@ class Liar:
         await send({"type": "http.response.body", "body": self._content})
 
 
-QUESTION = PeerQuestion(account=ACCOUNT, region="ORD", wanted={ORIGINAL: None})
+QUESTION = PeerQuery(account=ACCOUNT, region="ORD", wanted={ORIGINAL: None})
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import httpx
 import pytest
 from fastapi import FastAPI, Response
 
-from snaphold.api.desk import on_threads_of
-from snaphold.api.route import Turns, router_of
+from snaphold.api.context import on_threads_of
+from snaphold.api.route import ReadSerializer, router_of
 from tests.api.site import NO_TLS, served
 
 
 class Work:
     """What several do in their turns. ``most``: how many were at it at once."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: ReadSerializer) -> None:
         self._turns = turns
         self._lock = threading.Lock()
         self.begun = threading.Event()
@@ -39,7 +39,7 @@ class Work:
 
 def test_one_behind_the_other() -> None:
     """However many come at once, no two are at it at a time."""
-    work = Work(Turns(60))
+    work = Work(ReadSerializer(60))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work.do, [0.005] * 24))
     assert (work.at_once, work.most) == (0, 1)
@@ -47,7 +47,7 @@ def test_one_behind_the_other() -> None:
 
 def test_nobody_waits_for_one_that_does_not_end() -> None:
     """While one goes on for ever, all the others together wait for its time, not each of them."""
-    turns, begun, go_on = Turns(0.2), threading.Event(), threading.Event()
+    turns, begun, go_on = ReadSerializer(0.2), threading.Event(), threading.Event()
 
     def go_on_for_long() -> None:
         with turns.next():
@@ -69,7 +69,7 @@ def test_nobody_waits_for_one_that_does_not_end() -> None:
 
 def test_a_turn_has_its_time_whenever_it_begins() -> None:
     """Who waits for one that ends in time waits for the next one too, and goes beside neither."""
-    turns = Turns(2)
+    turns = ReadSerializer(2)
     work = Work(turns)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(work.do, 1.5)
@@ -82,7 +82,7 @@ def test_a_turn_has_its_time_whenever_it_begins() -> None:
 
 def test_a_failure_ends_a_turn() -> None:
     """The next one has its turn at once."""
-    turns = Turns(60)
+    turns = ReadSerializer(60)
     with suppress(LookupError), turns.next():
         raise LookupError
     begun_s = time.monotonic()

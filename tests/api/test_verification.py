@@ -25,7 +25,7 @@ def test_a_proof_is_asked_for_and_shown(site: Site) -> None:
 
 @pytest.mark.parametrize("body", [{}, None, {"level": "objects"}], ids=str)
 def test_the_objects_are_what_is_proven_by_default(site: Site, body: object) -> None:
-    """A proof of the objects is the worker's: no host hears of it. A second one at the same time is refused."""
+    """A verification of the objects is the worker's: no host hears of it. A second one at the same time is refused."""
     backup = site.backup(site.instance()["id"])
     path = f"/backups/{backup['id']}/action"
     assert site.call("POST", path, {"verify": body}).status_code == 202

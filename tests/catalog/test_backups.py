@@ -1,4 +1,4 @@
-"""What is asked of the record reads the rows that it is about, however many backups there are."""
+"""What is asked of the catalog reads the rows that it is about, however many backups there are."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from sqlalchemy import event
 
 from snaphold.catalog import backups
 from snaphold.catalog.database import Transaction
-from snaphold.model import ProofLevel
+from snaphold.model import VerificationLevel
 from tests.support.region import ACCOUNT, Region, open_region
 
 
@@ -35,8 +35,8 @@ def paged(**only: str) -> Callable[[Transaction], object]:
         (lambda tx: backups.newest_completed(tx, "i"), "ix_backups_source_id_created_us_id (source_id=?)"),
         (lambda tx: backups.failed_since(tx, 0, 1), "ix_backups_failed (updated_us>? AND updated_us<?)"),
         (backups.to_delete, "ix_backups_deleting"),
-        (lambda tx: backups.being_proven(tx, ProofLevel.OBJECTS), "ix_backups_proving (proving=?)"),
-        (backups.unknown_proofs, "ix_backups_to_prove (proof_asked_us>?)"),
+        (lambda tx: backups.being_verified(tx, VerificationLevel.OBJECTS), "ix_backups_proving (proving=?)"),
+        (backups.unknown_verifications, "ix_backups_to_prove (proof_asked_us>?)"),
     ],
 )
 def test_plans(region: Region, ask: Callable[[Transaction], object], index: str) -> None:

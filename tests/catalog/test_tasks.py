@@ -107,7 +107,7 @@ def test_an_error_hides_the_values(region: Region) -> None:
 
 
 def is_known(region: Region, task_id: str) -> bool:
-    """Whether there is such a task on record."""
+    """Whether there is such a task in the catalog."""
     with region.deployment.catalog.reading() as tx:
         return tasks.is_known(tx, task_id)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from snaphold.cli.control import LocalStoreGate, PatientGate
+from snaphold.cli.control import CircuitBreaker, LocalStoreGate
 from snaphold.errors import Forbidden, SnapholdError, Unavailable
 from snaphold.store.base import CONTAINER
 from tests.support.region import OpenGate
@@ -80,7 +80,7 @@ def test_a_store_that_is_away(root: Path) -> None:
 def test_a_store_that_hangs() -> None:
     """Waited for once, then taken for silent by all; asked again after a while by one, and used when it answers."""
     store, now_s = Hanging(), [0.0]
-    gate = PatientGate(store, timeout_s=0.05, rest_s=10, passed_s=lambda: now_s[0])
+    gate = CircuitBreaker(store, timeout_s=0.05, rest_s=10, passed_s=lambda: now_s[0])
     gate.check("1234", write=True)
     store.hangs.set()
     for _ in range(3):
@@ -107,9 +107,9 @@ def test_what_the_store_says_is_passed_on(error: SnapholdError) -> None:
     """A store that answers is no silent one, whatever it says: it is asked each time."""
     store = Hanging()
     store.error = error
-    gate = PatientGate(store, timeout_s=5, rest_s=10)
+    gate = CircuitBreaker(store, timeout_s=5, rest_s=10)
     for _ in range(2):
         with pytest.raises(type(error)):
             gate.check("1234", write=True)
     assert store.asked == 2
-    PatientGate(OpenGate(), timeout_s=5, rest_s=10).check("1234", write=True)
+    CircuitBreaker(OpenGate(), timeout_s=5, rest_s=10).check("1234", write=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from snaphold.cli.control import peer_token
-from snaphold.cli.peers import neighbours_of
+from snaphold.cli.peers import peer_registry_of
 from snaphold.cli.state import StateDirectory, parse_regions
 from snaphold.config import PeerSettings, Settings, load_settings
 from snaphold.errors import SetupError
@@ -34,7 +34,7 @@ def settings_of(directory: Path, **secrets: str) -> Settings:
 def test_whose_secret_it_is(state: StateDirectory, tmp_path: Path) -> None:
     """Each peer's secret speaks for that peer, the state directory's token for the regions beside; no other does."""
     settings = settings_of(tmp_path, ORD="o" * 20, SYD="s" * 20, HKG="s" * 20)
-    neighbours = neighbours_of(settings.peers, state, REGIONS, "DFW")
+    neighbours = peer_registry_of(settings.peers, state, REGIONS, "DFW")
     assert neighbours.regions_of("o" * 20) == {"ORD"}
     assert neighbours.regions_of("s" * 20) == {"SYD", "HKG"}
     assert neighbours.regions_of(peer_token(state, "DFW")) == {"IAD"}
@@ -48,7 +48,7 @@ def test_whose_secret_it_is(state: StateDirectory, tmp_path: Path) -> None:
 def test_copies_go_where_the_settings_say(state: StateDirectory, tmp_path: Path) -> None:
     """To the regions beside and to the peers, and to no other."""
     settings = settings_of(tmp_path, ORD="o" * 20)
-    neighbours = neighbours_of(settings.peers, state, REGIONS, "DFW")
+    neighbours = peer_registry_of(settings.peers, state, REGIONS, "DFW")
     assert set(neighbours.services()) == set(neighbours.stores()) == {"IAD", "ORD"}
 
 
@@ -61,7 +61,7 @@ def test_a_peer_that_cannot_be(state: StateDirectory, tmp_path: Path, name: str,
     """A secret that is missing or short, and a name that is served here, keep the service from starting."""
     settings = settings_of(tmp_path, **{name: secret})
     with pytest.raises(SetupError, match=complaint):
-        neighbours_of(settings.peers, state, REGIONS, "DFW")
+        peer_registry_of(settings.peers, state, REGIONS, "DFW")
 
 
 @pytest.mark.parametrize("text", [
@@ -89,5 +89,5 @@ def test_a_mounted_store(state: StateDirectory, tmp_path: Path) -> None:
     """Where a peer's store is mounted here, its objects are written there directly."""
     (tmp_path / "s").write_text("o" * 20)
     peer = PeerSettings(url="https://backups.example", secret_file=tmp_path / "s", store_dir=tmp_path / "ord")
-    neighbours_of({"ORD": peer}, state, REGIONS, "DFW").stores()["ORD"].of("1234").put("a", b"x")
+    peer_registry_of({"ORD": peer}, state, REGIONS, "DFW").stores()["ORD"].of("1234").put("a", b"x")
     assert (tmp_path / "ord" / "1234" / "z_CLOUDDB_BACKUPS" / "a").read_bytes() == b"x"

@@ -10,13 +10,13 @@ from typing import Self
 import pytest
 
 from snaphold.catalog import backups as rows
-from snaphold.model import Backup, ProofLevel, ProofStatus
+from snaphold.model import Backup, VerificationLevel, VerificationStatus
 from tests.scenarios.served import snaphold
-from tests.support.region import ACCOUNT, Region, a_proof, open_region
+from tests.support.region import ACCOUNT, Region, a_verification, open_region
 
 
 class Worker:
-    """Ends every proof that is under way: as failed for one backup, else as passed."""
+    """Ends every verification that is under way: as failed for one backup, else as passed."""
 
     def __init__(self, region: Region, bad: str) -> None:
         self.most_at_once = 0
@@ -36,11 +36,11 @@ class Worker:
     def _run(self) -> None:
         while not self._ended.wait(0.1):
             with self._region.deployment.catalog.writing() as tx:
-                under_way = rows.being_proven(tx, ProofLevel.OBJECTS)
+                under_way = rows.being_verified(tx, VerificationLevel.OBJECTS)
                 self.most_at_once = max(self.most_at_once, len(under_way))
                 for backup_id in under_way:
-                    bad = {"status": ProofStatus.FAILED, "reason": "differs"} if backup_id == self._bad else {}
-                    rows.end_proof(tx, backup_id, a_proof(level=ProofLevel.OBJECTS, **bad))
+                    bad = {"status": VerificationStatus.FAILED, "reason": "differs"} if backup_id == self._bad else {}
+                    rows.end_verification(tx, backup_id, a_verification(level=VerificationLevel.OBJECTS, **bad))
 
 
 @pytest.fixture
@@ -88,17 +88,17 @@ def test_one_account(region: Region, backups: list[Backup], tmp_path: Path) -> N
 
 
 def test_nobody_waits(region: Region, backups: list[Backup], tmp_path: Path) -> None:
-    """All are asked for at once; what is being proven already is left out."""
+    """All are asked for at once; what is being verified already is left out."""
     for asked in (len(backups), 0):
         status, lines, _ = verify(tmp_path, "--all", "--no-wait")
         assert (status, [line["status"] for line in lines.values()]) == (0, ["asked"] * asked)
     with region.deployment.catalog.reading() as tx:
-        assert set(rows.being_proven(tx, ProofLevel.OBJECTS)) == {backup.id for backup in backups}
+        assert set(rows.being_verified(tx, VerificationLevel.OBJECTS)) == {backup.id for backup in backups}
 
 
 @pytest.mark.usefixtures("backups")
 def test_no_host_is_there(tmp_path: Path) -> None:
-    """A proof that nobody can give is unknown, which is not passed."""
+    """A verification that nobody can give is unknown, which is not passed."""
     status, lines, _ = verify(tmp_path, "--all", "--level", "restore")
     assert (status, {line["status"] for line in lines.values()}) == (1, {"unknown"})
 

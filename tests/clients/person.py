@@ -14,7 +14,7 @@ ENVIRONMENTS: Final = HERE.parents[1] / ".cache" / "clients"
 
 
 def python_of(environment: str) -> Path:
-    """The Python that a client is installed for; that it is not there is a failure, `make clients` mends it."""
+    """The Python that a client is installed for; that it is not there is a failure, `make clients` repairs it."""
     python = ENVIRONMENTS / environment / "bin" / "python"
     assert python.exists(), f"{python} is missing: run `make clients`"
     return python

@@ -12,8 +12,8 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.engines.base import BackupStream, Engine
-from snaphold.engines.mariadb import MariaDB
-from snaphold.errors import Overtaken, Permanent
+from snaphold.engines.mariadb.tool import MariaDB
+from snaphold.errors import Permanent, Superseded
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult, InstanceSpec
 from tests.conftest import processes_naming
@@ -236,7 +236,7 @@ def test_a_killed_tool_is_a_failed_read(bench: Bench) -> None:
 
 
 def test_leaving_early_ends_the_tool(bench: Bench) -> None:
-    """A backup that is given up leaves no process behind, and the facts of an unfinished one are not to be had."""
+    """A backup that is abandoned leaves no process behind, and the facts of an unfinished one are not to be had."""
     access = bench.servers.access(bench.spec.id)
     with bench.engine.take(access, parent_lsn=None, lock_wait_timeout_s=60) as stream:
         assert stream.readinto(memoryview(bytearray(4096))) > 0
@@ -298,14 +298,14 @@ def test_files_that_are_no_backup_cannot_be_prepared(bench: Bench) -> None:
 
 
 def test_a_stopped_preparation_ends_at_once(bench: Bench) -> None:
-    """Whoever was overtaken can end a preparation; it writes nothing more."""
+    """Whoever was superseded can end a preparation; it writes nothing more."""
     copy = instance_spec(databases=(), users=[])
     stream = bench.take()
     staging = bench.servers.staging(copy, 1)
     extract(bench.servers.installation, stream, staging.directory, uid=staging.uid, gid=staging.gid)
     stop = threading.Event()
     stop.set()
-    with suppress(Overtaken):  # it may have been faster
+    with suppress(Superseded):  # it may have been faster
         bench.engine.prepare(
             staging.directory, uid=staging.uid, gid=staging.gid, memory_bytes=staging.memory_bytes, stop=stop
         )

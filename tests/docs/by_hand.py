@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from snaphold.engines.installation import Installation
+from snaphold.engines.mariadb.installation import Installation
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "restore-by-hand.md"
 _BLOCK: Final = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -11,14 +11,14 @@ import pymysql
 import pytest
 
 from snaphold.config import Settings
-from snaphold.engines.installation import Installation
-from snaphold.engines.mariadb import MariaDB
+from snaphold.engines.mariadb.installation import Installation
+from snaphold.engines.mariadb.tool import MariaDB
+from snaphold.formats.manifest import DataFacts, IndexFacts, Manifest, sha256_of
+from snaphold.formats.xbstream import Watch
 from snaphold.host.servers import Servers
 from snaphold.store.base import CONTAINER
 from snaphold.store.local import LocalStores
-from snaphold.stream.manifest import DataFacts, IndexFacts, Manifest, sha256_of
 from snaphold.stream.segments import write_backup
-from snaphold.stream.xbstream import Watch
 from tests.docs.by_hand import followed, restored_by_hand
 from tests.scenarios.served import ACCOUNT, eventually, served
 from tests.scenarios.served import query as ask

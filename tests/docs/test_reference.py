@@ -5,7 +5,7 @@ from snaphold.config import Settings
 
 
 def test_reference_pages_are_up_to_date() -> None:
-    """The generated pages say what the code says; `python -m docs.generate` mends them."""
+    """The generated pages say what the code says; `python -m docs.generate` repairs them."""
     for path, text in pages().items():
         assert path.read_text("utf-8") == text, path
 

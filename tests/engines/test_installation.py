@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from snaphold.engines.installation import Installation, closed_ancestor, find_installation, reachable_installation
+from snaphold.engines.mariadb.installation import (
+    Installation,
+    closed_ancestor,
+    find_installation,
+    reachable_installation,
+)
 from snaphold.errors import SetupError
 
 

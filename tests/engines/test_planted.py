@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from snaphold.config import Settings
-from snaphold.engines.mariadb import MariaDB
-from snaphold.engines.options import innodb_options, key_plugin, quoted
+from snaphold.engines.mariadb.options import innodb_options, key_plugin, quoted
+from snaphold.engines.mariadb.tool import MariaDB
 from snaphold.errors import Permanent
 from snaphold.host.servers import Servers, Staging
 from tests.support.backups import extract, take_to_file

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snaphold.engines.words import explained, in_words
+from snaphold.engines.mariadb.words import explained, in_words
 
 
 @pytest.mark.parametrize(

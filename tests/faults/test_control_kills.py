@@ -67,12 +67,12 @@ def test_a_sweep_is_struck(place: Place, step: Step, victim: str) -> None:
     place.is_sound()
 
 
-PROOF_VICTIMS = with_victims("proof", CONTROL, {})
+VERIFICATION_VICTIMS = with_victims("proof", CONTROL, {})
 
 
-@pytest.mark.parametrize(("step", "victim"), struck(PROOF_VICTIMS))
+@pytest.mark.parametrize(("step", "victim"), struck(VERIFICATION_VICTIMS))
 def test_a_proof_of_objects_is_struck(place: Place, step: Step, victim: str) -> None:
-    """A struck proof is taken up again, and passes; the backup is free then."""
+    """A struck verification is taken up again, and passes; the backup is free then."""
     path = f"/backups/{place.service.backup(place.source)['id']}"
     taken = place.service.ok("GET", path)["backup"]["verification"]
     eventually(lambda: rfc3339(time.time_ns() // 1000) != taken["at"], "another second, by which proofs are told apart")
@@ -85,12 +85,12 @@ def test_a_proof_of_objects_is_struck(place: Place, step: Step, victim: str) -> 
             return place.service.call("DELETE", path).status_code == 202
         return False
 
-    def proven() -> bool:
+    def verified() -> bool:
         answer = place.answer(path)
         verification = None if answer is None else answer.json()["backup"]["verification"]
         return verification is not None and verification["status"] == "passed" and verification != taken
 
-    place.soon(proven, "the proof")
+    place.soon(verified, "the proof")
     place.soon(free, "the backup to be free")
     assert place.ends(path) is None
     place.is_sound()

@@ -127,7 +127,7 @@ def lose_the_manifest(container: Path, backup: str, _other: str) -> None:
 
 
 def exchange_everything(container: Path, backup: str, other: str) -> None:
-    """Another backup's data, under a manifest that fits it in all but the hash that the record keeps."""
+    """Another backup's data, under a manifest that fits it in all but the hash that the catalog keeps."""
     data = (container / f"{other}.xbstream.gz").read_bytes()
     (container / f"{backup}.xbstream.gz").write_bytes(data)
     manifest = json.loads((container / f"{other}.json").read_text().replace(other, backup))
@@ -168,7 +168,7 @@ def test_a_damaged_backup_is_never_restored(vault: Vault, damage: Damage, ending
 
 
 def test_a_damaged_backup_fails_its_proofs(vault: Vault) -> None:
-    """Each level finds the damage and names the object, nothing is removed for it; mended, the backup passes again."""
+    """Each level finds the damage and names the object; nothing is removed; repaired, the backup passes again."""
     whole = sorted(path.name for path in vault.container.iterdir())
     for damage, ending in (
         (flip_a_byte, ".xbstream.gz"),
@@ -190,13 +190,15 @@ def test_a_damaged_backup_fails_its_proofs(vault: Vault) -> None:
         vault.mend()
     assert vault.verify("restore") == (0, {vault.good["id"]: "passed", vault.other["id"]: "passed"})
     assert sorted(path.name for path in vault.container.iterdir()) == whole
-    receipts = [json.loads((vault.container / f"{b['id']}.proof.json").read_text()) for b in (vault.good, vault.other)]
-    tables = [receipt["checksums"]["tables"] for receipt in receipts]
+    verification_records = [
+        json.loads((vault.container / f"{b['id']}.proof.json").read_text()) for b in (vault.good, vault.other)
+    ]
+    tables = [verification_record["checksums"]["tables"] for verification_record in verification_records]
     assert tables == [{"shop.t": vault.expected[0][1]}] * 2
 
 
 def test_a_whole_backup_is_restored(vault: Vault) -> None:
-    """What was damaged and mended is a good backup."""
+    """What was damaged and repaired is a good backup."""
     instance = vault.restore()
     assert instance["status"] == "ACTIVE", instance
     assert query(instance, "CHECKSUM TABLE t") == vault.expected

@@ -118,7 +118,7 @@ def test_a_consolidation_is_struck(place: Place, step: Step, victim: str) -> Non
 
 @pytest.mark.parametrize(("step", "victim"), struck(VERIFY_VICTIMS))
 def test_a_proof_by_a_restore_is_struck(place: Place, step: Step, victim: str) -> None:
-    """A struck proof has passed or is unknown; the backup stays COMPLETED and free, nothing is left on the host."""
+    """A killed verification is passed or unknown; the backup stays COMPLETED and free, and the host is clean."""
     path = f"/backups/{place.good['id']}"
     before = place.service.ok("GET", path)["backup"]["verification"]
     place.pauses.at(step)

@@ -36,7 +36,7 @@ RESTORE_STEPS: Final = (
 
 
 class Site:
-    """A state directory that was in use: an account, a host, and three backups in the store and on record."""
+    """A state directory that was in use: an account, a host, and three backups in the store and in the catalog."""
 
     def __init__(self, directory: Path) -> None:
         self.state_dir = directory / "state"
@@ -88,7 +88,7 @@ class Site:
         self.pauses.over()
 
     def recorded(self) -> dict[str, list[Any]]:
-        """What is on record, but for when the sweep was held and when lost things were noted."""
+        """What is in the catalog, but for when the sweep was held and when lost things were noted."""
         with closing(sqlite3.connect(self.catalog)) as catalog:
             found: dict[str, list[Any]] = {
                 "backups": catalog.execute("SELECT * FROM backups ORDER BY id").fetchall(),
@@ -151,7 +151,7 @@ def test_a_save_is_killed(site: Site, step: Step) -> None:
 
 @pytest.mark.parametrize("step", RESTORE_STEPS)
 def test_a_restore_of_the_state_is_killed(site: Site, step: Step) -> None:
-    """Everything is on record as it was."""
+    """Everything is in the catalog as it was."""
     before = site.recorded()
     site.run("state", "backup")
     for path in (site.catalog, site.state_dir / "identity.db"):
@@ -176,7 +176,7 @@ def test_a_catalog_that_lost_its_own_id(site: Site) -> None:
 
 
 def test_the_state_directory_itself_is_left(site: Site) -> None:
-    """With nothing but the store in its place, everything is on record as it was."""
+    """With nothing but the store in its place, everything is in the catalog as it was."""
     before = site.recorded()
     site.run("state", "backup")
     kept = site.state_dir.with_name("kept")

@@ -15,12 +15,12 @@ import pymysql
 import pytest
 
 from snaphold.config import Settings
-from snaphold.engines.installation import Installation
-from snaphold.errors import NotFound, Overtaken, Permanent, SetupError, in_full
+from snaphold.disk import Owner, copy_data
+from snaphold.engines.mariadb.installation import Installation
+from snaphold.engines.mariadb.template import template_directory
+from snaphold.errors import NotFound, Permanent, SetupError, Superseded, in_full
 from snaphold.host.directory import InstanceDirectory
-from snaphold.host.disk import Owner, copy_data
 from snaphold.host.servers import Servers
-from snaphold.host.template import template_directory
 from snaphold.protocol import InstanceState
 from tests.conftest import processes_naming
 from tests.support.instances import connect, instance_spec, query, wait_for
@@ -206,14 +206,14 @@ def test_the_template_is_made_once(engine: Installation, empty_state_dir: Path) 
 
 
 def test_only_the_current_attempt_may_build(servers: Servers) -> None:
-    """The attempt that built an instance gets its answer again; an earlier one is overtaken and harms nothing."""
+    """The attempt that built an instance gets its answer again; an earlier one is superseded and harms nothing."""
     spec = instance_spec()
     first = servers.create(spec, 2)
 
     assert servers.create(spec, 2).address == first.address
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         servers.create(spec, 1)
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         servers.staging(spec, 1)
     servers.discard_attempt(spec.id, 2)
 
@@ -228,7 +228,7 @@ def test_an_attempt_that_was_given_up_leaves_nothing(servers: Servers, state_dir
     second = servers.staging(spec, 2)
     assert not first.directory.exists()
     assert list(second.directory.iterdir()) == []
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         servers.finish_restore(spec, 1)
     servers.discard_attempt(spec.id, 1)
     assert second.directory.is_dir()
@@ -484,7 +484,7 @@ def test_a_server_that_is_tried_out(
     staging = servers.staging(spec, 1, kind="proof")
     owner = None if staging.uid is None else Owner(uid=staging.uid, gid=staging.uid)
     copy_data(template_directory(state_dir, servers.installation), staging.directory, owner)
-    administer = servers.try_out(spec, 1)
+    administer = servers.start_scratch_server(spec, 1)
     assert administer("SELECT @@skip_networking, @@port", 5) == [(1, 0)]
     assert (servers.ids(), len(processes_naming(state_dir))) == ([], 1)
     if after_a_kill:

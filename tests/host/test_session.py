@@ -9,12 +9,12 @@ import pymysql
 import pytest
 
 from snaphold.config import Settings
-from snaphold.engines.mariadb import MariaDB
+from snaphold.engines.mariadb.accounts import ADMIN, BACKUP, native_hash
+from snaphold.engines.mariadb.session import Denied, Session, TooMuch, session
+from snaphold.engines.mariadb.tool import MariaDB
 from snaphold.errors import SnapholdError, Unavailable, Unprocessable
-from snaphold.host.accounts import ADMIN, BACKUP, native_hash
 from snaphold.host.servers import Servers
-from snaphold.host.session import Denied, Session, TooMuch, session
-from snaphold.protocol import QuestionKind
+from snaphold.protocol import HostCallKind
 from tests.support.backups import take_to_file
 from tests.support.instances import connect, instance_spec, superuser, user_spec, wait_for
 
@@ -45,9 +45,9 @@ class Tenant:
         self.spec = instance_spec()
         self.servers = Servers(settings)
         self.result = self.servers.create(self.spec, 1)
-        self.ask(QuestionKind.ENABLE_ROOT, password_hash=native_hash("root"))
+        self.ask(HostCallKind.ENABLE_ROOT, password_hash=native_hash("root"))
 
-    def ask(self, kind: QuestionKind, deadline_s: float = 10, **payload: object) -> dict[str, object]:
+    def ask(self, kind: HostCallKind, deadline_s: float = 10, **payload: object) -> dict[str, object]:
         """What the host is asked about the instance."""
         return self.servers.ask(self.spec.id, kind, payload, deadline_s=deadline_s)
 
@@ -88,7 +88,7 @@ def test_only_the_systems_own_table_is_read(tenant: Tenant, statements: list[str
     begun_s = time.monotonic()
     try:
         with pytest.raises(Unprocessable, match="global_priv"):
-            tenant.ask(QuestionKind.LIST_USERS)
+            tenant.ask(HostCallKind.LIST_USERS)
     finally:
         tenant.root(
             "DROP VIEW IF EXISTS mysql.global_priv",
@@ -97,7 +97,7 @@ def test_only_the_systems_own_table_is_read(tenant: Tenant, statements: list[str
         )
     assert time.monotonic() - begun_s < 5
     wait_for(lambda: not tenant.statements(), "the statement to end")
-    assert tenant.ask(QuestionKind.LIST_USERS) == {
+    assert tenant.ask(HostCallKind.LIST_USERS) == {
         "users": [{"name": "app", "host": "%", "databases": [{"name": "shop"}]}]
     }
 
@@ -113,7 +113,7 @@ def test_rows_that_are_no_accounts_are_left_out(tenant: Tenant) -> None:
         f" ('', 'g', '{{\"is_role\": true}}', ''), ('%', 'h', '{{\"is_role\": \"no\"}}', ''), ('%', 'i', '[1]', '')",
     )
     try:
-        users = tenant.ask(QuestionKind.LIST_USERS)["users"]
+        users = tenant.ask(HostCallKind.LIST_USERS)["users"]
     finally:
         tenant.root("DROP TABLE mysql.global_priv", f"RENAME TABLE {REAL} TO mysql.global_priv")
     assert users == [{"name": name, "host": "%", "databases": []} for name in ("f", "h", "i")]
@@ -122,15 +122,15 @@ def test_rows_that_are_no_accounts_are_left_out(tenant: Tenant) -> None:
 def test_users_are_made_and_listed_without_the_systems_own_user(tenant: Tenant) -> None:
     """Hardening scripts drop ``mariadb.sys`` and replace or drop ``mysql.user``: nothing rests on either."""
     tenant.root("DROP USER 'mariadb.sys'@localhost", "CREATE OR REPLACE VIEW mysql.user AS SELECT SLEEP(60) AS User")
-    tenant.ask(QuestionKind.CREATE_USERS, users=[user_spec("late", "p", ["shop"]).model_dump()])
-    tenant.ask(QuestionKind.CHANGE_USERS, users=[{"name": "late", "host": "%", "new_host": "127.%"}])
-    users = tenant.ask(QuestionKind.LIST_USERS)["users"]
-    tenant.ask(QuestionKind.DELETE_USER, name="late", host="127.%")
+    tenant.ask(HostCallKind.CREATE_USERS, users=[user_spec("late", "p", ["shop"]).model_dump()])
+    tenant.ask(HostCallKind.CHANGE_USERS, users=[{"name": "late", "host": "%", "new_host": "127.%"}])
+    users = tenant.ask(HostCallKind.LIST_USERS)["users"]
+    tenant.ask(HostCallKind.DELETE_USER, name="late", host="127.%")
     assert users == [
         {"name": "app", "host": "%", "databases": [{"name": "shop"}]},
         {"name": "late", "host": "127.%", "databases": [{"name": "shop"}]},
     ]
-    assert tenant.ask(QuestionKind.SHOW_ROOT) == {"enabled": True}
+    assert tenant.ask(HostCallKind.SHOW_ROOT) == {"enabled": True}
 
 
 @pytest.mark.parametrize(
@@ -213,12 +213,12 @@ def test_a_dump_and_a_binary_log_are_loaded_by_root(tenant: Tenant) -> None:
 
 
 def test_a_restart_makes_the_hosts_accounts_anew(tenant: Tenant) -> None:
-    """Hardening scripts drop every account that they do not know; that is said, and a restart mends it."""
+    """Hardening scripts drop every account that they do not know; that is said, and a restart repairs it."""
     tenant.root(f"DROP USER {ADMIN}@localhost, {BACKUP}@localhost")
     with pytest.raises(Denied):
-        tenant.ask(QuestionKind.LIST_USERS)
+        tenant.ask(HostCallKind.LIST_USERS)
     tenant.servers.restart(tenant.spec.id)
-    assert tenant.ask(QuestionKind.SHOW_ROOT) == {"enabled": True}
+    assert tenant.ask(HostCallKind.SHOW_ROOT) == {"enabled": True}
 
 
 def test_clients_that_take_every_connection_shut_nobody_of_ours_out(tenant: Tenant) -> None:
@@ -231,7 +231,7 @@ def test_clients_that_take_every_connection_shut_nobody_of_ours_out(tenant: Tena
                 clients.enter_context(closing(connect(tenant.result)))
         with pytest.raises(pymysql.err.OperationalError, match="Too many connections"):
             connect(tenant.result)
-        assert tenant.ask(QuestionKind.SHOW_ROOT) == {"enabled": True}
+        assert tenant.ask(HostCallKind.SHOW_ROOT) == {"enabled": True}
         access, installation = tenant.servers.access(tenant.spec.id), tenant.servers.installation
         with ExitStack() as ours:
             opened = [ours.enter_context(tenant.session()) for _ in range(8)]

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-class Neighbours:
+class PeerRegistry:
     """An instance that attacks, with an all-powerful user, and one that is attacked."""
 
     def __init__(self, settings: Settings) -> None:
@@ -43,15 +43,15 @@ class Neighbours:
 
 
 @pytest.fixture
-def neighbours(host_settings: Settings) -> Iterator[Neighbours]:
+def neighbours(host_settings: Settings) -> Iterator[PeerRegistry]:
     """Two instances on one host."""
-    neighbours = Neighbours(host_settings)
+    neighbours = PeerRegistry(host_settings)
     yield neighbours
     for spec in (neighbours.attacker, neighbours.victim):
         neighbours.servers.delete(spec.id)
 
 
-def _without_the_servers_own_rule(neighbours: Neighbours) -> None:
+def _without_the_servers_own_rule(neighbours: PeerRegistry) -> None:
     """Start the attacker's server once more without secure_file_priv, so that only the system is in the way."""
     access = neighbours.servers.access(neighbours.attacker.id)
     (process,) = processes_naming(access.data_directory)
@@ -78,7 +78,7 @@ def _without_the_servers_own_rule(neighbours: Neighbours) -> None:
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["as we start it", "without secure_file_priv"])
-def test_a_server_reads_no_file_of_another(neighbours: Neighbours, *, bare: bool) -> None:
+def test_a_server_reads_no_file_of_another(neighbours: PeerRegistry, *, bare: bool) -> None:
     """LOAD DATA INFILE and LOAD_FILE reach neither a neighbour's data nor the host's own accounts."""
     if bare:
         _without_the_servers_own_rule(neighbours)
@@ -100,7 +100,7 @@ def test_a_server_reads_no_file_of_another(neighbours: Neighbours, *, bare: bool
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["as we start it", "without secure_file_priv"])
-def test_a_server_writes_no_file_of_another(neighbours: Neighbours, *, bare: bool) -> None:
+def test_a_server_writes_no_file_of_another(neighbours: PeerRegistry, *, bare: bool) -> None:
     """SELECT … INTO OUTFILE and the general log cannot put a file into a neighbour's directory, nor into our own."""
     if bare:
         _without_the_servers_own_rule(neighbours)
@@ -118,7 +118,7 @@ def test_a_server_writes_no_file_of_another(neighbours: Neighbours, *, bare: boo
     assert _files(neighbours.directory) == before
 
 
-def test_a_symbolic_link_leads_nowhere(neighbours: Neighbours) -> None:
+def test_a_symbolic_link_leads_nowhere(neighbours: PeerRegistry) -> None:
     """A link in one data directory to another's table gives nothing, even to a server that follows links."""
     _without_the_servers_own_rule(neighbours)
     neighbours.run("CREATE TABLE shop.decoy (v VARCHAR(80)) ENGINE=MyISAM")
@@ -134,7 +134,7 @@ def test_a_symbolic_link_leads_nowhere(neighbours: Neighbours) -> None:
         neighbours.run(f"CREATE TABLE shop.elsewhere (v INT) ENGINE=MyISAM DATA DIRECTORY='{elsewhere}'")
 
 
-def test_the_host_follows_no_link_that_a_server_laid(neighbours: Neighbours) -> None:
+def test_the_host_follows_no_link_that_a_server_laid(neighbours: PeerRegistry) -> None:
     """What the host reads in a server's own directories is never something else that a link points to."""
     own = neighbours.servers.access(neighbours.attacker.id).data_directory.parent
     neighbours.servers.stop(neighbours.attacker.id)
@@ -145,7 +145,7 @@ def test_the_host_follows_no_link_that_a_server_laid(neighbours: Neighbours) -> 
     assert "password" not in (state.fault or "")
 
 
-def test_the_servers_have_system_users_of_their_own(neighbours: Neighbours) -> None:
+def test_the_servers_have_system_users_of_their_own(neighbours: PeerRegistry) -> None:
     """Each data directory is closed to everybody but its own user, who has no name and no other group."""
     first = neighbours.servers.access(neighbours.attacker.id)
     second = neighbours.servers.access(neighbours.victim.id)

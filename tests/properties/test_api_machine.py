@@ -172,7 +172,7 @@ class Account(RuleBasedStateMachine):
     def remove(self) -> None:
         """The worker removes the objects of whatever is being deleted."""
         deployment = self.site.region.deployment
-        Remover(deployment.catalog, self.site.stores, deployment.deployment_id).take_up_deletions()
+        Remover(deployment.catalog, self.site.stores, deployment.deployment_id).retry_deletions()
         self.backups = [backup for backup in self.backups if not backup.deleting]
 
     @precondition(lambda self: any(task.given is None for task in self.tasks))

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from snaphold.catalog import backups as backup_rows
 from snaphold.catalog import instances as instance_rows
 from snaphold.catalog import tasks as task_rows
-from snaphold.errors import Overtaken, Refused, Unavailable
+from snaphold.errors import Refused, Superseded, Unavailable
 from snaphold.model import (
     BACKUP_MOVES,
     FLAVORS,
@@ -27,7 +27,7 @@ from snaphold.model import (
     BackupStatus,
     Instance,
     InstanceStatus,
-    ProofLevel,
+    VerificationLevel,
 )
 from snaphold.protocol import Task, TaskKind
 from snaphold.service import hosts as host_service
@@ -42,7 +42,7 @@ from snaphold.service.instances import (
     start_instance,
     stop_instance,
 )
-from snaphold.service.verification import request_proof, take_up_proofs
+from snaphold.service.verification import request_verification, retry_verifications
 from tests.support.region import ACCOUNT, Region, a_backup, an_instance, open_region
 
 ENDS = {
@@ -52,7 +52,9 @@ ENDS = {
     InstanceStatus.RESIZE: {TaskKind.RESIZE},
     InstanceStatus.SHUTDOWN: {TaskKind.STOP, TaskKind.DELETE},
 }
-OPEN_PROOFS = sa.text("SELECT count(*) FROM tasks WHERE backup_id = :id AND kind = 'verify' AND state <> 'ended'")
+OPEN_VERIFICATIONS = sa.text(
+    "SELECT count(*) FROM tasks WHERE backup_id = :id AND kind = 'verify' AND state <> 'ended'"
+)
 choice = st.integers(min_value=0, max_value=9)
 
 
@@ -132,16 +134,16 @@ class Record(RuleBasedStateMachine):
         for backup in self._some(self._backups(), n):
             self._try(partial(delete_backup, self.region.deployment, ACCOUNT, backup.id))
 
-    @rule(n=choice, level=st.sampled_from(ProofLevel))
-    def prove(self, n: int, level: ProofLevel) -> None:
-        """Ask for a proof of some backup."""
+    @rule(n=choice, level=st.sampled_from(VerificationLevel))
+    def verify(self, n: int, level: VerificationLevel) -> None:
+        """Ask for a verification of some backup."""
         for backup in self._some(self._backups(), n):
-            self._try(partial(request_proof, self.region.deployment, ACCOUNT, backup.id, level))
+            self._try(partial(request_verification, self.region.deployment, ACCOUNT, backup.id, level))
 
     @rule()
-    def take_up_proofs(self) -> None:
+    def retry_verifications(self) -> None:
         """The worker tries again what ended unknown."""
-        take_up_proofs(self.region.deployment)
+        retry_verifications(self.region.deployment)
 
     @rule()
     def claim(self) -> None:
@@ -153,9 +155,9 @@ class Record(RuleBasedStateMachine):
     @precondition(lambda self: self.claimed)
     @rule(n=choice, ok=st.booleans())
     def report(self, n: int, ok: bool) -> None:  # noqa: FBT001 - Hypothesis hands it over by name
-        """Some claimed task ends, well or badly; it may have been given up meanwhile."""
+        """Some claimed task ends, well or badly; it may have been abandoned meanwhile."""
         task, session = self.claimed.pop(n % len(self.claimed))
-        with contextlib.suppress(Overtaken):
+        with contextlib.suppress(Superseded):
             self.region.report(task, ok=ok, session=session)
         self.ended.append((task, session))
 
@@ -165,7 +167,7 @@ class Record(RuleBasedStateMachine):
         """A report that comes twice is heard and one that comes too late is refused: neither changes anything."""
         task, session = self.ended[n % len(self.ended)]
         before = (self._backups(), self._instances())
-        with contextlib.suppress(Overtaken):
+        with contextlib.suppress(Superseded):
             self.region.report(task, session=session)
         assert (self._backups(), self._instances()) == before
 
@@ -217,11 +219,11 @@ class Record(RuleBasedStateMachine):
 
     @invariant()
     def what_is_being_proven_is_in_hand(self) -> None:
-        """A backup that is proven by a restore has exactly one open task; what is in use is not being deleted."""
+        """A backup that is verified by a restore has exactly one open task; what is in use is not being deleted."""
         for backup in self._backups():
             with self.region.deployment.catalog.reading() as tx:
-                tasks = tx.connection.execute(OPEN_PROOFS, {"id": backup.id}).scalar_one()
-            assert tasks == (1 if backup.proving is ProofLevel.RESTORE else 0), backup
+                tasks = tx.connection.execute(OPEN_VERIFICATIONS, {"id": backup.id}).scalar_one()
+            assert tasks == (1 if backup.proving is VerificationLevel.RESTORE else 0), backup
             assert backup.proving is None or not backup.deleting
 
     @invariant()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 from snaphold.catalog import backups
 from snaphold.catalog.schema import backups as table
-from snaphold.model import Backup, BackupStatus, Made, Schedule
+from snaphold.model import Backup, BackupStatus, Origin, Schedule
 from snaphold.service.schedules import expire_fulls, retention
 from tests.support.region import ACCOUNT, Region, open_region
 
@@ -68,7 +68,7 @@ def forest(planned: Sequence[Node]) -> list[Backup]:
                 flavor_ram_mb=512,
                 volume_gb=2,
                 is_automated=node.automated,
-                made=Made.TAKEN,
+                made=Origin.TAKEN,
                 manifest_sha256="0" * 64,
                 reason="it failed",
                 created_us=1_000 + number,

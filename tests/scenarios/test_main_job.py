@@ -8,7 +8,7 @@ from tests.scenarios.served import Served, eventually, query, served
 
 pytestmark = pytest.mark.engine
 
-# When a backup was asked for and taken, by which attempt, what it became and how it was proven.
+# When a backup was asked for and taken, by which attempt, what it became and how it was verified.
 STORY: Final = [
     "backup proven",
     "backup published",

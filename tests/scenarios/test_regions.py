@@ -168,9 +168,9 @@ def test_a_copy_is_struck(state_dir: Path, instance_network: str, step: Step) ->
 
 
 def test_a_backup_is_mended_from_the_other_region(state_dir: Path, instance_network: str) -> None:
-    """A damaged copy is mended from its source, also when its region is killed -9 meanwhile; then the source from it.
+    """A damaged copy is repaired from its source, also when its region is killed -9 meanwhile; then the source from it.
 
-    A proof says from where; afterwards every object is the same byte by byte.
+    A verification says from where; afterwards every object is the same byte by byte.
     """
     pauses = Pauses(state_dir / "pauses")
     service = Served(state_dir, instance_network, regions=("DFW", "IAD"))
@@ -183,7 +183,7 @@ def test_a_backup_is_mended_from_the_other_region(state_dir: Path, instance_netw
     def objects(region: str, backup_id: str) -> dict[str, bytes]:
         return {end: path_of(region, backup_id, end).read_bytes() for end in ("json", "index", "xbstream.gz")}
 
-    def proven(region: str, backup_id: str, status: str) -> Any:
+    def verified(region: str, backup_id: str, status: str) -> Any:
         def look() -> Any:
             with suppress(httpx.TransportError):
                 call = in_iad if region == "IAD" else Served.call
@@ -201,21 +201,21 @@ def test_a_backup_is_mended_from_the_other_region(state_dir: Path, instance_netw
         path_of("IAD", copy_id, "xbstream.gz").write_bytes(there["xbstream.gz"][:-1] + b"?")
         path_of("IAD", copy_id, "json").unlink()
         assert in_iad(service, "POST", f"/backups/{copy_id}/action", {"verify": {}}).status_code == 202
-        assert proven("IAD", copy_id, "failed")["mend_from"] == "DFW"
-        pauses.at(Step.MEND_SEGMENT_WRITTEN)
+        assert verified("IAD", copy_id, "failed")["mend_from"] == "DFW"
+        pauses.at(Step.REPAIR_SEGMENT_WRITTEN)
         assert in_iad(service, "POST", f"/backups/{copy_id}/action", {"mend": {}}).status_code == 202
         pauses.reached()
         kill(service.process_of("\0-m\0snaphold\0api", "--name\0IAD"))
         pauses.over()
-        proven("IAD", copy_id, "passed")
+        verified("IAD", copy_id, "passed")
         assert objects("IAD", copy_id) == there
 
         for end in ("xbstream.gz", "index", "json"):
             path_of("DFW", backup_id, end).unlink()
         service.ok("POST", f"/backups/{backup_id}/action", {"verify": {}})
-        assert proven("DFW", backup_id, "failed")["mend_from"] == "IAD"
+        assert verified("DFW", backup_id, "failed")["mend_from"] == "IAD"
         service.ok("POST", f"/backups/{backup_id}/action", {"mend": {}})
-        proven("DFW", backup_id, "passed")
+        verified("DFW", backup_id, "passed")
         assert objects("DFW", backup_id) == here
     finally:
         service.end()

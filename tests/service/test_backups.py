@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 
 from snaphold.catalog import backups
-from snaphold.errors import BadRequest, NotFound, Overtaken, Unprocessable
+from snaphold.errors import BadRequest, NotFound, Superseded, Unprocessable
 from snaphold.model import BackupStatus, InstanceStatus, rfc3339
 from snaphold.protocol import Claim, Heartbeat, InstanceState, Progress
 from snaphold.service import hosts as host_service
@@ -70,16 +70,16 @@ def test_a_failed_backup_says_why_and_is_swept(region: Region) -> None:
 
 
 def test_an_attempt_that_was_given_up_may_not_report(region: Region) -> None:
-    """After the lease has run out the record belongs to the reaper: a late report changes nothing."""
+    """After the lease has run out the catalog belongs to the reaper: a late report changes nothing."""
     instance = region.active_instance()
     backup = request_backup(region.deployment, ACCOUNT, a_backup(instance.id))
     task = region.claim()
     assert task is not None
     region.clock.advance(region.deployment.settings.lease_s + 1)
     assert host_service.reap(region.deployment) == 1
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         region.report(task)
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         host_service.progress(
             region.deployment, region.host_id, task.id, Progress(session=region.session, attempt=task.attempt)
         )
@@ -87,7 +87,7 @@ def test_an_attempt_that_was_given_up_may_not_report(region: Region) -> None:
 
 
 def test_a_report_whose_answer_was_lost_may_come_again(region: Region) -> None:
-    """The agent asks again when no answer came: a 409 now would make it remove a backup that the record has."""
+    """The agent asks again when no answer came: a 409 now would make it remove a backup that the catalog has."""
     instance = region.active_instance()
     backup = request_backup(region.deployment, ACCOUNT, a_backup(instance.id))
     task = region.claim()
@@ -132,7 +132,7 @@ def test_a_new_agent_process_ends_what_the_old_one_had(region: Region) -> None:
     assert task is not None
     region.hello()
     assert show_backup(region.deployment, ACCOUNT, backup.id).status is BackupStatus.FAILED
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         region.report(task, session=old)
 
 
@@ -339,5 +339,5 @@ def test_a_stale_session_gets_no_work(region: Region) -> None:
     request_backup(region.deployment, ACCOUNT, a_backup(instance.id))
     old = region.session
     region.hello()
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         host_service.claim(region.deployment, region.host_id, Claim(session=old, wait_s=0))

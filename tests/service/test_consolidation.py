@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from snaphold.errors import NotFound, Unprocessable
-from snaphold.model import Backup, BackupStatus, InstanceStatus, Made
+from snaphold.model import Backup, BackupStatus, InstanceStatus, Origin
 from snaphold.protocol import Task, TaskKind
 from snaphold.service.backups import delete_backup, request_backup, show_backup
 from snaphold.service.consolidation import request_consolidation
@@ -35,7 +35,7 @@ def test_a_chain_becomes_a_full_of_its_own(region: Region, chain: tuple[Backup, 
     """Same source, no parent, the whole chain for the host; its instance stays free; the old chain may go then."""
     full, increment = chain
     new = request_consolidation(region.deployment, ACCOUNT, increment.id, None)
-    assert (new.status, new.made, new.made_from, new.name) == ("NEW", Made.CONSOLIDATED, increment.id, "b-full")
+    assert (new.status, new.made, new.made_from, new.name) == ("NEW", Origin.CONSOLIDATED, increment.id, "b-full")
     assert show_instance(region.deployment, ACCOUNT, full.source_id).status is InstanceStatus.ACTIVE
     for member in chain:
         with pytest.raises(Unprocessable, match=f"Backup {increment.id} is in use."):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snaphold.errors import NotFound, Overtaken, Unauthorized, Unprocessable
+from snaphold.errors import NotFound, Superseded, Unauthorized, Unprocessable
 from snaphold.model import BackupStatus
 from snaphold.service.backups import list_backups, request_backup, show_backup
 from snaphold.service.host_registry import list_hosts, remove_host
@@ -27,14 +27,14 @@ def test_hosts_that_are_listed(region: Region) -> None:
 
 
 def test_a_host_without_instances(region: Region) -> None:
-    """Its token is refused from now on, and its agent is overtaken."""
+    """Its token is refused from now on, and its agent is superseded."""
     assert remove_host(region.deployment, "host", force=False) == []
     assert list_hosts(region.deployment) == []
     with pytest.raises(Unauthorized):
         authenticate_host(region.deployment, region.token)
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         region.heartbeat()
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         region.claim()
 
 
@@ -80,7 +80,7 @@ def test_by_force(region: Region) -> None:
     failed = show_backup(region.deployment, "9999", running.id)
     assert (failed.status, failed.reason) == (BackupStatus.FAILED, "Its host was removed from the service.")
     assert "sweep_backup" in {name for name, _ in region.enqueued()}
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         region.report(task)
     page = list_backups(region.deployment, instance.account, PageRequest(limit=20, marker=None))
     assert [backup.id for backup in page.backups] == [kept.id]

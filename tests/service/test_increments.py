@@ -63,7 +63,7 @@ def test_a_host_is_given_the_whole_chain(region: Region) -> None:
 
 
 def test_a_full_in_place_of_an_increment_is_shown_as_what_it_is(region: Region) -> None:
-    """Where nobody named the parent the host may take a full one, and says so: it stands on nothing."""
+    """Where nobody named the parent the host may take a full one, and says so: it depends on nothing."""
     instance = region.active_instance()
     taken(region, on(instance))
     task = begin(region, on(instance))
@@ -145,7 +145,7 @@ def test_a_lower_lsn_makes_no_backup_a_parent_until_another_life_begins(region: 
 
 
 def test_a_heartbeat_that_had_to_wait_is_no_rollback(region: Region) -> None:
-    """While it waited for the record its host may have spoken again, and been heard: a lower LSN is an old one then."""
+    """While it waited for the catalog its host may have reported again: a lower LSN is then an old one."""
     instance = region.active_instance()
     tell(region, instance, "i", 500)
     with ThreadPoolExecutor(1) as pool:
@@ -166,7 +166,7 @@ def tell(region: Region, instance: Instance, incarnation: str, max_lsn: int) -> 
 
 
 def test_a_chain_is_deleted_as_one_when_nothing_uses_it(region: Region) -> None:
-    """An increment that is being taken, or restored, keeps what it stands on; then all of it goes, and is counted."""
+    """An increment that is being taken, or restored, keeps what it depends on; then all of it goes, and is counted."""
     instance = region.active_instance()
     full = taken(region, on(instance))
     task = begin(region, on(instance, full.id))

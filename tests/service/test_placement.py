@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from snaphold.errors import OverLimit, Overtaken, Unavailable
+from snaphold.errors import OverLimit, Superseded, Unavailable
 from snaphold.model import FLAVORS, Host, InstanceStatus
 from snaphold.service.instances import create_instance, resize_flavor, show_instance
 from snaphold.service.placement import offers_of
@@ -89,7 +89,7 @@ def test_an_address_that_cannot_be(region: Region, where: str) -> None:
     task = region.claim()
     assert task is not None
     told = where if where.startswith("127") else str(first.address)
-    with pytest.raises(Overtaken, match=told):
+    with pytest.raises(Superseded, match=told):
         region.report(task, address=told)
     found = show_instance(region.deployment, ACCOUNT, instance.id)
     assert (found.status, found.address) == (InstanceStatus.ERROR, None)

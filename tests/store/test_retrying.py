@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snaphold.errors import ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.store.retrying import Patience, Retrying, RetryingStores
+from snaphold.store.retrying import Retrying, RetryingStores, RetryPolicy
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
 
 PREFIX = "snaphold/d/b/1/"
@@ -40,7 +40,7 @@ def naps() -> Naps:
 @pytest.fixture
 def store(memory: MemoryStore, naps: Naps) -> Retrying:
     """The store that rides faults out, three attempts a call."""
-    return Retrying(memory, Patience(attempts=3, first_wait_s=1, longest_wait_s=8, sleep=naps))
+    return Retrying(memory, RetryPolicy(attempts=3, first_wait_s=1, longest_wait_s=8, sleep=naps))
 
 
 CALLS: dict[str, Callable[[Retrying], object]] = {
@@ -57,7 +57,7 @@ CALLS: dict[str, Callable[[Retrying], object]] = {
 
 def test_what_is_put_may_be_long_in_coming(memory: MemoryStore, naps: Naps) -> None:
     """The time that the bytes take to come is not the store's: it is asked again after its first failure."""
-    patience = Patience(attempts=3, longest_total_s=0.1, sleep=naps)
+    retry_policy = RetryPolicy(attempts=3, longest_total_s=0.1, sleep=naps)
     memory.faults = [Fault("put_segment")]
 
     class Slow(MemoryStore):
@@ -65,7 +65,7 @@ def test_what_is_put_may_be_long_in_coming(memory: MemoryStore, naps: Naps) -> N
             time.sleep(0.3)  # what waiting for the next piece is like
             memory.put_segment(prefix, number, data)
 
-    Retrying(Slow(), patience).put_segment(PREFIX, 0, [b"1"])
+    Retrying(Slow(), retry_policy).put_segment(PREFIX, 0, [b"1"])
     assert memory.calls["put_segment"] == 2
 
 
@@ -134,7 +134,7 @@ def test_a_read_goes_on_where_it_broke(data: bytes, faults: list[int], start: in
     memory = MemoryStore(piece=3)
     memory.objects["a"] = data
     memory.faults = [Fault("get", first=call, last=call, after=after) for call, after in enumerate(faults, 1)]
-    store = Retrying(memory, Patience(sleep=lambda _: None))
+    store = Retrying(memory, RetryPolicy(sleep=lambda _: None))
     assert b"".join(store.get("a", start, length)) == data[start : None if length is None else start + length]
 
 
@@ -144,7 +144,7 @@ def test_a_listing_goes_on_where_it_broke(names: list[str], faults: list[int]) -
     memory = MemoryStore()
     memory.objects = dict.fromkeys(names, b"")
     memory.faults = [Fault("list", first=call, last=call, after=after) for call, after in enumerate(faults, 1)]
-    store = Retrying(memory, Patience(sleep=lambda _: None))
+    store = Retrying(memory, RetryPolicy(sleep=lambda _: None))
     assert [info.name for info in store.list("")] == sorted(names)
 
 
@@ -158,7 +158,7 @@ def test_accounts_are_told_on_where_it_broke(accounts: list[str], faults: list[i
     for account in accounts:
         memory.of(account).put("a", b"")
     memory.faults = [Fault("accounts", first=call, last=call, after=after) for call, after in enumerate(faults, 1)]
-    stores = RetryingStores(memory, Patience(sleep=lambda _: None))
+    stores = RetryingStores(memory, RetryPolicy(sleep=lambda _: None))
     assert list(stores.accounts()) == sorted(accounts)
 
 
@@ -167,5 +167,5 @@ def test_accounts_of_a_store_that_stays_silent(naps: Naps) -> None:
     memory = MemoryStores()
     memory.faults = [Fault("accounts", last=99)]
     with pytest.raises(Transient, match="silent"):
-        list(RetryingStores(memory, Patience(attempts=3, sleep=naps)).accounts())
+        list(RetryingStores(memory, RetryPolicy(attempts=3, sleep=naps)).accounts())
     assert len(naps.seconds) == 2

@@ -3,13 +3,12 @@
 import io
 from typing import TYPE_CHECKING
 
+from snaphold.formats.manifest import CodecName, DataFacts, Datastore, IndexFacts, Lineage, Manifest, Source, sha256_of
 from snaphold.store.base import ObjectStore
-from snaphold.stream.compress import CodecName
-from snaphold.stream.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Source, sha256_of
 from snaphold.stream.segments import Written, write_backup
 
 if TYPE_CHECKING:
-    from snaphold.stream.xbstream import Chunk, File
+    from snaphold.formats.xbstream import Chunk, File
 
 SEGMENT = 1 << 20  # bytes
 PREFIX = "snaphold/deployment/backup/1/"

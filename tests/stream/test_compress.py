@@ -12,12 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snaphold.errors import Damaged
-from snaphold.stream.compress import (
-    BLOCK_SIZE,
-    CodecName,
-    MemberSplitter,
-    decompress_member,
-)
+from snaphold.formats.manifest import CodecName
+from snaphold.stream.compress import BLOCK_SIZE, MemberSplitter, decompress_member
 from tests.stream.xb import cut_anyhow
 from tests.support.members import member_of
 

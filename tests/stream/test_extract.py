@@ -17,18 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snaphold.config import Settings
-from snaphold.engines.mariadb import MariaDB
-from snaphold.errors import Damaged, ObjectMissing, Overtaken, Permanent
+from snaphold.engines.mariadb.tool import MariaDB
+from snaphold.errors import Damaged, ObjectMissing, Permanent, Superseded
+from snaphold.formats.manifest import CodecName, Manifest
+from snaphold.formats.xbstream import Watch
 from snaphold.host.servers import Servers
 from snaphold.store.base import ObjectStore
 from snaphold.store.local import LocalStores
 from snaphold.stream import extractor
-from snaphold.stream.compress import BLOCK_SIZE, CodecName
+from snaphold.stream.compress import BLOCK_SIZE
 from snaphold.stream.extract import extract_backup
-from snaphold.stream.manifest import Manifest
 from snaphold.stream.process import Running, Tool
 from snaphold.stream.segments import write_backup
-from snaphold.stream.xbstream import Watch
 from tests.conftest import processes_naming
 from tests.fakes.memory_store import MemoryStore
 from tests.stream.backups import NAME, PREFIX, SEGMENT, manifest_of, taken
@@ -70,7 +70,7 @@ def put_back(store: ObjectStore, stream: bytes, target: Path) -> None:
 
 
 def extracted_here(stream: bytes, target: Path, level: int = 1) -> None:
-    """Extract in this process: what the extracting one does once it has given up its rights."""
+    """Extract in this process: what the extracting one does once it has abandoned its rights."""
     source = os.memfd_create("stream")
     try:
         for at in range(0, len(stream), BLOCK_SIZE):
@@ -240,13 +240,13 @@ def test_a_directory_that_is_a_link(memory: MemoryStore, target: Path) -> None:
 
 @pytest.mark.parametrize("when", ["before", "in the middle"])
 def test_an_extraction_that_is_stopped(memory: MemoryStore, target: Path, when: str) -> None:
-    """A stop ends everything with Overtaken; no process or thread is left."""
+    """A stop ends everything with Superseded; no process or thread is left."""
     manifest, stop, threads = taken(memory, BIG), threading.Event(), set(threading.enumerate())
     if when == "before":
         stop.set()
     else:
         memory.on_call = lambda method: stop.set() if method == "get" else None
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         extract_backup([manifest], memory, target, stop=stop)
     assert processes_naming(target) == []
     assert {thread for thread in set(threading.enumerate()) - threads if thread.name != "spawner"} == set()

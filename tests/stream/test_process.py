@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from snaphold.errors import Overtaken, Permanent
+from snaphold.errors import Permanent, Superseded
 from snaphold.stream.process import Running, Tool, ToolStream, run_tool
 
 AS_ROOT = os.geteuid() == 0
@@ -189,7 +189,7 @@ def test_a_tool_that_is_stopped(messages: Path) -> None:
     """A stop ends a running tool."""
     stop = threading.Event()
     stop.set()
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         run_tool(shell("exec sleep 1000", messages), timeout_s=1000, stop=stop)
 
 

@@ -16,16 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snaphold.errors import Damaged, ObjectMissing, Overtaken, Permanent, Transient
+from snaphold.errors import Damaged, ObjectMissing, Permanent, Superseded, Transient
+from snaphold.formats.index import Index
+from snaphold.formats.manifest import Manifest
+from snaphold.formats.xbstream import Watch
 from snaphold.store.base import ObjectStore
 from snaphold.store.local import LocalStores
-from snaphold.store.retrying import Patience, Retrying
+from snaphold.store.retrying import Retrying, RetryPolicy
 from snaphold.stream.compress import BLOCK_SIZE, decompress_member
-from snaphold.stream.index import Index
-from snaphold.stream.manifest import Manifest
 from snaphold.stream.process import Tool, ToolStream
 from snaphold.stream.segments import IN_FLIGHT, Written, discard, read_backups, write_backup
-from snaphold.stream.xbstream import Watch
 from tests.fakes.memory_store import Fault, MemoryStore
 from tests.stream.backups import NAME, PREFIX, SEGMENT, AnyStream, manifest_of, taken
 from tests.stream.xb import INFO, cut_anyhow, end, payload, streams, whole
@@ -177,7 +177,7 @@ def test_a_stop_while_the_tool_runs(memory: MemoryStore, tmp_path: Path, what: s
     began = time.monotonic()
     with (
         ToolStream(Tool(argv=["/bin/sh", "-c", script], messages=messages)) as stream,
-        pytest.raises(Overtaken, match="the backup was stopped"),
+        pytest.raises(Superseded, match="the backup was stopped"),
     ):
         write_backup(
             stream.readinto,
@@ -305,7 +305,7 @@ def test_a_put_that_begins_again() -> None:
             super().put_segment(prefix, number, data)
 
     store = Stumbling(segment_size=size)
-    written = write(Retrying(store, Patience(sleep=lambda _: None)), BIG, segment_size=size)
+    written = write(Retrying(store, RetryPolicy(sleep=lambda _: None)), BIG, segment_size=size)
     store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
     assert gzip.decompress(store.objects[NAME]) == BIG
     assert stumbled == set(range(len(written.segments)))
@@ -341,10 +341,10 @@ def test_a_segment_is_put_while_it_is_filled() -> None:
 
 
 def test_a_stop_before_the_start(memory: MemoryStore) -> None:
-    """An attempt that was overtaken before it began ends as well."""
+    """An attempt that was superseded before it began ends as well."""
     stop = threading.Event()
     stop.set()
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         write_backup(
             lambda buffer: len(buffer),  # noqa: PLW0108 -- an endless stream
             memory,
@@ -522,12 +522,12 @@ def test_only_what_is_wanted_is_read(memory: MemoryStore) -> None:
 
 
 def test_reading_that_is_stopped(memory: MemoryStore) -> None:
-    """A stop ends the reading with Overtaken."""
+    """A stop ends the reading with Superseded."""
     manifest, stop = taken(memory, BIG), threading.Event()
     segments = segments_of(manifest, memory, stop=stop)
     next(segments)
     stop.set()
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         next(segments)
 
 

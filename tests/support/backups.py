@@ -5,8 +5,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from snaphold.engines.base import Engine, ServerAccess, Taken
-from snaphold.engines.installation import Installation
+from snaphold.engines.base import BackupMetadata, Engine, ServerAccess
+from snaphold.engines.mariadb.installation import Installation
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult, InstanceSpec
 
@@ -22,7 +22,7 @@ def take_to_file(
     parent_lsn: int | None = None,
     lock_wait_timeout_s: float = 60,
     started: threading.Event | None = None,
-) -> Taken:
+) -> BackupMetadata:
     """Take a backup into a file, and read the engine's facts from what mbstream makes of it."""
     buffer = memoryview(bytearray(BUFFER))
     with (

@@ -13,12 +13,12 @@ import pymysql
 from snaphold.agent.backup import taken_backup
 from snaphold.agent.chain import Chain
 from snaphold.agent.consolidate import consolidated_backup
+from snaphold.agent.context import TaskContext
 from snaphold.agent.control import Control
 from snaphold.agent.lease import Lease
 from snaphold.agent.restore import restored_instance
-from snaphold.agent.room import Room
 from snaphold.config import Settings
-from snaphold.engines.mariadb import MariaDB
+from snaphold.engines.mariadb.tool import MariaDB
 from snaphold.host.servers import Servers, Staging
 from snaphold.model import rfc3339
 from snaphold.protocol import (
@@ -52,7 +52,7 @@ class SilentControl(Control):
 class ChainBench:
     """A host, and the chain of backups that were taken of one of its instances."""
 
-    room: Room
+    context: TaskContext
     spec: InstanceSpec
     links: list[ChainLink] = field(default_factory=list)
     results: list[BackupResult] = field(default_factory=list)
@@ -62,7 +62,7 @@ class ChainBench:
         links = [] if full else list(self.links)
         spec = self.backup_spec(parent_id=links[-1].backup_id if links else None, named=named)
         task = self.task(TaskKind.BACKUP, links, backup=spec, instance_id=self.spec.id)
-        with taken_backup(self.room, task, spec, lease_of(task)) as result:
+        with taken_backup(self.context, task, spec, lease_of(task)) as result:
             pass
         kept = links if result.parent_id is not None else []
         self.links = [*kept, self.link(spec.id, result)]
@@ -72,32 +72,34 @@ class ChainBench:
     @property
     def last_lsn(self) -> int:
         """Where the newest backup ended."""
-        return Chain.opened(self.room.stores, self.links).newest.lineage.last_lsn
+        return Chain.opened(self.context.stores, self.links).newest.lineage.last_lsn
 
     def restore(self, links: list[ChainLink] | None = None) -> InstanceResult:
         """A new instance, as the agent makes it, of the chain that ends with the last of these backups."""
         copy = instance_spec(databases=(), users=[])
         task = self.task(TaskKind.RESTORE, self.links if links is None else links, instance=copy, instance_id=copy.id)
-        with restored_instance(self.room, task, copy, lease_of(task)) as result:
+        with restored_instance(self.context, task, copy, lease_of(task)) as result:
             return result
 
     def consolidate(self) -> tuple[list[ChainLink], BackupResult]:
         """Merge the chain; the new backup alone is the chain that comes back."""
         spec = self.backup_spec(parent_id=None)
         task = self.task(TaskKind.CONSOLIDATE, self.links, backup=spec)
-        with consolidated_backup(self.room, task, spec, lease_of(task)) as result:
+        with consolidated_backup(self.context, task, spec, lease_of(task)) as result:
             return [self.link(spec.id, result)], result
 
-    def laid(self, way: Callable[[Chain, Room, Staging, Lease], None]) -> tuple[InstanceResult, dict[str, bytes]]:
+    def laid(
+        self, way: Callable[[Chain, TaskContext, Staging, Lease], None]
+    ) -> tuple[InstanceResult, dict[str, bytes]]:
         """A new instance of the chain's files, laid down this way; and what its files were that are no InnoDB's.
 
         Of undo tablespaces the length is told.
         """
         copy = instance_spec(databases=(), users=[])
-        staging = self.room.servers.staging(copy, 1)
+        staging = self.context.servers.staging(copy, 1)
         task = self.task(TaskKind.RESTORE, self.links, instance=copy)
-        way(Chain.opened(self.room.stores, self.links), self.room, staging, lease_of(task))
-        self.room.engines["mariadb"].prepare(
+        way(Chain.opened(self.context.stores, self.links), self.context, staging, lease_of(task))
+        self.context.engines["mariadb"].prepare(
             staging.directory, uid=staging.uid, gid=staging.gid, memory_bytes=staging.memory_bytes
         )
         paths = [path for path in staging.directory.rglob("*") if path.is_file()]
@@ -106,7 +108,7 @@ class ChainBench:
             for path in paths
         }
         files |= {path.name: b"%d bytes" % path.stat().st_size for path in staging.directory.glob("undo???")}
-        return self.room.servers.finish_restore(copy, 1), files
+        return self.context.servers.finish_restore(copy, 1), files
 
     def backup_spec(self, *, parent_id: str | None, named: bool = True) -> BackupSpec:
         """What an agent is told of a backup to take."""
@@ -124,7 +126,7 @@ class ChainBench:
             volume_gb=1,
             flavor_ram_mb=512,
             datastore="mariadb",
-            version=self.room.servers.installation.series,
+            version=self.context.servers.installation.series,
             version_id="v",
         )
 
@@ -177,9 +179,9 @@ def plain_bench(servers: Servers, settings: Settings, databases: Sequence[str]) 
     assert settings.state_dir is not None
     stores = LocalStores(settings.state_dir / "store")
     engines = {"mariadb": MariaDB(servers.installation, servers.keys)}
-    room = Room(servers=servers, engines=engines, stores=stores, settings=settings)
+    context = TaskContext(servers=servers, engines=engines, stores=stores, settings=settings)
     spec = instance_spec(databases=databases, users=[user_spec("app", PASSWORD, databases)])
-    return ChainBench(room=room, spec=spec), servers.create(spec, 1)
+    return ChainBench(context=context, spec=spec), servers.create(spec, 1)
 
 
 def tables_of(result: InstanceResult) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import shlex
 
 from snaphold.config import Settings
-from snaphold.engines.installation import find_installation
+from snaphold.engines.mariadb.installation import find_installation
 
 
 def settings_with_options(settings: Settings, *options: str) -> Settings:

@@ -9,9 +9,9 @@ from typing import Any
 import pymysql
 
 from snaphold.engines.base import Administer
-from snaphold.host.accounts import native_hash
+from snaphold.engines.mariadb.accounts import native_hash
+from snaphold.engines.mariadb.session import session
 from snaphold.host.servers import Servers
-from snaphold.host.session import session
 from snaphold.protocol import DatabaseSpec, InstanceResult, InstanceSpec, UserSpec
 
 PASSWORD = "pw1"  # of the user ``app``

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from snaphold.model import Backup, BackupStatus, Made, rfc3339, rfc3339_exact, version_id
+from snaphold.formats.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Segment, Source, sha256_of
+from snaphold.model import Backup, BackupStatus, Origin, rfc3339, rfc3339_exact, version_id
 from snaphold.store.base import ObjectStore
-from snaphold.stream.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Segment, Source, sha256_of
 from tests.support.region import ACCOUNT
 
 DATA = b"the data object"
@@ -33,7 +33,7 @@ def a_backup_record(number: int, parent: Backup | None = None, account: str = AC
         flavor_ram_mb=1024,
         volume_gb=2,
         is_automated=number % 2 == 0,
-        made=Made.TAKEN,
+        made=Origin.TAKEN,
         made_from=None,
         made_from_region=None,
         size_bytes=200 << 20,

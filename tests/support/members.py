@@ -1,6 +1,7 @@
 """Members of a compressed stream."""
 
-from snaphold.stream.compress import CodecName, compress_block
+from snaphold.formats.manifest import CodecName
+from snaphold.stream.compress import compress_block
 
 
 def member_of(block: bytes | memoryview, level: int = 1, codec: CodecName = "gzip") -> bytes:

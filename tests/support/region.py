@@ -16,7 +16,7 @@ from snaphold.catalog import hosts
 from snaphold.catalog.database import open_catalog
 from snaphold.catalog.identity_db import open_identity_database
 from snaphold.config import Settings
-from snaphold.model import FLAVORS, Backup, Flavor, Instance, ProofLevel, ProofStatus
+from snaphold.model import FLAVORS, Backup, Flavor, Instance, VerificationLevel, VerificationStatus
 from snaphold.protocol import (
     BackupResult,
     Claim,
@@ -24,10 +24,10 @@ from snaphold.protocol import (
     Heartbeat,
     Hello,
     InstanceResult,
-    ProofResult,
     Report,
     Task,
     TaskKind,
+    VerificationResult,
 )
 from snaphold.queue import Queue
 from snaphold.service import hosts as host_service
@@ -105,7 +105,7 @@ class Region:
             ok=ok,
             reason=None if ok else "it was told to fail",
             backup=a_result(task) if task.backup is not None else None,
-            proof=a_proof() if task.kind is TaskKind.VERIFY else None,
+            proof=a_verification() if task.kind is TaskKind.VERIFY else None,
             instance=None if task.instance is None else built_at(address or task.instance.address, self.port),
         )
         host_service.report(self.deployment, self.host_id, task.id, message)
@@ -155,10 +155,14 @@ def a_result(task: Task) -> BackupResult:
     )
 
 
-def a_proof(**change: object) -> ProofResult:
-    """What a host says of a proof that a backup has passed."""
-    passed = ProofResult(
-        status=ProofStatus.PASSED, level=ProofLevel.RESTORE, at="2026-01-02T03:04:05Z", seconds=2.5, reason=None
+def a_verification(**change: object) -> VerificationResult:
+    """What a host says of a verification that a backup has passed."""
+    passed = VerificationResult(
+        status=VerificationStatus.PASSED,
+        level=VerificationLevel.RESTORE,
+        at="2026-01-02T03:04:05Z",
+        seconds=2.5,
+        reason=None,
     )
     return passed.model_copy(update=change)
 

@@ -11,17 +11,17 @@ from snaphold.catalog import copies as copy_rows
 from snaphold.catalog import hosts
 from snaphold.catalog.database import Transaction, open_catalog
 from snaphold.errors import BadRequest, NotFound, OverLimit, Permanent, Transient, Unavailable, Unprocessable
+from snaphold.formats.manifest import load
 from snaphold.model import Backup, CopyStatus
-from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerQuestion, PeerRecord, PeerWithdrawal, PeerWithdrawn
+from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerQuery, PeerRecord, PeerWithdrawal, PeerWithdrawn
 from snaphold.queue import Queue
-from snaphold.service.arrivals import answer_peer, expect_copy, record_copy, withdraw_copy
 from snaphold.service.backups import delete_backup, list_backups, list_instance_backups, show_backup
-from snaphold.service.copies import plan_copies, request_copy, take_up_copies
+from snaphold.service.copies import plan_copies, request_copy, retry_copies
 from snaphold.service.deployment import Deployment
+from snaphold.service.incoming_copies import answer_peer, expect_copy, record_copy, withdraw_copy
 from snaphold.service.requests import CopyRequest, PageRequest
 from snaphold.steps import Step, observers
-from snaphold.stream.manifest import load
-from snaphold.stream.proof import prove_objects
+from snaphold.stream.verification import verify_objects
 from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
@@ -46,7 +46,7 @@ class Neighbour:
         self.silent = False
         self.loses = False
 
-    def copies(self, question: PeerQuestion) -> PeerAnswer:
+    def copies(self, question: PeerQuery) -> PeerAnswer:
         """Which of these are there."""
         self._answers()
         return answer_peer(self.deployment, question)
@@ -99,12 +99,12 @@ class Pair:
         request_copy(self.region.deployment, ACCOUNT, backup.id, CopyRequest(region="IAD", name=name))
 
     def work(self) -> None:
-        """The worker makes every copy that is asked for, and the other region's removes what was given up."""
+        """The worker makes every copy that is asked for, and the other region's removes what was abandoned."""
         with self.region.deployment.catalog.reading() as tx:
             asked = [copy for backup in rows_of(tx) for copy in copy_rows.open_of(tx, backup)]
         for copy_id in asked:
             self.copier().copy(copy_id)
-        self.remover.sweep_arrivals(0)
+        self.remover.sweep_incoming_copies(0)
 
     def limit(self, backups: int) -> None:
         """IAD lets the account have so many backups."""
@@ -173,7 +173,7 @@ def opened_pair(tmp_path: Path, *, rate_factor: float = 0, backup_actions_per_mi
 
 
 def test_a_copy_is_a_backup_of_its_own(pair: Pair) -> None:
-    """It has an id and a name of its own and the same source, and its objects are proven by its own manifest."""
+    """It has an id and a name of its own and the same source, and its objects are verified by its own manifest."""
     backup = pair.keep(1)
     pair.ask(backup)
     assert pair.in_iad() == []
@@ -182,7 +182,7 @@ def test_a_copy_is_a_backup_of_its_own(pair: Pair) -> None:
     assert (copy.name, copy.source_id, copy.size_bytes) == ("backup 1-copy", backup.source_id, backup.size_bytes)
     assert (copy.made_from, copy.made_from_region, copy.parent_id) == (backup.id, "DFW", None)
     assert copy.id != backup.id
-    manifest = prove_objects(pair.target, copy.id, str(copy.manifest_sha256))
+    manifest = verify_objects(pair.target, copy.id, str(copy.manifest_sha256))
     assert (manifest.deployment, manifest.made) == (pair.there.deployment_id, "copied")
     assert set(pair.target.objects) == {f"{copy.id}.{end}" for end in ("json", "index", "xbstream.gz")}
     assert pair.copies(backup) == [(CopyStatus.COMPLETED, None)]
@@ -243,7 +243,7 @@ def test_a_silent_peer_is_503_when_asked_and_waited_for_later(pair: Pair) -> Non
     assert pair.copies(backup) == [(CopyStatus.COPYING, "Region IAD does not answer.")]
     pair.neighbour.silent = False
     pair.region.clock.advance(6)
-    take_up_copies(pair.region.deployment)
+    retry_copies(pair.region.deployment)
     assert pair.region.enqueued()[-1][0] == "copy_backup"
     pair.work()
     assert pair.copies(backup) == [(CopyStatus.COMPLETED, None)]
@@ -293,7 +293,7 @@ def test_a_copy_goes_on_where_it_was_cut_short(pair: Pair, step: Step) -> None:
     assert len(pair.in_iad()) == (step in {Step.COPY_RECORDED, Step.COPY_ENDED})
     pair.work()
     (copy,) = pair.in_iad()
-    prove_objects(pair.target, copy.id, str(copy.manifest_sha256))
+    verify_objects(pair.target, copy.id, str(copy.manifest_sha256))
     assert set(pair.target.objects) == {f"{copy.id}.{end}" for end in ("json", "index", "xbstream.gz")}
     assert pair.target.calls["put_segment"] == 3
     assert pair.copies(backup) == [(CopyStatus.COMPLETED, None)]
@@ -318,7 +318,7 @@ def test_a_segment_that_was_damaged_meanwhile_is_put_again(pair: Pair) -> None:
     pair.target.objects[damaged] = b"?" * SEGMENT
     pair.work()
     (copy,) = pair.in_iad()
-    prove_objects(pair.target, copy.id, str(copy.manifest_sha256))
+    verify_objects(pair.target, copy.id, str(copy.manifest_sha256))
     assert pair.target.calls["put_segment"] == 4
 
 
@@ -360,11 +360,11 @@ def test_what_came_of_a_copy_is_given_up_after_a_week(pair: Pair) -> None:
     pair.work()
     assert pair.target.objects != {}
     pair.region.clock.advance(8 * 24 * 3600)
-    pair.remover.sweep_arrivals(60)
+    pair.remover.sweep_incoming_copies(60)
     assert pair.target.objects != {}
     pair.region.clock.advance(61)
     pair.neighbour.silent = True
-    pair.remover.sweep_arrivals(60)
+    pair.remover.sweep_incoming_copies(60)
     assert pair.target.objects == {}
 
 
@@ -375,7 +375,7 @@ def test_a_copy_that_was_given_up_there_has_failed(pair: Pair) -> None:
     pair.target.faults.append(Fault("publish"))
     pair.work()
     pair.region.clock.advance(8 * 24 * 3600)
-    pair.remover.sweep_arrivals(60)
+    pair.remover.sweep_incoming_copies(60)
     pair.work()
     ((status, reason),) = pair.copies(backup)
     assert status is CopyStatus.FAILED

@@ -110,7 +110,7 @@ def test_a_delete_may_run_twice(region: Region, stores: MemoryStores) -> None:
 
 
 def test_a_failed_backup_leaves_nothing_after_the_sweep(region: Region, stores: MemoryStores) -> None:
-    """Published or not, whatever a failed attempt wrote goes; the record with its reason stays."""
+    """Published or not, whatever a failed attempt wrote goes; the catalog with its reason stays."""
     instance = region.active_instance()
     backup = request_backup(region.deployment, ACCOUNT, a_backup(instance.id))
     task = region.claim()
@@ -138,7 +138,7 @@ def test_the_sweep_takes_ended_attempts_only(region: Region, stores: MemoryStore
 
 
 def test_a_late_writer_is_swept_again_after_the_grace_time(region: Region, stores: MemoryStores) -> None:
-    """What a host wrote after it had been given up goes with a later round, and not before the grace time is over."""
+    """What a host wrote after it had been abandoned goes with a later round, and not before the grace time is over."""
     instance = region.active_instance()
     backup = request_backup(region.deployment, ACCOUNT, a_backup(instance.id))
     task = region.claim()
@@ -158,7 +158,7 @@ def test_a_delete_whose_job_was_lost_is_taken_up(region: Region, stores: MemoryS
     backup = region.completed_backup(region.active_instance())
     fill(stores.of(ACCOUNT), region, backup)
     delete_backup(region.deployment, ACCOUNT, backup.id)
-    remover(region, stores).take_up_deletions()
+    remover(region, stores).retry_deletions()
     assert stores.of(ACCOUNT).objects == FOREIGN
     with pytest.raises(NotFound):
         show_backup(region.deployment, ACCOUNT, backup.id)

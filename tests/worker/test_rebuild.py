@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from snaphold.catalog import backups, instances
-from snaphold.errors import Overtaken, Transient
+from snaphold.errors import Superseded, Transient
 from snaphold.model import Backup, BackupStatus, backup_prefix, parse_rfc3339
 from snaphold.protocol import BackupResult, Report
 from snaphold.service.backups import list_instance_backups, request_backup, show_backup
@@ -16,7 +16,7 @@ from snaphold.service.hosts import report
 from snaphold.service.requests import PageRequest, ScheduleRequest
 from snaphold.service.schedules import create_schedule
 from snaphold.steps import Step, observers
-from snaphold.stream.proof import Receipt, receipt_name
+from snaphold.stream.verification import VerificationRecord, verification_record_name
 from snaphold.worker.deletion import Remover
 from snaphold.worker.rebuild import Rebuilt, end_rebuild, rebuild
 from snaphold.worker.schedules import Scheduler
@@ -29,7 +29,7 @@ OTHER = "5678"
 
 @pytest.fixture
 def region(tmp_path: Path) -> Iterator[Region]:
-    """A region with one host that is there, and no backup on record."""
+    """A region with one host that is there, and no backup in the catalog."""
     region = open_region(tmp_path)
     yield region
     region.deployment.catalog.close()
@@ -89,14 +89,14 @@ def test_records_are_made_anew_to_the_last_field(region: Region, stores: MemoryS
 
 
 def test_what_a_proof_has_shown_is_on_record_again(region: Region, stores: MemoryStores) -> None:
-    """The receipt beside a manifest is the proof's own word; one of other bytes under this name says nothing."""
-    proven, other = put(region, stores, 1), put(region, stores, 2)
+    """The record beside a manifest tells the verification's result; one of other bytes under this name is ignored."""
+    verified, other = put(region, stores, 1), put(region, stores, 2)
     facts = {"status": "passed", "level": "objects", "at": "2026-01-02T03:04:05Z", "seconds": 1.5, "by": "0.1.0"}
-    for backup, sha256 in ((proven, proven.manifest_sha256), (other, "0" * 64)):
-        receipt = Receipt.model_validate({"id": backup.id, "manifest_sha256": sha256, **facts})
-        stores.of(ACCOUNT).put(receipt_name(backup.id), receipt.dump())
+    for backup, sha256 in ((verified, verified.manifest_sha256), (other, "0" * 64)):
+        verification_record = VerificationRecord.model_validate({"id": backup.id, "manifest_sha256": sha256, **facts})
+        stores.of(ACCOUNT).put(verification_record_name(backup.id), verification_record.dump())
     rebuilt(region, stores)
-    shown = on_record(region)[proven.id]
+    shown = on_record(region)[verified.id]
     assert (shown.proof_status, shown.proof_level, shown.proof_seconds) == ("passed", "objects", 1.5)
     assert shown.proof_at_us == parse_rfc3339("2026-01-02T03:04:05Z")
     assert on_record(region)[other.id] == other
@@ -159,7 +159,7 @@ def test_a_surviving_record_stands(
 
 
 def test_a_manifest_that_is_not_the_recorded_one(region: Region, stores: MemoryStores) -> None:
-    """A manifest of another hash than the recorded one is told of as damage; the record trusts its own."""
+    """A manifest of another hash than the recorded one is told of as damage; the catalog trusts its own."""
     backup = replace(put(region, stores, 1), manifest_sha256="0" * 64)
     record(region, backup)
     ((name, _, damaged),) = told(rebuilt(region, stores))
@@ -180,7 +180,7 @@ def test_work_that_is_under_way(region: Region, stores: MemoryStores) -> None:
 
 
 def test_what_is_not_ours_is_told_of(region: Region, stores: MemoryStores) -> None:
-    """Manifests of other deployments and files of strangers are no damage, and no backups."""
+    """Manifests of other deployments and files of orphaned objects are no damage, and no backups."""
     others = put_backup(stores.of(ACCOUNT), a_backup_record(1), "another-deployment")
     store = stores.of(ACCOUNT)
     store.put("00000002-0000-4000-8000-000000000000.json", b'{"a": "shopping list"}')
@@ -413,6 +413,6 @@ def test_a_report_that_comes_after_the_rebuild(region: Region, stores: MemorySto
     report(region.deployment, region.host_id, task_id, message)
     assert on_record(region)[backup.id] == backup
     other = message.model_copy(update={"backup": result.model_copy(update={"manifest_sha256": "0" * 64})})
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         report(region.deployment, region.host_id, task_id, other)
     assert on_record(region)[backup.id] == backup

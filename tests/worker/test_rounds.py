@@ -14,7 +14,7 @@ import sys, threading
 from pathlib import Path
 from snaphold.catalog.identity_db import open_identity_database
 from snaphold.service.backups import request_backup, show_backup
-from snaphold.worker.state import Saver
+from snaphold.worker.state_backup import Saver
 from snaphold.worker.worker import run_worker
 from tests.fakes.memory_store import MemoryStores
 from tests.scenarios.served import eventually
@@ -65,7 +65,7 @@ def test_leases_are_judged_only_when_hosts_could_renew_them(wall_s: float, passe
 
 
 def test_a_silent_store_keeps_no_silent_host(tmp_path: Path) -> None:
-    """While a store does not answer what looks into it, a host that is silent has its work given up all the same."""
+    """While a store does not answer what looks into it, a host that is silent has its work abandoned all the same."""
     argv = [sys.executable, "-c", WORKER, str(tmp_path)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.split()[-1:]) == (0, ["FAILED"]), done.stderr

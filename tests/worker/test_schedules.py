@@ -105,7 +105,7 @@ def taken(region: Region) -> list[str]:
 
 def remove(region: Region) -> None:
     """The worker removes whatever is being deleted."""
-    Remover(region.deployment.catalog, MemoryStores(), region.deployment.deployment_id).take_up_deletions()
+    Remover(region.deployment.catalog, MemoryStores(), region.deployment.deployment_id).retry_deletions()
 
 
 def test_one_run_is_taken_once(region: Region) -> None:
@@ -286,7 +286,7 @@ def test_a_month_of_runs(region: Region) -> None:
 
 
 def test_the_first_run_is_a_full_whatever_its_day(region: Region) -> None:
-    """There must be something for increments to stand on; a failed increment is left out of the chain."""
+    """There must be something for increments to depend on; a failed increment is left out of the chain."""
     a_schedule(region, region.active_instance())
     scheduler = Scheduler(region.deployment)
     nights(region, scheduler, 4, 7, failing=[5])
@@ -362,7 +362,7 @@ def test_a_callers_backups_never_expire(region: Region) -> None:
 
 
 def test_a_full_waits_for_the_increments_that_a_person_made(region: Region) -> None:
-    """It stays with all that stands on it, the log says so once and the schedule shows it; then it goes."""
+    """It stays with all that depends on it, the log says so once and the schedule shows it; then it goes."""
     instance = region.active_instance()
     schedule = a_schedule(region, instance, day_of_week=7)
     scheduler = Scheduler(region.deployment)

@@ -20,7 +20,7 @@ from snaphold.service.hosts import authenticate_host, heartbeat
 from snaphold.service.instances import create_instance
 from snaphold.steps import Step, observers
 from snaphold.worker.rebuild import rebuild
-from snaphold.worker.state import LOST, Saver, State, restore_state, saved_states, stored_state
+from snaphold.worker.state_backup import LOST, Saver, State, restore_state, saved_states, stored_state
 from tests.fakes.memory_store import Fault, MemoryStores
 from tests.support.manifests import a_backup_record, put_backup
 from tests.support.region import ACCOUNT, Region, a_backup, an_instance, open_region

@@ -1,4 +1,4 @@
-"""Reading back what the record knows: bytes that differ fail a proof, a silent store leaves it unknown."""
+"""Reading back what the record knows: bytes that differ fail a verification, a silent store leaves it unknown."""
 
 import random
 import threading
@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 
 from snaphold.errors import Permanent, SnapholdError, Transient
-from snaphold.model import Backup, BackupStatus, ProofLevel, ProofStatus
+from snaphold.formats.manifest import DataFacts, IndexFacts, Manifest, sha256_of
+from snaphold.model import Backup, BackupStatus, VerificationLevel, VerificationStatus
 from snaphold.protocol import Report
 from snaphold.service import hosts as host_service
 from snaphold.service.backups import request_backup, show_backup
-from snaphold.service.verification import request_proof
+from snaphold.service.verification import request_verification
 from snaphold.steps import Step, observers
-from snaphold.stream.manifest import DataFacts, IndexFacts, Manifest, sha256_of
-from snaphold.stream.proof import Checksums, Receipt, kept_receipt, receipt_name
-from snaphold.worker.verification import Prover
+from snaphold.stream.verification import (
+    Checksums,
+    VerificationRecord,
+    read_verification_record,
+    verification_record_name,
+)
+from snaphold.worker.verification import Verifier
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
 from tests.stream.backups import NAME, SEGMENT, taken
 from tests.support.region import ACCOUNT, Region, a_backup, a_result, open_region
@@ -33,7 +38,7 @@ class Vault:
         self.stores = MemoryStores(segment_size=SEGMENT)
         self.store: MemoryStore = self.stores.of(ACCOUNT)
         self.stop = threading.Event()
-        self.prover = Prover(region.deployment, self.stores, self.stop)
+        self.verifier = Verifier(region.deployment, self.stores, self.stop)
         self._instance_id = region.active_instance().id
         self.id, self.sha256 = self.take()
 
@@ -64,10 +69,10 @@ class Vault:
         self.store.objects[f"{backup_id}.json"] = manifest.dump()
         return manifest
 
-    def prove(self) -> Backup:
-        """Ask for a proof and let the worker give it; the backup afterwards."""
-        request_proof(self.region.deployment, ACCOUNT, self.id, ProofLevel.OBJECTS)
-        self.prover.prove(self.id)
+    def verify(self) -> Backup:
+        """Ask for a verification and let the worker give it; the backup afterwards."""
+        request_verification(self.region.deployment, ACCOUNT, self.id, VerificationLevel.OBJECTS)
+        self.verifier.verify(self.id)
         return self.backup
 
     @property
@@ -76,9 +81,9 @@ class Vault:
         return show_backup(self.region.deployment, ACCOUNT, self.id)
 
     @property
-    def receipt(self) -> Receipt | None:
+    def verification_record(self) -> VerificationRecord | None:
         """What is kept."""
-        return kept_receipt(self.store, self.id, self.sha256)
+        return read_verification_record(self.store, self.id, self.sha256)
 
     def flip(self, end: str) -> None:
         """Change one bit in the middle of an object."""
@@ -96,18 +101,21 @@ def vault(tmp_path: Path) -> Iterator[Vault]:
 
 
 def test_a_good_backup_passes(vault: Vault) -> None:
-    """Record and receipt say so, and when, and how long it took; the status stays, and it is no longer in use."""
-    backup = vault.prove()
+    """Catalog and verification record hold result, time and duration; the status stays, and it is free again."""
+    backup = vault.verify()
     assert (backup.status, backup.proving) == (BackupStatus.COMPLETED, None)
     assert (backup.proof_status, backup.proof_level, backup.proof_reason) == (
-        ProofStatus.PASSED,
-        ProofLevel.OBJECTS,
+        VerificationStatus.PASSED,
+        VerificationLevel.OBJECTS,
         None,
     )
-    receipt = vault.receipt
-    assert receipt is not None
-    assert (receipt.status, receipt.level) == (ProofStatus.PASSED, ProofLevel.OBJECTS)
-    assert (receipt.seconds, receipt.reason) == (backup.proof_seconds, None)
+    verification_record = vault.verification_record
+    assert verification_record is not None
+    assert (verification_record.status, verification_record.level) == (
+        VerificationStatus.PASSED,
+        VerificationLevel.OBJECTS,
+    )
+    assert (verification_record.seconds, verification_record.reason) == (backup.proof_seconds, None)
 
 
 @pytest.mark.parametrize("end", [".xbstream.gz", ".index", ".json"])
@@ -119,47 +127,55 @@ def test_a_damaged_backup_fails(vault: Vault, end: str, loss: bool) -> None:  # 
         del vault.store.objects[f"{vault.id}{end}"]
     else:
         vault.flip(end)
-    backup = vault.prove()
-    assert (backup.status, backup.proof_status) == (BackupStatus.COMPLETED, ProofStatus.FAILED)
+    backup = vault.verify()
+    assert (backup.status, backup.proof_status) == (BackupStatus.COMPLETED, VerificationStatus.FAILED)
     assert f"{vault.id}{end}" in (backup.proof_reason or "")
-    assert vault.receipt is not None
-    assert (vault.receipt.status, vault.receipt.reason) == (ProofStatus.FAILED, backup.proof_reason)
-    assert set(vault.store.objects) - {receipt_name(vault.id)} == set(whole) - ({f"{vault.id}{end}"} if loss else set())
+    assert vault.verification_record is not None
+    assert (vault.verification_record.status, vault.verification_record.reason) == (
+        VerificationStatus.FAILED,
+        backup.proof_reason,
+    )
+    assert set(vault.store.objects) - {verification_record_name(vault.id)} == set(whole) - (
+        {f"{vault.id}{end}"} if loss else set()
+    )
     vault.store.objects.update(whole)
-    assert vault.prove().proof_status is ProofStatus.PASSED
-    assert vault.receipt is not None
-    assert vault.receipt.status is ProofStatus.PASSED
+    assert vault.verify().proof_status is VerificationStatus.PASSED
+    assert vault.verification_record is not None
+    assert vault.verification_record.status is VerificationStatus.PASSED
 
 
 @pytest.mark.parametrize("end", [".xbstream.gz", ".index", ".json"])
 def test_a_damaged_ancestor_fails_what_stands_on_it(vault: Vault, end: str) -> None:
-    """The backup under an increment is proven with it; the reason names it, and no region is offered to mend from."""
+    """An increment's parent is verified with it; the reason names it, and no region is offered for a repair."""
     middle, _ = vault.take(vault.id, "the middle one")
     last, sha256 = vault.take(middle, "the last one")
     whole = dict(vault.store.objects)
     full, vault.id = vault.id, middle
     vault.flip(end)
     vault.id, vault.sha256 = last, sha256
-    backup = vault.prove()
-    assert backup.proof_status is ProofStatus.FAILED
+    backup = vault.verify()
+    assert backup.proof_status is VerificationStatus.FAILED
     assert f'"the middle one" ({middle}), which it depends on, is damaged' in (backup.proof_reason or "")
     assert f"{middle}{end}" in (backup.proof_reason or "")
-    assert vault.receipt is not None
-    assert vault.receipt.status is ProofStatus.FAILED
+    assert vault.verification_record is not None
+    assert vault.verification_record.status is VerificationStatus.FAILED
     vault.store.objects.update(whole)
-    assert vault.prove().proof_status is ProofStatus.PASSED
+    assert vault.verify().proof_status is VerificationStatus.PASSED
 
-    # A receipt counts while the objects are as they were: size and time.
+    # A verification record counts while the objects are as they were: size and time.
     before = vault.store.calls["get"]
-    own = vault.prove()
-    assert own.proof_status is ProofStatus.PASSED
-    segments_and_index_and_manifest, receipts = 5, 2 + 1  # its own objects; those that count, and the one it replaces
-    assert vault.store.calls["get"] - before == segments_and_index_and_manifest + receipts
+    own = vault.verify()
+    assert own.proof_status is VerificationStatus.PASSED
+    segments_and_index_and_manifest, verification_records = (
+        5,
+        2 + 1,
+    )  # its own objects; those that count, and the one it replaces
+    assert vault.store.calls["get"] - before == segments_and_index_and_manifest + verification_records
     vault.id = full
     vault.flip(end)
     vault.id = last
-    failed = vault.prove()
-    assert failed.proof_status is ProofStatus.FAILED
+    failed = vault.verify()
+    assert failed.proof_status is VerificationStatus.FAILED
     assert f'"b" ({full}), which it depends on, is damaged' in (failed.proof_reason or "")
 
 
@@ -173,7 +189,7 @@ def test_one_bad_read(vault: Vault) -> None:
 
     vault.flip(".xbstream.gz")
     vault.store.on_call = mend
-    assert vault.prove().proof_status is ProofStatus.PASSED
+    assert vault.verify().proof_status is VerificationStatus.PASSED
 
 
 @pytest.mark.parametrize("error", [Transient("silent"), Permanent("refused"), OSError("broken")], ids=repr)
@@ -181,57 +197,60 @@ def test_one_bad_read(vault: Vault) -> None:
 def test_a_store_that_does_not_answer(vault: Vault, error: Exception, method: str) -> None:
     """Unknown, whatever it was, and no longer in use; tried again when it is due, and passed then."""
     vault.store.faults = [Fault(method, error, last=99)]
-    backup = vault.prove()
+    backup = vault.verify()
     assert (backup.status, backup.proving, backup.proof_status) == (
         BackupStatus.COMPLETED,
         None,
-        ProofStatus.UNKNOWN,
+        VerificationStatus.UNKNOWN,
     )
     assert backup.proof_reason == (str(error) if isinstance(error, SnapholdError) else backup.proof_reason)
-    assert vault.receipt is None or method == "get"
+    assert vault.verification_record is None or method == "get"
     vault.store.faults = []
     vault.region.clock.advance(vault.region.deployment.settings.sweep_interval_s)
-    vault.prover.take_up()
+    vault.verifier.retry()
     assert [name for name, _ in vault.region.enqueued()] == ["prove_objects"] * 2
-    vault.prover.prove(vault.id)
-    assert vault.backup.proof_status is ProofStatus.PASSED
+    vault.verifier.verify(vault.id)
+    assert vault.backup.proof_status is VerificationStatus.PASSED
 
 
 @pytest.mark.parametrize("error", [Transient("silent"), Permanent("read-only")], ids=repr)
-@pytest.mark.parametrize("status", [ProofStatus.PASSED, ProofStatus.FAILED])
-def test_a_result_that_the_store_does_not_keep(vault: Vault, error: Exception, status: ProofStatus) -> None:
-    """What a proof has shown is recorded, though its receipt cannot be written: proving needs to read only."""
-    if status is ProofStatus.FAILED:
+@pytest.mark.parametrize("status", [VerificationStatus.PASSED, VerificationStatus.FAILED])
+def test_a_result_that_the_store_does_not_keep(vault: Vault, error: Exception, status: VerificationStatus) -> None:
+    """The catalog gets the result even if the store takes no record: a verification only needs to read."""
+    if status is VerificationStatus.FAILED:
         vault.flip(".index")
     vault.store.faults = [Fault("replace", error, last=99)]
-    assert vault.prove().proof_status is status
-    assert vault.receipt is None
+    assert vault.verify().proof_status is status
+    assert vault.verification_record is None
 
 
 def test_the_checksums_of_a_restore_are_kept(vault: Vault) -> None:
-    """A later proof of the objects replaces the receipt, not what later restores are compared with."""
+    """A later verification of the objects replaces the record, but keeps the checksums for later restores."""
     checksums = Checksums(server_version="10.11.19", tables={"shop.t": 1})
-    vault.prove()
-    assert vault.receipt is not None
-    restored = vault.receipt.model_copy(update={"level": ProofLevel.RESTORE, "checksums": checksums})
-    vault.store.replace(receipt_name(vault.id), restored.dump())
-    vault.prove()
-    assert vault.receipt is not None
-    assert (vault.receipt.level, vault.receipt.checksums) == (ProofLevel.OBJECTS, checksums)
+    vault.verify()
+    assert vault.verification_record is not None
+    restored = vault.verification_record.model_copy(update={"level": VerificationLevel.RESTORE, "checksums": checksums})
+    vault.store.replace(verification_record_name(vault.id), restored.dump())
+    vault.verify()
+    assert vault.verification_record is not None
+    assert (vault.verification_record.level, vault.verification_record.checksums) == (
+        VerificationLevel.OBJECTS,
+        checksums,
+    )
 
 
 def test_a_worker_that_is_stopped(vault: Vault) -> None:
     """Nothing is recorded: the next worker begins again, and only once, however often its job is there."""
     vault.stop.set()
-    assert vault.prove().proving is ProofLevel.OBJECTS
-    assert vault.receipt is None
+    assert vault.verify().proving is VerificationLevel.OBJECTS
+    assert vault.verification_record is None
     vault.stop.clear()
-    vault.prover.resume()
+    vault.verifier.resume()
     assert [name for name, _ in vault.region.enqueued()] == ["prove_objects"] * 2
-    vault.prover.prove(vault.id)
+    vault.verifier.verify(vault.id)
     first = vault.backup
-    vault.prover.prove(vault.id)
-    assert (vault.backup, first.proof_status) == (first, ProofStatus.PASSED)
+    vault.verifier.verify(vault.id)
+    assert (vault.backup, first.proof_status) == (first, VerificationStatus.PASSED)
 
 
 def test_a_proof_that_is_under_way_in_another_thread(vault: Vault) -> None:
@@ -241,10 +260,10 @@ def test_a_proof_that_is_under_way_in_another_thread(vault: Vault) -> None:
     def again(method: str) -> None:
         if method == "size" and not seen:
             seen.append(lambda: None)
-            vault.prover.prove(vault.id)
+            vault.verifier.verify(vault.id)
 
     vault.store.on_call = again
-    assert vault.prove().proof_status is ProofStatus.PASSED
+    assert vault.verify().proof_status is VerificationStatus.PASSED
     assert vault.store.calls["size"] == 1
 
 
@@ -252,11 +271,11 @@ def test_a_proof_that_is_asked_for_as_another_one_ends(vault: Vault) -> None:
     """Its job may come while the other thread is not quite done: it is given all the same, and holds nothing."""
 
     def ask(step: Step) -> None:
-        if step is Step.PROOF_RECORDED:
+        if step is Step.VERIFICATION_RECORDED:
             observers.remove(ask)
-            vault.prove()
+            vault.verify()
 
     observers.append(ask)
-    vault.prove()
+    vault.verify()
     assert vault.store.calls["size"] == 2
     assert vault.backup.proving is None

@@ -13,31 +13,31 @@ from typing import Final, Literal
 
 import structlog
 
+from snaphold.agent.context import TaskContext
 from snaphold.agent.control import Control, pauses, until_answered
+from snaphold.agent.host_calls import Questions, answer_to
 from snaphold.agent.lease import Lease
-from snaphold.agent.questions import Questions, answer_to
-from snaphold.agent.room import Room
 from snaphold.agent.tasks import attempted
 from snaphold.config import Settings
-from snaphold.errors import Overtaken, Permanent, SnapholdError, Transient, Unauthorized, in_full
+from snaphold.errors import Permanent, SnapholdError, Superseded, Transient, Unauthorized, in_full
 from snaphold.host.machine import memory_mb
 from snaphold.host.servers import Servers
-from snaphold.protocol import MAX_TAKEN, Claim, Desired, Heartbeat, Hello, InstanceState, Question, Report, Task
+from snaphold.protocol import MAX_TAKEN, Claim, Desired, Heartbeat, Hello, HostCall, InstanceState, Report, Task
 from snaphold.reasons import reason_of
 
 _POLL_S: Final = 20.0  # how long a claim waits for work
 _POLL_WITHOUT_SLOTS_S: Final = 2.0  # the same while every slot for tasks is taken
 _WATCH_INTERVAL_S: Final = 1.0  # between two looks at the database servers
 _FAULT_PAUSE_S: Final = 10.0  # before a server that does not start is started again
-_CARE_AT_ONCE: Final = 4
+_RECONCILED_AT_ONCE: Final = 4
 _LOOKS_AT_ONCE: Final = 16
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """How the record wants instances to be, and when it was asked (``time.monotonic()``)."""
+class DesiredStates:
+    """How the catalog wants instances to be, and when it was asked (``time.monotonic()``)."""
 
     asked_s: float
     instances: Mapping[str, Literal["running", "stopped", "absent"]]
@@ -45,12 +45,12 @@ class Wishes:
 
 @dataclass(kw_only=True)
 class Region:
-    """One region that the agent serves. ``room`` is what its tasks work with."""
+    """One region that the agent serves. ``context`` is what its tasks work with."""
 
     name: str
     control: Control
-    room: Room
-    desired: Wishes = field(default_factory=lambda: Wishes(asked_s=0, instances={}))
+    context: TaskContext
+    desired: DesiredStates = field(default_factory=lambda: DesiredStates(asked_s=0, instances={}))
     known: threading.Event = field(default_factory=threading.Event)  # the API knows our session
     renew_s: float = 10.0
 
@@ -82,8 +82,8 @@ class Agent:
             float
         )  # when an instance that gives trouble is looked at again
         self._tasks = ThreadPoolExecutor(settings.agent_tasks, "task")
-        self._questions = Questions()
-        self._care = ThreadPoolExecutor(_CARE_AT_ONCE, "care")
+        self._host_calls = Questions()
+        self._reconcilers = ThreadPoolExecutor(_RECONCILED_AT_ONCE, "care")
         self._looks = ThreadPoolExecutor(_LOOKS_AT_ONCE, "look")  # one that hangs must not make the host look dead
 
     def run(self, stopping: threading.Event) -> None:
@@ -101,7 +101,7 @@ class Agent:
         _log.info("agent started", regions=[region.name for region in self._regions], session=self._session[:8])
         while not stopping.wait(_WATCH_INTERVAL_S):
             try:
-                self._look_after_servers()
+                self._reconcile_servers()
             except Exception:  # noqa: BLE001 - the loop that must not die: servers that end would stay so
                 _log.exception("servers cannot be looked after")
                 stopping.wait(_FAULT_PAUSE_S)
@@ -112,8 +112,8 @@ class Agent:
         self._stopping.set()
         for lease in list(self._leases):
             lease.stop.set()
-        self._questions.shutdown()
-        for pool in (self._care, self._tasks, self._looks):
+        self._host_calls.shutdown()
+        for pool in (self._reconcilers, self._tasks, self._looks):
             pool.shutdown(cancel_futures=True)
         for lease in list(self._leases):  # of tasks that had not begun
             lease.end()
@@ -130,17 +130,17 @@ class Agent:
                 if isinstance(error, Unauthorized) and not refused:
                     _log.warning("host refused: it was removed, or has another token", region=region.name)
                 refused = isinstance(error, Unauthorized)
-                if isinstance(error, (Unauthorized, Overtaken)):
+                if isinstance(error, (Unauthorized, Superseded)):
                     region.known.clear()
                 _log.debug("region silent", region=region.name, error=str(error))
                 self._stopping.wait(next(waits))
             except Exception:  # noqa: BLE001 - the loop that must not die: the host would be silent, though it lives
-                self._bear_with("keeping in touch failed", region=region.name)
+                self._back_off("keeping in touch failed", region=region.name)
             else:
                 waits, refused = pauses(), False
                 self._stopping.wait(region.renew_s)
 
-    def _greet(self, region: Region) -> Wishes:
+    def _greet(self, region: Region) -> DesiredStates:
         asked_s = time.monotonic()
         welcome = region.control.hello(
             Hello(
@@ -158,15 +158,15 @@ class Agent:
         region.renew_s = welcome.renew_s
         region.known.set()
         _log.info("region joined", region=region.name, url=region.control.url, host=welcome.host_id)
-        return Wishes(asked_s=asked_s, instances=welcome.instances)
+        return DesiredStates(asked_s=asked_s, instances=welcome.instances)
 
-    def _beat(self, region: Region) -> Wishes:
+    def _beat(self, region: Region) -> DesiredStates:
         asked_s = time.monotonic()
         message = Heartbeat(session=self._session, instances=self._states(), taken=self._taken())
         desired: Desired = region.control.heartbeat(message)
-        return Wishes(asked_s=asked_s, instances=desired.instances)
+        return DesiredStates(asked_s=asked_s, instances=desired.instances)
 
-    def _bear_with(self, event: str, **facts: str) -> None:
+    def _back_off(self, event: str, **facts: str) -> None:
         """Log the exception that is being handled, which nobody foresaw, and pause."""
         if not self._stopping.is_set():  # the pools are shut down by then
             _log.exception(event, **facts)
@@ -190,13 +190,13 @@ class Agent:
             try:
                 work = region.control.claim(claim)
             except SnapholdError as error:
-                if isinstance(error, (Unauthorized, Overtaken)):
+                if isinstance(error, (Unauthorized, Superseded)):
                     region.known.clear()
                 _log.debug("nothing claimed", region=region.name, error=str(error))
                 self._stopping.wait(next(waits))
                 continue
             except Exception:  # noqa: BLE001 - the loop that must not die: the host would work no more, though it lives
-                self._bear_with("claiming failed", region=region.name)
+                self._back_off("claiming failed", region=region.name)
                 continue
             waits = pauses()
             for lease in self._leases_of(region):
@@ -209,7 +209,7 @@ class Agent:
                     due_s = time.monotonic() + work.question.deadline_s
                     asked = work.question
                     account = self._servers.account(asked.instance_id)
-                    self._questions.submit(account, asked.instance_id, partial(self._reply, region, asked, due_s))
+                    self._host_calls.submit(account, asked.instance_id, partial(self._reply, region, asked, due_s))
 
     def _leases_of(self, region: Region) -> list[Lease]:
         """Those of this region's attempts that go on."""
@@ -242,14 +242,14 @@ class Agent:
             try:
                 with lease, self._lock_of(task), self._noted(task):
                     lease.check()
-                    with attempted(region.room, task, lease) as outcome:
+                    with attempted(region.context, task, lease) as outcome:
                         lease.report_follows()
                         report = Report(session=self._session, attempt=task.attempt, ok=True, **outcome)
                         self._report(region, task, report)
                 _log.info("task done", seconds=round(time.monotonic() - begun_s, 3))
-            except Overtaken as error:
+            except Superseded as error:
                 _log.warning("task stopped", reason=str(error))
-                if self._stopping.is_set() and lease.given_up is None:
+                if self._stopping.is_set() and lease.abandoned is None:
                     self._report_failure(region, task, "The agent of its host was stopped.")
             except Unreported as error:
                 _log.warning("task not reported", reason=str(error))
@@ -277,7 +277,7 @@ class Agent:
         """Report until the API answers; it hears the same report again where its answer was lost.
 
         Raises:
-            Overtaken: the attempt was given up before.
+            Superseded: the attempt was abandoned before.
             Unreported: nobody can say whether it was accepted; we are stopping, or the API makes no sense of it.
         """
         try:
@@ -287,10 +287,10 @@ class Agent:
 
     def _report_failure(self, region: Region, task: Task, reason: str) -> None:
         report = Report(session=self._session, attempt=task.attempt, ok=False, reason=reason)
-        with contextlib.suppress(Overtaken, Unreported):
+        with contextlib.suppress(Superseded, Unreported):
             self._report(region, task, report)
 
-    def _reply(self, region: Region, question: Question, due_s: float) -> None:
+    def _reply(self, region: Region, question: HostCall, due_s: float) -> None:
         answer = answer_to(self._servers, self._session, question, due_s=due_s)
         if answer is None:
             return
@@ -299,21 +299,21 @@ class Agent:
 
     # The database servers: those that should run do.
 
-    def _look_after_servers(self) -> None:
+    def _reconcile_servers(self) -> None:
         present = set(self._servers.ids())
         for region in self._regions:
-            wishes = region.desired
-            for instance_id, wish in wishes.instances.items():
+            desired = region.desired
+            for instance_id, wanted in desired.instances.items():
                 if instance_id not in present or time.monotonic() < self._not_before[instance_id]:
                     continue
-                if wish == "running" and not self._servers.running(instance_id):
-                    self._see_to(instance_id, self._servers.start, wishes.asked_s)
-                if wish == "stopped" and self._servers.running(instance_id):
-                    self._see_to(instance_id, self._servers.stop, wishes.asked_s)
-                if wish == "absent":
-                    self._see_to(instance_id, self._servers.delete, wishes.asked_s)
+                if wanted == "running" and not self._servers.running(instance_id):
+                    self._reconcile(instance_id, self._servers.start, desired.asked_s)
+                if wanted == "stopped" and self._servers.running(instance_id):
+                    self._reconcile(instance_id, self._servers.stop, desired.asked_s)
+                if wanted == "absent":
+                    self._reconcile(instance_id, self._servers.delete, desired.asked_s)
 
-    def _see_to(self, instance_id: str, what: Callable[[str], None], asked_s: float) -> None:
+    def _reconcile(self, instance_id: str, what: Callable[[str], None], asked_s: float) -> None:
         """Do this in another thread, unless the instance is, or was since, worked on: then its need is not yet known.
 
         A server that was stopped a moment ago must not be started because it was wanted before.
@@ -339,7 +339,7 @@ class Agent:
             if asked_s <= self._worked_on[instance_id]:
                 self._instance_locks[instance_id].release()
                 return
-            self._care.submit(work)
+            self._reconcilers.submit(work)
 
     def _taken(self) -> list[str]:
         return self._servers.taken_addresses()[:MAX_TAKEN]
@@ -357,4 +357,4 @@ class Agent:
 
 
 class Unreported(SnapholdError):
-    """Whether the API has accepted the report is not known: what was done is left, and the record says what for."""
+    """Whether the API has accepted the report is not known: what was done is left, and the catalog says what for."""

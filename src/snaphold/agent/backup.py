@@ -7,18 +7,18 @@ from typing import Final
 import structlog
 
 from snaphold.agent.chain import Chain
-from snaphold.agent.covered import Covered
+from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
 from snaphold.agent.publishing import Publishing
-from snaphold.agent.room import Room
-from snaphold.engines.base import SourceChanged, SourceLocked, Taken
-from snaphold.errors import Overtaken, Permanent
-from snaphold.host.disk import birth_ns
+from snaphold.agent.scan_progress import ScanProgress
+from snaphold.disk import birth_ns
+from snaphold.engines.base import BackupMetadata, SourceChanged, SourceLocked
+from snaphold.errors import Permanent, Superseded
+from snaphold.formats.manifest import Datastore, Lineage, Manifest
+from snaphold.formats.xbstream import Watch
 from snaphold.protocol import BackupResult, BackupSpec, Task
 from snaphold.steps import Step, reached
-from snaphold.stream.manifest import Datastore, Lineage, Manifest
 from snaphold.stream.segments import Written, discard, write_backup
-from snaphold.stream.xbstream import Watch
 
 MEGABYTE: Final = 1_000_000  # bytes; of a rate
 
@@ -26,22 +26,22 @@ _log = structlog.get_logger(__name__)
 
 
 @contextmanager
-def taken_backup(room: Room, task: Task, spec: BackupSpec, lease: Lease) -> Iterator[BackupResult]:
+def taken_backup(context: TaskContext, task: Task, spec: BackupSpec, lease: Lease) -> Iterator[BackupResult]:
     """Take a backup, full or an increment on its parent; the body of the ``with`` reports it.
 
-    What fails here, or is overtaken, leaves nothing in the store: the manifest goes first. A crash leaves objects that
+    What fails here, or is superseded, leaves nothing in the store: the manifest goes first. A crash leaves objects that
     the control plane sweeps once it has given the attempt up. While nobody knows whether the report was accepted, all
-    stays: the record decides.
+    stays: the catalog decides.
     """
-    publishing = Publishing(room, task, spec, lease)
+    publishing = Publishing(context, task, spec, lease)
     try:
-        result = _Attempt(room, task, spec, lease, publishing).take()
+        result = _Attempt(context, task, spec, lease, publishing).take()
     except BaseException:
         publishing.undo()
         raise
     try:
         yield result
-    except Overtaken:
+    except Superseded:
         publishing.undo()
         raise
     reached(Step.BACKUP_REPORTED)
@@ -58,16 +58,18 @@ class _Changed(_NoIncrement):
 class _Attempt:
     """One attempt at one backup."""
 
-    def __init__(self, room: Room, task: Task, spec: BackupSpec, lease: Lease, publishing: Publishing) -> None:
-        self._room = room
+    def __init__(
+        self, context: TaskContext, task: Task, spec: BackupSpec, lease: Lease, publishing: Publishing
+    ) -> None:
+        self._context = context
         self._task = task
         self._spec = spec
         self._lease = lease
         self._publishing = publishing
-        self._engine = room.engines[spec.datastore]
+        self._engine = context.engines[spec.datastore]
 
     def take(self) -> BackupResult:
-        """Measure, stream, publish; what the record is to keep of it.
+        """Measure, stream, publish; what the catalog is to keep of it.
 
         Where nobody named the parent, a full backup is taken when an increment cannot be; never in silence, for the
         result says so.
@@ -76,11 +78,11 @@ class _Attempt:
         reached(Step.BACKUP_CLAIMED)
         parent = self._parent_that_is_whole()
         if parent is not None:  # its data reached so far: a lower position of the server's log is another life of it
-            self._room.servers.saw_lsn(spec.instance_id, parent.lineage.incarnation, parent.lineage.last_lsn)
-        incarnation = self._room.servers.incarnation(
+            self._context.servers.saw_lsn(spec.instance_id, parent.lineage.incarnation, parent.lineage.last_lsn)
+        incarnation = self._context.servers.incarnation(
             spec.instance_id, max_lsn=spec.max_lsn, ended=spec.ended_incarnation
         )
-        size_bytes = self._room.servers.result(spec.instance_id).used_bytes
+        size_bytes = self._context.servers.result(spec.instance_id).used_bytes
         self._lease.tell(step="taking", size_bytes=size_bytes, done_bytes=0, expected_bytes=size_bytes)
         reached(Step.BACKUP_MEASURED)
         try:
@@ -94,7 +96,7 @@ class _Attempt:
             self._begin_again(size_bytes)
             parent = None
             written, taken, imported = self._streamed(None, incarnation, size_bytes)
-        self._room.servers.saw_lsn(spec.instance_id, incarnation, taken.last_lsn)
+        self._context.servers.saw_lsn(spec.instance_id, incarnation, taken.last_lsn)
         reached(Step.BACKUP_SEGMENTS_WRITTEN)
         return self._publishing.publish(
             written,
@@ -130,17 +132,19 @@ class _Attempt:
             _log.warning("full backup instead of an increment", parent=self._spec.parent_id, reason=str(error))
             return None
 
-    def _streamed(self, parent: Manifest | None, incarnation: str, size_bytes: int) -> tuple[Written, Taken, set[str]]:
+    def _streamed(
+        self, parent: Manifest | None, incarnation: str, size_bytes: int
+    ) -> tuple[Written, BackupMetadata, set[str]]:
         """Stream the backup, twice where the tool loses a race with the server's clients.
 
         With it come the imported tablespaces that there were when it began. Raises as ``_stream`` does.
         """
         try:
-            return self._room.nicely(self._stream, parent, incarnation)
+            return self._context.low_priority(self._stream, parent, incarnation)
         except (SourceChanged, _Changed) as error:
             _log.warning("backup is taken once more", reason=str(error))
             self._begin_again(size_bytes)
-            return self._room.nicely(self._stream, parent, incarnation)
+            return self._context.low_priority(self._stream, parent, incarnation)
 
     def _begin_again(self, size_bytes: int) -> None:
         """Remove the segments that were put, and count from nothing."""
@@ -152,12 +156,12 @@ class _Attempt:
         """The backup that this one is an increment on; None for a full one.
 
         Raises:
-            ObjectMissing, Damaged: the parent, or what it stands on, is not what was recorded.
+            ObjectMissing, Damaged: the parent, or what it depends on, is not what was recorded.
         """
         spec = self._spec
         if spec.parent_id is None:
             return None
-        parent = Chain.opened(self._room.stores, self._task.chain).newest
+        parent = Chain.opened(self._context.stores, self._task.chain).newest
         if parent.id != spec.parent_id or parent.instance_id != spec.instance_id:
             raise Permanent(f"the parent {spec.parent_id} is not a backup of this instance")
         return parent
@@ -183,7 +187,7 @@ class _Attempt:
                 "hold: take a full backup first"
             )
 
-    def _stream(self, parent: Manifest | None, incarnation: str) -> tuple[Written, Taken, set[str]]:
+    def _stream(self, parent: Manifest | None, incarnation: str) -> tuple[Written, BackupMetadata, set[str]]:
         """Run the backup tool and put what it says as segments. A stream read to its end is a good one.
 
         Raises:
@@ -193,9 +197,9 @@ class _Attempt:
         imported = self._imported()
         if parent is not None:
             self._insist_on_fit(parent, incarnation, imported)
-        settings, watch = self._room.settings, Watch()
-        server = self._room.servers.access(self._spec.instance_id)
-        covered = None if parent is None else Covered(server.data_directory, watch)
+        settings, watch = self._context.settings, Watch()
+        server = self._context.servers.access(self._spec.instance_id)
+        scanned = None if parent is None else ScanProgress(server.data_directory, watch)
         parent_lsn = None if parent is None else parent.lineage.checkpoint_lsn
         with self._engine.take(
             server, parent_lsn=parent_lsn, lock_wait_timeout_s=settings.lock_wait_timeout_s
@@ -211,7 +215,7 @@ class _Attempt:
                 max_bytes_per_s=settings.max_backup_mb_per_s * MEGABYTE,
                 watch=watch,
                 kill=stream.kill,
-                on_progress=lambda count: self._lease.tell(done_bytes=count if covered is None else covered.bytes()),
+                on_progress=lambda count: self._lease.tell(done_bytes=count if scanned is None else scanned.bytes()),
                 stop=self._lease.stop,
             )
             taken = stream.taken(watch.captured)
@@ -230,7 +234,7 @@ class _Attempt:
 
     def _imported(self) -> set[str]:
         """The imported tablespaces that the instance has now: id, inode and birth of each file."""
-        server = self._room.servers.access(self._spec.instance_id)
+        server = self._context.servers.access(self._spec.instance_id)
         found = set()
         for path, space_id in self._engine.imported(server).items():
             try:

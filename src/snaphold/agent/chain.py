@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
-from snaphold.agent.room import Room
+from snaphold.disk import Owner, make_directory
 from snaphold.errors import Damaged, Permanent
-from snaphold.host.disk import Owner, make_directory
+from snaphold.formats.manifest import Manifest, load
 from snaphold.host.servers import Staging
 from snaphold.protocol import ChainLink
 from snaphold.store.base import ObjectStore, Stores
 from snaphold.stream.extract import extract_backup
-from snaphold.stream.manifest import Manifest, load
 from snaphold.stream.segments import check_length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """The manifests of a backup and of all that it stands on, the full one first; each was trusted by its hash."""
+    """The manifests of a backup and of all that it depends on, the full one first; each was trusted by its hash."""
 
     store: ObjectStore
     manifests: list[Manifest]
@@ -59,7 +59,7 @@ class Chain:
         """Whether each increment was taken from its parent's start checkpoint, or an earlier position.
 
         Only then does it hold all that its parent's redo log has, and may the pages be laid over each other
-        (:mod:`snaphold.stream.overlay`). Others are applied in turn: those that stock tools take by themselves.
+        (:mod:`snaphold.formats.overlay`). Others are applied in turn: those that stock tools take by themselves.
         """
         return all(
             parent.lineage.checkpoint_lsn is not None
@@ -92,32 +92,32 @@ class Chain:
                 f"the backup needs {needed_bytes} bytes, but the disk of its host has only {free_bytes} free"
             )
 
-    def lay_down(self, room: Room, staging: Staging, lease: Lease) -> None:
+    def materialize(self, context: TaskContext, staging: Staging, lease: Lease) -> None:
         """Write the files of the backup into an empty directory. One ``Engine.prepare`` then makes them whole.
 
         Raises as ``extract_backup`` does.
         """
         way = self.overlay if self.overlays else self.apply_in_turn
-        way(room, staging, lease)
+        way(context, staging, lease)
 
-    def overlay(self, room: Room, staging: Staging, lease: Lease) -> None:
+    def overlay(self, context: TaskContext, staging: Staging, lease: Lease) -> None:
         """Lay the pages of all backups over each other: what is there then is one full backup, unprepared."""
-        self._extract(self.manifests, staging.directory, room, staging, lease)
+        self._extract(self.manifests, staging.directory, context, staging, lease)
 
-    def apply_in_turn(self, room: Room, staging: Staging, lease: Lease) -> None:
+    def apply_in_turn(self, context: TaskContext, staging: Staging, lease: Lease) -> None:
         """Have the tool apply one increment after the other, each from a directory beside."""
-        engine = room.engines[self.newest.datastore.type]
+        engine = context.engines[self.newest.datastore.type]
         owner = None if staging.uid is None or staging.gid is None else Owner(uid=staging.uid, gid=staging.gid)
         rights = {"uid": staging.uid, "gid": staging.gid}
         full, *increments = self.manifests
-        self._extract([full], staging.directory, room, staging, lease)
+        self._extract([full], staging.directory, context, staging, lease)
         engine.prepare(staging.directory, **rights, memory_bytes=staging.memory_bytes, stop=lease.stop)
         done_bytes = full.stream_bytes
         for manifest in increments:
             beside = staging.directory.with_name(f"{staging.directory.name}.increment")
             make_directory(beside, owner=owner)
             try:
-                self._extract([manifest], beside, room, staging, lease, done_bytes=done_bytes)
+                self._extract([manifest], beside, context, staging, lease, done_bytes=done_bytes)
                 engine.apply(staging.directory, beside, **rights, memory_bytes=staging.memory_bytes, stop=lease.stop)
             finally:
                 shutil.rmtree(beside)
@@ -127,7 +127,7 @@ class Chain:
         self,
         manifests: list[Manifest],
         directory: Path,
-        room: Room,
+        context: TaskContext,
         staging: Staging,
         lease: Lease,
         *,
@@ -140,7 +140,7 @@ class Chain:
             directory,
             uid=staging.uid,
             gid=staging.gid,
-            threads=room.settings.compression_threads,
+            threads=context.settings.compression_threads,
             on_progress=lambda count: lease.tell(done_bytes=done_bytes + count),
             stop=lease.stop,
         )

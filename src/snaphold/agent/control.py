@@ -10,8 +10,8 @@ import httpx
 import structlog
 from pydantic import ValidationError
 
-from snaphold.errors import Overtaken, Permanent, Transient, Unauthorized
-from snaphold.protocol import Answer, Claim, Desired, Heartbeat, Hello, Message, Progress, Report, Welcome, Work
+from snaphold.errors import Permanent, Superseded, Transient, Unauthorized
+from snaphold.protocol import Claim, Desired, Heartbeat, Hello, HostCallAnswer, Message, Progress, Report, Welcome, Work
 
 _TIMEOUT_S: Final = 10.0  # of one request, beyond the time that a claim may wait
 _FIRST_PAUSE_S: Final = 0.2
@@ -31,7 +31,7 @@ class Control:
     """The API of one region. Share one object among the threads of a process.
 
     Every method raises ``Transient`` when the API is silent or has an error of its own, ``Unauthorized`` when the
-    host's token is not good, ``Overtaken`` on 409, and ``Permanent`` for any other refusal (a newer API, say).
+    host's token is not good, ``Superseded`` on 409, and ``Permanent`` for any other refusal (a newer API, say).
 
     ``token_file`` is read before each request, so that a token that was renewed is used without a restart.
     """
@@ -66,9 +66,9 @@ class Control:
         """End an attempt."""
         self._post(f"tasks/{task_id}/report", message, Nothing)
 
-    def answer(self, question_id: str, message: Answer) -> None:
+    def answer(self, call_id: str, message: HostCallAnswer) -> None:
         """Answer a question."""
-        self._post(f"questions/{question_id}/answer", message, Nothing)
+        self._post(f"questions/{call_id}/answer", message, Nothing)
 
     def close(self) -> None:
         """Close every connection."""
@@ -97,7 +97,7 @@ class Control:
         if response.status_code == httpx.codes.UNAUTHORIZED:
             raise Unauthorized(said)
         if response.status_code == httpx.codes.CONFLICT:
-            raise Overtaken(said)
+            raise Superseded(said)
         if response.status_code >= 500 or response.status_code in {408, 413, 425, 429}:
             raise Transient(said)
         raise Permanent(said)
@@ -117,7 +117,7 @@ def until_answered(call: Callable[[], _Result], stopping: threading.Event) -> _R
 
     Raises:
         Transient: ``stopping`` was set meanwhile.
-        Overtaken, Permanent: the API's answer.
+        Superseded, Permanent: the API's answer.
     """
     for pause in pauses():
         try:

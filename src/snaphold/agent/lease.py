@@ -8,8 +8,8 @@ from typing import Final, Self
 import structlog
 
 from snaphold.agent.control import Control
-from snaphold.agent.pace import Pace
-from snaphold.errors import Overtaken, Permanent, Transient, Unauthorized
+from snaphold.agent.progress_rate import ProgressRate
+from snaphold.errors import Permanent, Superseded, Transient, Unauthorized
 from snaphold.protocol import Progress, Task
 
 _NEWS_INTERVAL_S: Final = 1.0  # news of an attempt is told at most this often
@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 class Lease:
     """Renews the lease of one attempt from a thread of its own, and carries the attempt's news along.
 
-    ``stop`` is set when the attempt must end: it was overtaken (409), or the agent is stopping. A silent API stops
+    ``stop`` is set when the attempt must end: it was superseded (409), or the agent is stopping. A silent API stops
     nothing: only its answer can say that the lease was given to somebody else.
     """
 
@@ -30,9 +30,9 @@ class Lease:
         self.control: Final = control
         self._session = session
         self._renew_s = renew_s
-        self.given_up: str | None = None  # why the API wants no more of this attempt
+        self.abandoned: str | None = None  # why the API wants no more of this attempt
         self._news: dict[str, str | int] = {}
-        self._pace = Pace()
+        self._rate = ProgressRate()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._reporting = threading.Event()
@@ -61,14 +61,14 @@ class Lease:
 
     @property
     def going_on(self) -> bool:
-        """Whether news that the attempt was given up would still be any."""
+        """Whether news that the attempt was abandoned would still be any."""
         return not (self.stop.is_set() or self._reporting.is_set() or self._ended.is_set())
 
     def withdraw(self, why: str) -> None:
         """The API wants no more of this attempt. Of one that is about to report the report's answer says so."""
         if self.going_on:
             _log.warning("attempt overtaken", task=self.task.id, attempt=self.task.attempt, answer=why)
-            self.given_up = f"this attempt was given up by the control plane ({why})"
+            self.abandoned = f"this attempt was given up by the control plane ({why})"
             self.stop.set()
 
     def report_follows(self) -> None:
@@ -90,18 +90,18 @@ class Lease:
         news = {"step": step, "size_bytes": size_bytes, "done_bytes": done_bytes, "expected_bytes": expected_bytes}
         with self._lock:
             if expected_bytes is not None:
-                self._pace.expect(expected_bytes)
+                self._rate.expect(expected_bytes)
             if done_bytes is not None:
-                self._pace.note(done_bytes)
-                news["expected_bytes"] = self._pace.expected_bytes
-                news["bytes_per_s"] = self._pace.bytes_per_s
+                self._rate.note(done_bytes)
+                news["expected_bytes"] = self._rate.expected_bytes
+                news["bytes_per_s"] = self._rate.bytes_per_s
             self._news.update({name: value for name, value in news.items() if value is not None})
         self._wake.set()
 
     def check(self) -> None:
-        """Return while the attempt may go on. Raises ``Overtaken`` when ``stop`` is set."""
+        """Return while the attempt may go on. Raises ``Superseded`` when ``stop`` is set."""
         if self.stop.is_set():
-            raise Overtaken(self.given_up or "the agent of this host was stopped")
+            raise Superseded(self.abandoned or "the agent of this host was stopped")
 
     def confirm(self) -> None:
         """Ask the API now whether the attempt may go on; a silent API is no objection. Raises like ``check``."""
@@ -129,5 +129,5 @@ class Lease:
             _log.debug("lease not renewed", task=self.task.id, error=str(error))
             with self._lock:
                 self._news = news | self._news
-        except (Overtaken, Permanent) as error:
+        except (Superseded, Permanent) as error:
             self.withdraw(str(error))

@@ -7,18 +7,18 @@ from typing import Final, Literal
 
 import structlog
 
+from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
-from snaphold.agent.proof import prove_new
-from snaphold.agent.room import Room
+from snaphold.agent.verification import verify_new
 from snaphold.errors import ObjectExists, SnapholdError, in_full
+from snaphold.formats.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Source, sha256_of
 from snaphold.model import rfc3339, segment_prefix
-from snaphold.protocol import BackupResult, BackupSpec, ChainLink, ProofResult, Task
+from snaphold.protocol import BackupResult, BackupSpec, ChainLink, Task, VerificationResult
 from snaphold.steps import Step, reached
 from snaphold.store.base import SEGMENT_SIZE
 from snaphold.stream.compress import CODECS
-from snaphold.stream.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Source, sha256_of
-from snaphold.stream.proof import receipt_name
 from snaphold.stream.segments import Written, discard
+from snaphold.stream.verification import verification_record_name
 
 _log = structlog.get_logger(__name__)
 
@@ -29,10 +29,10 @@ class Publishing:
     A crash leaves objects that the control plane sweeps once it has given the attempt up.
     """
 
-    def __init__(self, room: Room, task: Task, spec: BackupSpec, lease: Lease) -> None:
-        self.store = room.stores.of(spec.account)
+    def __init__(self, context: TaskContext, task: Task, spec: BackupSpec, lease: Lease) -> None:
+        self.store = context.stores.of(spec.account)
         self.prefix = segment_prefix(spec.deployment, spec.id, task.attempt)
-        self._room = room
+        self._context = context
         self._attempt = task.attempt
         self._spec = spec
         self._lease = lease
@@ -49,13 +49,13 @@ class Publishing:
         made: Literal["taken", "consolidated"] = "taken",
         made_from: str | None = None,
     ) -> BackupResult:
-        """Make the segments a backup, and let it prove itself; what the record is to keep of it.
+        """Make the segments a backup, and let it verify itself; what the catalog is to keep of it.
 
-        ``chain``: what it stands on, the parent last; empty for a full one.
+        ``chain``: what it depends on, the parent last; empty for a full one.
 
         Raises:
             Permanent: it did not pass.
-            Overtaken: the attempt was given up meanwhile.
+            Superseded: the attempt was abandoned meanwhile.
         """
         self._lease.tell(step="publishing")
         steps = _STEPS[made]
@@ -64,7 +64,7 @@ class Publishing:
         index = self._put_index(written.index)
         if steps.index_written is not None:
             reached(steps.index_written)
-        spec, settings = self._spec, self._room.settings
+        spec, settings = self._spec, self._context.settings
         manifest = Manifest(
             id=spec.id,
             account=spec.account,
@@ -95,7 +95,7 @@ class Publishing:
         )
         link = self._put_manifest(manifest)
         reached(steps.manifest_written)
-        proof = self._proof([*chain, link], steps.proven, taken=made == "taken")
+        proof = self._verification([*chain, link], steps.verified, taken=made == "taken")
         return _result_of(manifest, link.manifest_sha256, proof)
 
     def undo(self) -> None:
@@ -109,7 +109,7 @@ class Publishing:
 
     def _put_data(self, written: Written) -> DataFacts:
         """Make the segments the data object."""
-        suffix = CODECS[self._room.settings.codec].suffix
+        suffix = CODECS[self._context.settings.codec].suffix
         name, count = f"{self._spec.id}.xbstream.{suffix}", len(written.segments)
         self._put(name, lambda: self.store.publish(name, self.prefix, count, size_bytes=written.size_bytes))
         return DataFacts(name=name, size_bytes=written.size_bytes)
@@ -120,7 +120,7 @@ class Publishing:
         return IndexFacts(name=name, size_bytes=len(content), sha256=sha256_of(content))
 
     def _put_manifest(self, manifest: Manifest) -> ChainLink:
-        """From now on it is a backup, unless the attempt was given up meanwhile (``Overtaken``)."""
+        """From now on it is a backup, unless the attempt was abandoned meanwhile (``Superseded``)."""
         name, document = f"{manifest.id}.json", manifest.dump()
         self._lease.confirm()
         self._put(name, lambda: self.store.put(name, document))
@@ -134,14 +134,14 @@ class Publishing:
         )
         return ChainLink(backup_id=manifest.id, account=manifest.account, manifest_sha256=sha256_of(document))
 
-    def _proof(self, links: list[ChainLink], proven: Step, *, taken: bool) -> ProofResult | None:
-        """The proof that it must pass, where one is asked for. ``taken``: from a server of this host."""
+    def _verification(self, links: list[ChainLink], verified: Step, *, taken: bool) -> VerificationResult | None:
+        """The verification that it must pass, where one is asked for. ``taken``: from a server of this host."""
         if self._spec.verify is None:
             return None
-        self._published.insert(0, receipt_name(self._spec.id))  # undone last: the manifest goes first
-        source = self._room.servers.access(self._spec.instance_id).administer if taken else None
-        proof = prove_new(self._room, links, self._spec.verify, self._lease, source=source)
-        reached(proven)
+        self._published.insert(0, verification_record_name(self._spec.id))  # undone last: the manifest goes first
+        source = self._context.servers.access(self._spec.instance_id).administer if taken else None
+        proof = verify_new(self._context, links, self._spec.verify, self._lease, source=source)
+        reached(verified)
         return proof
 
     def _put(self, name: str, put: Callable[[], None]) -> None:
@@ -161,7 +161,7 @@ class _Steps:
     published: Step
     index_written: Step | None
     manifest_written: Step
-    proven: Step
+    verified: Step
 
 
 _STEPS: Final = {
@@ -169,19 +169,19 @@ _STEPS: Final = {
         published=Step.BACKUP_PUBLISHED,
         index_written=Step.BACKUP_INDEX_WRITTEN,
         manifest_written=Step.BACKUP_MANIFEST_WRITTEN,
-        proven=Step.BACKUP_PROVEN,
+        verified=Step.BACKUP_VERIFIED,
     ),
     "consolidated": _Steps(
         published=Step.CONSOLIDATE_PUBLISHED,
         index_written=None,
         manifest_written=Step.CONSOLIDATE_MANIFEST_WRITTEN,
-        proven=Step.CONSOLIDATE_PROVEN,
+        verified=Step.CONSOLIDATE_VERIFIED,
     ),
 }
 
 
-def _result_of(manifest: Manifest, sha256: str, proof: ProofResult | None) -> BackupResult:
-    """What the record is to keep of a backup."""
+def _result_of(manifest: Manifest, sha256: str, proof: VerificationResult | None) -> BackupResult:
+    """What the catalog is to keep of a backup."""
     return BackupResult(
         manifest_sha256=sha256,
         parent_id=manifest.parent_id,

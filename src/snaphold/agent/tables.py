@@ -2,7 +2,7 @@
 
 Not everything that a server calls unsound is damage of a backup. A table may have been so in the source, and comes back
 as it was: a MERGE table without its child, a discarded tablespace, a table of an engine that is not loaded, one that
-was marked as crashed. These are named in the proof, which passes.
+was marked as crashed. These are named in the verification, which passes.
 """
 
 from collections.abc import Collection
@@ -11,7 +11,7 @@ from typing import Final
 from snaphold.agent.lease import Lease
 from snaphold.engines.base import Administer
 from snaphold.errors import Damaged, SnapholdError
-from snaphold.stream.proof import Checksums
+from snaphold.stream.verification import Checksums
 
 _STATEMENT_S: Final = 24 * 3600.0  # a large table takes its time
 _SOURCE_S: Final = 600.0  # of a table that is asked for in the source
@@ -43,7 +43,7 @@ def checked_tables(
 ) -> Checksums:
     """Have a restored server check every table.
 
-    ``known``: tables ("database.table") that an earlier proof of the same backup found unsound in the source.
+    ``known``: tables ("database.table") that an earlier verification of the same backup found unsound in the source.
     ``source``: asks the server that the backup was taken from just now; it is asked only for what is not sound here.
 
     Raises:
@@ -75,9 +75,11 @@ def checked_tables(
 
 
 def agreed(backup_id: str, first: Checksums | None, found: Checksums) -> Checksums:
-    """What the receipt is to hold: the first proof's checksums, which a server of the same series must find again.
+    """The checksums that the verification record keeps: those of the first verification by a restore.
 
-    A table that one of the proofs did not look into, or looked at in another way, is not compared.
+    A server of the same series must find them again.
+
+    A table that one of the verifications did not look into, or looked at in another way, is not compared.
 
     Raises:
         Damaged: it finds other tables, or others in them; the message says which, and what was compared.

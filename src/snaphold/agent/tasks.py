@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from snaphold.agent.backup import taken_backup
 from snaphold.agent.consolidate import consolidated_backup
+from snaphold.agent.context import TaskContext
 from snaphold.agent.instances import (
     created_instance,
     deleted_instance,
@@ -15,11 +16,10 @@ from snaphold.agent.instances import (
     stopped_instance,
 )
 from snaphold.agent.lease import Lease
-from snaphold.agent.proof import proven_backup
 from snaphold.agent.restore import restored_instance
-from snaphold.agent.room import Room
+from snaphold.agent.verification import verified_backup
 from snaphold.errors import Permanent
-from snaphold.protocol import BackupResult, InstanceResult, ProofResult, Task, TaskKind
+from snaphold.protocol import BackupResult, InstanceResult, Task, TaskKind, VerificationResult
 
 
 class Outcome(TypedDict, total=False):
@@ -27,45 +27,45 @@ class Outcome(TypedDict, total=False):
 
     backup: BackupResult
     instance: InstanceResult
-    proof: ProofResult
+    proof: VerificationResult
 
 
 @contextmanager
-def attempted(room: Room, task: Task, lease: Lease) -> Iterator[Outcome]:
-    """Do a task. The body of the ``with`` reports: when that raises ``Overtaken``, what was done is undone.
+def attempted(context: TaskContext, task: Task, lease: Lease) -> Iterator[Outcome]:
+    """Do a task. The body of the ``with`` reports: when that raises ``Superseded``, what was done is undone.
 
     Raises:
         Permanent, Transient: it failed; nothing of the attempt is left, or the sweep will find it.
-        Overtaken: the attempt was given up meanwhile; the same holds.
+        Superseded: the attempt was abandoned meanwhile; the same holds.
     """
     match task:
         case Task(kind=TaskKind.CREATE, instance=spec) if spec is not None:
-            with created_instance(room, task, spec, lease) as instance:
+            with created_instance(context, task, spec, lease) as instance:
                 yield {"instance": instance}
         case Task(kind=TaskKind.RESTORE, instance=spec) if spec is not None and task.chain:
-            with restored_instance(room, task, spec, lease) as instance:
+            with restored_instance(context, task, spec, lease) as instance:
                 yield {"instance": instance}
         case Task(kind=TaskKind.BACKUP | TaskKind.CONSOLIDATE, backup=wanted) if wanted is not None:
             made = taken_backup if task.kind is TaskKind.BACKUP else consolidated_backup
-            with made(room, task, wanted, lease) as backup:
+            with made(context, task, wanted, lease) as backup:
                 yield {"backup": backup}
         case Task(kind=TaskKind.RESTART, instance_id=str(instance_id), memory=memory) if memory is not None:
-            with restarted_instance(room, instance_id, memory):
+            with restarted_instance(context, instance_id, memory):
                 yield {}
         case Task(kind=TaskKind.STOP, instance_id=str(instance_id)):
-            with stopped_instance(room, instance_id):
+            with stopped_instance(context, instance_id):
                 yield {}
         case Task(kind=TaskKind.START, instance_id=str(instance_id), memory=memory) if memory is not None:
-            with started_instance(room, instance_id, memory):
+            with started_instance(context, instance_id, memory):
                 yield {}
         case Task(kind=TaskKind.RESIZE, instance_id=str(instance_id), memory=memory) if memory is not None:
-            with resized_instance(room, instance_id, memory):
+            with resized_instance(context, instance_id, memory):
                 yield {}
         case Task(kind=TaskKind.DELETE, instance_id=str(instance_id)):
-            with deleted_instance(room, instance_id):
+            with deleted_instance(context, instance_id):
                 yield {}
         case Task(kind=TaskKind.VERIFY) if task.chain:
-            with proven_backup(room, task, lease) as proof:
+            with verified_backup(context, task, lease) as proof:
                 yield {"proof": proof}
         case _:
             raise Permanent(f"the task {task.kind} lacks what this agent needs to do it")

@@ -4,6 +4,6 @@
 """
 
 from snaphold.api.app import create_app, described_api
-from snaphold.api.desk import KnownPeers, ObjectReader
+from snaphold.api.context import KnownPeers, ObjectReader
 
 __all__ = ["KnownPeers", "ObjectReader", "create_app", "described_api"]

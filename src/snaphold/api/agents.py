@@ -12,12 +12,12 @@ from fastapi import APIRouter, Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import ClientDisconnect
 
-from snaphold.api.desk import AtDesk, Desk, desk_of, on_threads_of
+from snaphold.api.context import Context, RequestContext, context_of, on_threads_of
 from snaphold.api.faults import documented
-from snaphold.api.reading import BodyOf
+from snaphold.api.request_body import BodyOf
 from snaphold.api.stored import why_not_stored
 from snaphold.errors import Unauthorized
-from snaphold.protocol import Answer, Claim, Desired, Heartbeat, Hello, Progress, Report, Welcome, Work
+from snaphold.protocol import Claim, Desired, Heartbeat, Hello, HostCallAnswer, Progress, Report, Welcome, Work
 from snaphold.service import hosts as service
 
 _LOOK_AGAIN_S: Final = 0.5  # what another API process has noted wakes nobody here
@@ -36,7 +36,7 @@ async def host_of(request: Request, credentials: Credentials) -> str:
     """The id of the host that speaks. Raises ``Unauthorized``."""
     if credentials is None:
         raise Unauthorized("The request carries no bearer token of a host.")
-    return await authenticate(desk_of(request).deployment, credentials.credentials)
+    return await authenticate(context_of(request).deployment, credentials.credentials)
 
 
 Host = Annotated[str, Depends(host_of)]
@@ -44,22 +44,24 @@ Host = Annotated[str, Depends(host_of)]
 
 @router.post("/hello")
 @on_agents_threads
-def hello(desk: AtDesk, host: Host, message: Annotated[Hello, Depends(BodyOf(Hello, _MAX_BODY_BYTES))]) -> Welcome:
+def hello(context: Context, host: Host, message: Annotated[Hello, Depends(BodyOf(Hello, _MAX_BODY_BYTES))]) -> Welcome:
     """An agent process has started."""
-    return service.hello(desk.deployment, host, message)
+    return service.hello(context.deployment, host, message)
 
 
 @router.post("/heartbeat")
 @on_agents_threads
 def heartbeat(
-    desk: AtDesk, host: Host, message: Annotated[Heartbeat, Depends(BodyOf(Heartbeat, _MAX_BODY_BYTES))]
+    context: Context, host: Host, message: Annotated[Heartbeat, Depends(BodyOf(Heartbeat, _MAX_BODY_BYTES))]
 ) -> Desired:
     """The host is there."""
-    return service.heartbeat(desk.deployment, host, message)
+    return service.heartbeat(context.deployment, host, message)
 
 
 @router.post("/claim")
-async def claim(request: Request, desk: AtDesk, host: Host, message: Annotated[Claim, Depends(BodyOf(Claim))]) -> Work:
+async def claim(
+    request: Request, context: Context, host: Host, message: Annotated[Claim, Depends(BodyOf(Claim))]
+) -> Work:
     """Something to do: at once, or as soon as there is some within ``wait_s``; else nothing."""
     bell = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -68,61 +70,64 @@ async def claim(request: Request, desk: AtDesk, host: Host, message: Annotated[C
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             loop.call_soon_threadsafe(bell.set)
 
-    desk.deployment.wakeups.subscribe(host, ring)
+    context.deployment.wakeups.subscribe(host, ring)
     try:
-        return await _claim(request, desk, host, message, bell)
+        return await _claim(request, context, host, message, bell)
     finally:
-        desk.deployment.wakeups.unsubscribe(host, ring)
+        context.deployment.wakeups.unsubscribe(host, ring)
 
 
-async def _claim(request: Request, desk: Desk, host: str, message: Claim, bell: asyncio.Event) -> Work:
+async def _claim(request: Request, context: RequestContext, host: str, message: Claim, bell: asyncio.Event) -> Work:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + message.wait_s
     while True:
         bell.clear()
         if await request.is_disconnected():
             raise ClientDisconnect  # what is claimed now would reach nobody
-        work = await claim_now(desk, host, message)
+        work = await claim_now(context, host, message)
         left_s = deadline - loop.time()
-        if work != Work() or left_s <= 0 or desk.ending.is_set():
+        if work != Work() or left_s <= 0 or context.ending.is_set():
             return work
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(bell.wait(), min(left_s, _LOOK_AGAIN_S))
 
 
 @on_agents_threads
-def claim_now(desk: Desk, host: str, message: Claim) -> Work:
+def claim_now(context: RequestContext, host: str, message: Claim) -> Work:
     """What there is to do at this moment."""
-    return service.claim(desk.deployment, host, message)
+    return service.claim(context.deployment, host, message)
 
 
 @router.post("/tasks/{task_id}/progress")
 @on_agents_threads
 def progress(
-    desk: AtDesk, host: Host, task_id: str, message: Annotated[Progress, Depends(BodyOf(Progress))]
+    context: Context, host: Host, task_id: str, message: Annotated[Progress, Depends(BodyOf(Progress))]
 ) -> dict[str, str]:
     """An attempt goes on."""
-    service.progress(desk.deployment, host, task_id, message)
+    service.progress(context.deployment, host, task_id, message)
     return {}
 
 
 @router.post("/tasks/{task_id}/report")
 @on_agents_threads
 def report(
-    desk: AtDesk, host: Host, task_id: str, message: Annotated[Report, Depends(BodyOf(Report))]
+    context: Context, host: Host, task_id: str, message: Annotated[Report, Depends(BodyOf(Report))]
 ) -> dict[str, str]:
     """An attempt has ended. Of a backup, what is said is looked for in the store before anything is written."""
-    claimed = service.claimed_backup(desk.deployment, host, task_id, message)
-    unfounded = None if claimed is None else why_not_stored(desk.objects, *claimed)
-    service.report(desk.deployment, host, task_id, message, unfounded=unfounded)
+    claimed = service.claimed_backup(context.deployment, host, task_id, message)
+    unfounded = None if claimed is None else why_not_stored(context.objects, *claimed)
+    service.report(context.deployment, host, task_id, message, unfounded=unfounded)
     return {}
 
 
-@router.post("/questions/{question_id}/answer")
+@router.post("/questions/{call_id}/answer")
 @on_agents_threads
 def answer(
-    desk: AtDesk, host: Host, question_id: str, message: Annotated[Answer, Depends(BodyOf(Answer, _MAX_BODY_BYTES))]
+    context: Context,
+    host: Host,
+    call_id: str,
+    message: Annotated[HostCallAnswer, Depends(BodyOf(HostCallAnswer, _MAX_BODY_BYTES))],
 ) -> dict[str, str]:
     """The answer to a question."""
-    service.answer(desk.deployment, host, question_id, message)
+    service.answer(context.deployment, host, call_id, message)
     return {}

@@ -18,9 +18,9 @@ from snaphold.model import (
     Flavor,
     Instance,
     InstanceStatus,
-    ProofLevel,
-    ProofStatus,
     Schedule,
+    VerificationLevel,
+    VerificationStatus,
     datastore_id,
     gigabytes,
     rfc3339,
@@ -41,20 +41,20 @@ T = TypeVar("T")
 Sometimes = Annotated[T | None, Field(default=None, exclude_if=_absent)]
 
 
-class Answer(BaseModel):
+class HostCallAnswer(BaseModel):
     """A part of an answer: it has the keys that are declared, and no others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Link(Answer):
+class Link(HostCallAnswer):
     """Where something is found."""
 
     href: str
     rel: str
 
 
-class BackupDatastore(Answer):
+class BackupDatastore(HostCallAnswer):
     """What the backup is of."""
 
     type: str
@@ -62,14 +62,14 @@ class BackupDatastore(Answer):
     version_id: str
 
 
-class BackupSource(Answer):
+class BackupSource(HostCallAnswer):
     """Which instance or HA group it was taken from."""
 
     type: str
     id: str
 
 
-class ProgressAnswer(Answer):
+class ProgressAnswer(HostCallAnswer):
     """How far a running backup or restore is. What cannot be told yet is null.
 
     Bytes are those of the source's files, or of the stream that is extracted; the rate is of the last ten seconds.
@@ -83,22 +83,22 @@ class ProgressAnswer(Answer):
     seconds_left: int | None
 
 
-class Verification(Answer):
-    """What the newest proof of a backup has shown: when it ended, how long it took.
+class Verification(HostCallAnswer):
+    """What the newest verification of a backup has shown: when it ended, how long it took.
 
     ``reason``: why it did not pass, or which tables are not sound, as they were in the source.
     ``mend_from``: the region that has what is damaged; the action ``mend`` brings it from there.
     """
 
-    status: ProofStatus
-    level: ProofLevel
+    status: VerificationStatus
+    level: VerificationLevel
     at: str
     seconds: float
     reason: Sometimes[str] = None
     mend_from: Sometimes[str] = None
 
 
-class CopyAnswer(Answer):
+class CopyAnswer(HostCallAnswer):
     """A copy in another region: ``id`` is the backup's id there, once it is COMPLETED."""
 
     region: str
@@ -107,7 +107,7 @@ class CopyAnswer(Answer):
     reason: str | None
 
 
-class BackupAnswer(Answer):
+class BackupAnswer(HostCallAnswer):
     """A backup. ``size`` and ``volume_size`` in GB, ``flavor_ram`` in MB, ``object_size`` in bytes."""
 
     id: str
@@ -140,54 +140,54 @@ class NewBackupAnswer(BackupAnswer):
     is_automated: bool  # type: ignore[assignment]
 
 
-class BackupCreated(Answer):
+class BackupCreated(HostCallAnswer):
     """The answer to ``POST /backups``."""
 
     backup: NewBackupAnswer
 
 
-class BackupShown(Answer):
+class BackupShown(HostCallAnswer):
     """One backup."""
 
     backup: BackupAnswer
 
 
-class BackupList(Answer):
+class BackupList(HostCallAnswer):
     """A page of backups, newest first. Without ``links`` there are no more."""
 
     backups: list[BackupAnswer]
     links: Sometimes[list[Link]] = None
 
 
-class InstanceFlavor(Answer):
+class InstanceFlavor(HostCallAnswer):
     """An instance's flavor; its id is a string here."""
 
     id: str
     links: list[Link]
 
 
-class VolumeAnswer(Answer):
+class VolumeAnswer(HostCallAnswer):
     """GB. ``used`` is there once it was measured."""
 
     size: int
     used: Sometimes[float] = None
 
 
-class InstanceDatastore(Answer):
+class InstanceDatastore(HostCallAnswer):
     """What the instance runs."""
 
     type: str
     version: str
 
 
-class Address(Answer):
+class Address(HostCallAnswer):
     """Where the instance listens."""
 
     address: str
     type: str
 
 
-class InstanceAnswer(Answer):
+class InstanceAnswer(HostCallAnswer):
     """An instance. ``port`` is there when it is not 3306.
 
     ``hostname`` is a name or address that clients can connect to once the instance is ACTIVE. It is chosen with the
@@ -213,20 +213,20 @@ class InstanceAnswer(Answer):
     reason: Sometimes[str] = None
 
 
-class InstanceShown(Answer):
+class InstanceShown(HostCallAnswer):
     """One instance."""
 
     instance: InstanceAnswer
 
 
-class InstanceList(Answer):
+class InstanceList(HostCallAnswer):
     """A page of instances, newest first. Without ``links`` there are no more."""
 
     instances: list[InstanceAnswer]
     links: Sometimes[list[Link]] = None
 
 
-class DatabaseAnswer(Answer):
+class DatabaseAnswer(HostCallAnswer):
     """A database that clients made."""
 
     name: str
@@ -234,20 +234,20 @@ class DatabaseAnswer(Answer):
     collate: Sometimes[str] = None
 
 
-class DatabaseList(Answer):
+class DatabaseList(HostCallAnswer):
     """A page of databases, by name."""
 
     databases: list[DatabaseAnswer]
     links: Sometimes[list[Link]] = None
 
 
-class DatabaseName(Answer):
+class DatabaseName(HostCallAnswer):
     """A database that a user may use."""
 
     name: str
 
 
-class UserAnswer(Answer):
+class UserAnswer(HostCallAnswer):
     """A database user that clients made."""
 
     name: str
@@ -255,45 +255,45 @@ class UserAnswer(Answer):
     databases: list[DatabaseName]
 
 
-class UserShown(Answer):
+class UserShown(HostCallAnswer):
     """One user."""
 
     user: UserAnswer
 
 
-class UserList(Answer):
+class UserList(HostCallAnswer):
     """A page of users, by name."""
 
     users: list[UserAnswer]
     links: Sometimes[list[Link]] = None
 
 
-class GrantList(Answer):
+class GrantList(HostCallAnswer):
     """The databases that a user may use."""
 
     databases: list[DatabaseName]
 
 
-class RootShown(Answer):
+class RootShown(HostCallAnswer):
     """Whether clients may log in as root."""
 
     rootEnabled: bool  # noqa: N815 - the field's name
 
 
-class RootUser(Answer):
+class RootUser(HostCallAnswer):
     """Who was enabled; the password is shown this once."""
 
     name: Literal["root"]
     password: str = Field(repr=False)
 
 
-class RootEnabled(Answer):
+class RootEnabled(HostCallAnswer):
     """The answer to enabling root."""
 
     user: RootUser
 
 
-class FlavorAnswer(Answer):
+class FlavorAnswer(HostCallAnswer):
     """A size of server; ``ram`` in MB. The id is a number here."""
 
     id: int
@@ -302,19 +302,19 @@ class FlavorAnswer(Answer):
     links: list[Link]
 
 
-class FlavorShown(Answer):
+class FlavorShown(HostCallAnswer):
     """One flavor."""
 
     flavor: FlavorAnswer
 
 
-class FlavorList(Answer):
+class FlavorList(HostCallAnswer):
     """All flavors, by id."""
 
     flavors: list[FlavorAnswer]
 
 
-class VersionAnswer(Answer):
+class VersionAnswer(HostCallAnswer):
     """A version of a datastore. ``id`` is what a backup calls ``version_id``."""
 
     id: str
@@ -325,19 +325,19 @@ class VersionAnswer(Answer):
     links: list[Link]
 
 
-class VersionShown(Answer):
+class VersionShown(HostCallAnswer):
     """One version of a datastore."""
 
     version: VersionAnswer
 
 
-class VersionList(Answer):
+class VersionList(HostCallAnswer):
     """The versions of a datastore that hosts can run, newest first."""
 
     versions: list[VersionAnswer]
 
 
-class DatastoreAnswer(Answer):
+class DatastoreAnswer(HostCallAnswer):
     """A datastore that hosts can run."""
 
     id: str
@@ -347,19 +347,19 @@ class DatastoreAnswer(Answer):
     links: list[Link]
 
 
-class DatastoreShown(Answer):
+class DatastoreShown(HostCallAnswer):
     """One datastore."""
 
     datastore: DatastoreAnswer
 
 
-class DatastoreList(Answer):
+class DatastoreList(HostCallAnswer):
     """What hosts can run."""
 
     datastores: list[DatastoreAnswer]
 
 
-class AbsoluteLimits(Answer):
+class AbsoluteLimits(HostCallAnswer):
     """What is limited however slowly one goes. 0: no limit, but for ``max_page`` and ``max_body_bytes``.
 
     ``max_volumes``: GB of all the account's volumes.
@@ -374,7 +374,7 @@ class AbsoluteLimits(Answer):
     max_body_bytes: int
 
 
-class RateLimit(Answer):
+class RateLimit(HostCallAnswer):
     """How many requests of a kind are accepted within a minute, and how many more are now; ``nextAvailable``: when."""
 
     verb: str
@@ -385,26 +385,26 @@ class RateLimit(Answer):
     nextAvailable: str  # noqa: N815 - the field's name
 
 
-class LimitList(Answer):
+class LimitList(HostCallAnswer):
     """Every limit: the absolute ones first, then the rates."""
 
     limits: list[AbsoluteLimits | RateLimit]
 
 
-class GroupList(Answer):
+class GroupList(HostCallAnswer):
     """HA groups."""
 
     ha_instances: list[dict[str, Any]]
 
 
-class WaitingFullAnswer(Answer):
+class WaitingFullAnswer(HostCallAnswer):
     """A full backup that the schedule would have deleted: backups that were asked for by hand depend on it."""
 
     backup_id: str
     needed_by: list[str]
 
 
-class ScheduleAnswer(Answer):
+class ScheduleAnswer(HostCallAnswer):
     """A schedule of backups, in UTC. Without ``copy_to`` nothing is copied; the nulls are what clients look for."""
 
     id: str
@@ -426,13 +426,13 @@ class ScheduleAnswer(Answer):
     retention_waits: Sometimes[list[WaitingFullAnswer]] = None
 
 
-class ScheduleShown(Answer):
+class ScheduleShown(HostCallAnswer):
     """One schedule."""
 
     schedule: ScheduleAnswer
 
 
-class ScheduleList(Answer):
+class ScheduleList(HostCallAnswer):
     """A page of schedules, newest first. Without ``links`` there are no more."""
 
     schedules: list[ScheduleAnswer]
@@ -466,7 +466,7 @@ def shown_schedule(schedule: Schedule) -> ScheduleAnswer:
     )
 
 
-class ApiVersion(Answer):
+class ApiVersion(HostCallAnswer):
     """A version of the API."""
 
     id: str
@@ -475,7 +475,7 @@ class ApiVersion(Answer):
     links: list[Link]
 
 
-class ApiVersionList(Answer):
+class ApiVersionList(HostCallAnswer):
     """The versions of the API."""
 
     versions: list[ApiVersion]

@@ -8,8 +8,8 @@ from snaphold.api import (
     agents,
     backups,
     databases,
+    ha_groups,
     instances,
-    later,
     logins,
     objects,
     offers,
@@ -17,15 +17,15 @@ from snaphold.api import (
     schedules,
     versions,
 )
-from snaphold.api.desk import Container, Desk, KnownPeers, ObjectReader
+from snaphold.api.context import Container, KnownPeers, ObjectReader, RequestContext
 from snaphold.api.document import DescribedAPI, add_docs_page
-from snaphold.api.edge import Edge
 from snaphold.api.faults import answer_faults
 from snaphold.api.links import Links
+from snaphold.api.middleware import RequestMiddleware
 from snaphold.identity.base import Identity
 from snaphold.service.deployment import Deployment
 
-_ROUTERS = (versions, logins, backups, instances, databases, offers, schedules, later, objects, agents, peers)
+_ROUTERS = (versions, logins, backups, instances, databases, offers, schedules, ha_groups, objects, agents, peers)
 
 
 def described_api() -> DescribedAPI:
@@ -62,7 +62,7 @@ def create_app(
     """
     endpoint = (deployment.settings.public_url or regions[deployment.region]).rstrip("/")
     app = described_api()
-    app.state.desk = Desk(
+    app.state.context = RequestContext(
         deployment=deployment,
         identity=identity,
         objects=object_reader,
@@ -74,5 +74,5 @@ def create_app(
     )
     add_docs_page(app)
     answer_faults(app)
-    app.add_middleware(Edge)
+    app.add_middleware(RequestMiddleware)
     return app

@@ -7,18 +7,18 @@ from fastapi import Depends, Query, Response
 from snaphold.api import answers
 from snaphold.api.answers import BackupCreated, BackupList, BackupShown
 from snaphold.api.bodies import BackupAction, BackupCreate, Verify
-from snaphold.api.desk import Call, Calling
+from snaphold.api.context import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Page, Paged
-from snaphold.api.reading import BodyOf
+from snaphold.api.request_body import BodyOf
 from snaphold.api.route import router_of
 from snaphold.errors import NotOffered
-from snaphold.model import ProofLevel
+from snaphold.model import VerificationLevel
 from snaphold.service import backups as service
 from snaphold.service.consolidation import request_consolidation
 from snaphold.service.copies import request_copy
 from snaphold.service.requests import BackupPage
-from snaphold.service.verification import request_mend, request_proof
+from snaphold.service.verification import request_repair, request_verification
 
 router = router_of(
     prefix="/v1.0/{account}",
@@ -68,12 +68,14 @@ def delete_backup(call: Calling, backup_id: str) -> Response:
 def act_on_backup(
     call: Calling, backup_id: str, body: Annotated[BackupAction, Depends(BodyOf(BackupAction))]
 ) -> Response:
-    """Have a backup copied to another region, consolidated, proven, mended from another region, or cancelled."""
+    """Have a backup copied to another region, consolidated, verified, repaired from another region, or cancelled."""
     if "verify" in body.model_fields_set:
-        request_proof(call.deployment, call.account, backup_id, ProofLevel((body.verify or Verify()).level))
+        request_verification(
+            call.deployment, call.account, backup_id, VerificationLevel((body.verify or Verify()).level)
+        )
         return Response(status_code=202)
     if "mend" in body.model_fields_set:
-        request_mend(call.deployment, call.account, backup_id)
+        request_repair(call.deployment, call.account, backup_id)
         return Response(status_code=202)
     if "consolidate" in body.model_fields_set:
         name = None if body.consolidate is None else body.consolidate.name

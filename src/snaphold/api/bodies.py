@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from snaphold.api.reading import Body
+from snaphold.api.request_body import Body
 from snaphold.model import Flavor, flavor_from_reference, is_engine_file
 from snaphold.names import LONGEST_FILE_NAME, file_name_length
 from snaphold.protocol import MAX_DESCRIPTION, DatabaseSpec, UserChange, UserSpec
@@ -245,7 +245,7 @@ class CopyBackup(Body):
 
 
 class Consolidate(Body):
-    """The full backup that an increment and what it stands on become."""
+    """The full backup that an increment and what it depends on become."""
 
     also_called: ClassVar = {
         "name": ("backupname",),
@@ -272,7 +272,7 @@ class Action(Body):
 
 
 class Verify(Body):
-    """How far the proof goes: the objects are read back, or brought up as a throw-away server."""
+    """How far the verification goes: the objects are read back, or brought up as a throw-away server."""
 
     also_called: ClassVar = {
         "level": ("mode", "type"),
@@ -768,7 +768,7 @@ class PasswordMethod(Body):
 
 
 class AuthIdentity(Body):
-    """How the caller proves who it is."""
+    """How the caller verifies who it is."""
 
     methods: Annotated[list[str], Field(min_length=1)]
     password: PasswordMethod | None = None

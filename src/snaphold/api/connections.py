@@ -19,8 +19,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from snaphold.api.edge import REQUEST_ID
 from snaphold.api.faults import fault
+from snaphold.api.middleware import REQUEST_ID
 from snaphold.config import Settings
 
 _MAX_HEADERS: Final = 100

@@ -18,8 +18,8 @@ from typing import Annotated, Final, Protocol
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from snaphold.api.desk import Container, handing_on, on_threads_of
-from snaphold.api.reading import BodyOf
+from snaphold.api.context import Container, handing_on, on_threads_of
+from snaphold.api.request_body import BodyOf
 from snaphold.errors import (
     BadRequest,
     Damaged,
@@ -27,8 +27,8 @@ from snaphold.errors import (
     ObjectExists,
     ObjectMissing,
     OverLimit,
-    Overtaken,
     Permanent,
+    Superseded,
     Transient,
     Unavailable,
     Unprocessable,
@@ -252,7 +252,7 @@ def _in_words() -> Iterator[None]:
     except ObjectMissing as error:
         raise NotFound(str(error)) from error
     except ObjectExists as error:
-        raise Overtaken(str(error)) from error
+        raise Superseded(str(error)) from error
     except Damaged as error:
         raise Unprocessable(str(error)) from error
     except Permanent as error:

@@ -18,11 +18,11 @@ from snaphold.api.answers import (
     UserShown,
 )
 from snaphold.api.bodies import DatabasesCreate, PasswordsChange, UserChanged, UserGrants, UsersCreate
-from snaphold.api.desk import Call, Calling
+from snaphold.api.context import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.host_calls import waits_for_a_host
 from snaphold.api.paging import Page, Paged, page_by_key
-from snaphold.api.reading import BodyOf
+from snaphold.api.request_body import BodyOf
 from snaphold.api.route import router_of
 from snaphold.errors import NotFound
 from snaphold.service import databases as service

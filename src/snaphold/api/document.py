@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from snaphold.api.reading import BodyOf
+from snaphold.api.request_body import BodyOf
 
 _REF: Final = "#/components/schemas/{model}"
 _STATIC: Final = "/docs/static"

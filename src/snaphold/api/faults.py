@@ -14,7 +14,7 @@ from pydantic import BaseModel, create_model
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
-from snaphold.errors import MethodNotAllowed, OverLimit, Overtaken, Refused, SnapholdError, Unavailable
+from snaphold.errors import MethodNotAllowed, OverLimit, Refused, SnapholdError, Superseded, Unavailable
 
 NAMES: Final[Mapping[int, str]] = {
     400: "badRequest",
@@ -96,7 +96,7 @@ def fault_of(error: SnapholdError) -> JSONResponse:
             return fault(error.code, str(error), allow=error.allow)
         case Refused() | Unavailable():
             return fault(error.code, str(error))
-        case Overtaken():
+        case Superseded():
             return fault(409, str(error))
         case _:
             raise error
@@ -131,7 +131,7 @@ def answer_faults(app: FastAPI) -> None:
     handlers: Sequence[tuple[type[Exception], handler]] = [
         (Refused, refused),
         (Unavailable, refused),
-        (Overtaken, refused),
+        (Superseded, refused),
         (HTTPException, not_routed),
         (RequestValidationError, not_valid),
     ]

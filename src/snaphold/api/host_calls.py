@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
-from snaphold.api.desk import Call
+from snaphold.api.context import Call
 from snaphold.errors import Unavailable
 
 T = TypeVar("T")

@@ -7,10 +7,10 @@ from fastapi import Depends, Response
 from snaphold.api import answers
 from snaphold.api.answers import InstanceList, InstanceShown
 from snaphold.api.bodies import InstanceAction, InstanceChange, InstanceCreate, Resize
-from snaphold.api.desk import Call, Calling
+from snaphold.api.context import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Paged
-from snaphold.api.reading import BodyOf
+from snaphold.api.request_body import BodyOf
 from snaphold.api.route import router_of
 from snaphold.model import Instance
 from snaphold.service import instances as service

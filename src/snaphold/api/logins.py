@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from snaphold.api.bodies import AuthFieldsV2, AuthFieldsV3, AuthV2, AuthV3
-from snaphold.api.desk import AtDesk, Desk, Token, caller_of, on_threads_of
+from snaphold.api.context import Context, RequestContext, Token, caller_of, on_threads_of
 from snaphold.api.faults import documented
 from snaphold.api.links import Links
-from snaphold.api.reading import BodyOf
+from snaphold.api.request_body import BodyOf
 from snaphold.api.route import router_of
 from snaphold.errors import BadRequest, NotFound, Unauthorized
 from snaphold.identity.base import Caller, Login
@@ -42,23 +42,23 @@ _INTERFACES: Final = ("public", "internal", "admin")  # one URL for all three: c
 
 @router.get("/v2.0")
 @router.get("/v2.0/", include_in_schema=False)
-def show_v2(desk: AtDesk) -> dict[str, Any]:
+def show_v2(context: Context) -> dict[str, Any]:
     """The older identity API."""
-    return _version(desk.links, "v2.0", "v2.0")
+    return _version(context.links, "v2.0", "v2.0")
 
 
 @router.get("/v3")
 @router.get("/v3/", include_in_schema=False)
-def show_v3(desk: AtDesk) -> dict[str, Any]:
+def show_v3(context: Context) -> dict[str, Any]:
     """The newer identity API."""
-    return _version(desk.links, "v3", "v3.14")
+    return _version(context.links, "v3", "v3.14")
 
 
 @router.post("/v2.0/tokens")
 @on_logins_threads
-def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2, _MAX_BODY_BYTES))]) -> dict[str, Any]:
+def log_in_v2(context: Context, body: Annotated[AuthV2, Depends(BodyOf(AuthV2, _MAX_BODY_BYTES))]) -> dict[str, Any]:
     """Log in by password or by API key."""
-    login = _log_in_v2(desk, body.auth)
+    login = _log_in_v2(context, body.auth)
     caller = login.caller
     return {
         "access": {
@@ -74,7 +74,7 @@ def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2, _MAX_
                 "name": caller.user,
                 "username": caller.user,
                 "roles": _roles(caller),
-                "RAX-AUTH:defaultRegion": desk.deployment.region,
+                "RAX-AUTH:defaultRegion": context.deployment.region,
             },
             "serviceCatalog": [
                 {
@@ -82,7 +82,7 @@ def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2, _MAX_
                     "name": name,
                     "endpoints": [
                         {"region": region, "tenantId": caller.account} | {f"{each}URL": url for each in _INTERFACES}
-                        for region, url in _endpoints(desk, kind, caller.account)
+                        for region, url in _endpoints(context, kind, caller.account)
                     ],
                 }
                 for kind, name in _SERVICES
@@ -94,56 +94,56 @@ def log_in_v2(desk: AtDesk, body: Annotated[AuthV2, Depends(BodyOf(AuthV2, _MAX_
 
 @router.post("/v3/auth/tokens", status_code=201)
 @on_logins_threads
-def log_in_v3(desk: AtDesk, body: Annotated[AuthV3, Depends(BodyOf(AuthV3, _MAX_BODY_BYTES))]) -> JSONResponse:
+def log_in_v3(context: Context, body: Annotated[AuthV3, Depends(BodyOf(AuthV3, _MAX_BODY_BYTES))]) -> JSONResponse:
     """Log in by password; the token comes in the header ``X-Subject-Token``."""
-    login = _log_in_v3(desk, body.auth)
-    return JSONResponse(_token_v3(desk, login.caller), 201, {"X-Subject-Token": login.token})
+    login = _log_in_v3(context, body.auth)
+    return JSONResponse(_token_v3(context, login.caller), 201, {"X-Subject-Token": login.token})
 
 
 @router.get("/v3/auth/tokens")
 async def show_token(
-    desk: AtDesk,
+    context: Context,
     token: Token,
     subject: Annotated[str | None, Header(alias="X-Subject-Token")] = None,
 ) -> JSONResponse:
     """Whom a token of one's own account speaks for."""
     if subject is None:
-        await caller_of(desk, token)
+        await caller_of(context, token)
         raise BadRequest("X-Subject-Token is required")
-    shown = await _own_token(desk, token, subject)
-    return JSONResponse(_token_v3(desk, shown), 200, {"X-Subject-Token": subject})
+    shown = await _own_token(context, token, subject)
+    return JSONResponse(_token_v3(context, shown), 200, {"X-Subject-Token": subject})
 
 
 @router.delete("/v3/auth/tokens", status_code=204)
 async def end_token_v3(
-    desk: AtDesk,
+    context: Context,
     token: Token,
     subject: Annotated[str | None, Header(alias="X-Subject-Token")] = None,
 ) -> Response:
     """Log out: end a token of one's own account, in every region."""
     if subject is None:
-        await caller_of(desk, token)
+        await caller_of(context, token)
         raise BadRequest("X-Subject-Token is required")
-    return await _end_token(desk, token, subject)
+    return await _end_token(context, token, subject)
 
 
 @router.delete("/v2.0/tokens/{token_id}", status_code=204)
-async def end_token_v2(desk: AtDesk, token: Token, token_id: str) -> Response:
+async def end_token_v2(context: Context, token: Token, token_id: str) -> Response:
     """Log out: end a token of one's own account, in every region."""
-    return await _end_token(desk, token, token_id)
+    return await _end_token(context, token, token_id)
 
 
-async def _end_token(desk: Desk, token: str | None, subject: str) -> Response:
-    await _own_token(desk, token, subject)
-    await run_in_threadpool(desk.identity.end, subject)
+async def _end_token(context: RequestContext, token: str | None, subject: str) -> Response:
+    await _own_token(context, token, subject)
+    await run_in_threadpool(context.identity.end, subject)
     return Response(status_code=204)
 
 
-async def _own_token(desk: Desk, token: str | None, subject: str) -> Caller:
+async def _own_token(context: RequestContext, token: str | None, subject: str) -> Caller:
     """Whom a token of the caller's own account speaks for. Raises ``NotFound`` for any other token."""
-    caller = await caller_of(desk, token)
+    caller = await caller_of(context, token)
     try:
-        found = await caller_of(desk, subject)
+        found = await caller_of(context, subject)
     except Unauthorized:
         found = None
     if found is None or found.account != caller.account:
@@ -151,28 +151,28 @@ async def _own_token(desk: Desk, token: str | None, subject: str) -> Caller:
     return found
 
 
-def _log_in_v2(desk: Desk, asked: AuthFieldsV2) -> Login:
+def _log_in_v2(context: RequestContext, asked: AuthFieldsV2) -> Login:
     account = _account(asked.tenant_id, asked.tenant_name)
     if asked.password is not None:
-        return desk.identity.authenticate_password(asked.password.username, asked.password.password, account)
+        return context.identity.authenticate_password(asked.password.username, asked.password.password, account)
     if asked.api_key is not None:
-        return desk.identity.authenticate_api_key(asked.api_key.username, asked.api_key.api_key, account)
-    return _same_token(desk, asked.token.id if asked.token is not None else "", account)
+        return context.identity.authenticate_api_key(asked.api_key.username, asked.api_key.api_key, account)
+    return _same_token(context, asked.token.id if asked.token is not None else "", account)
 
 
-def _log_in_v3(desk: Desk, asked: AuthFieldsV3) -> Login:
+def _log_in_v3(context: RequestContext, asked: AuthFieldsV3) -> Login:
     project = asked.scope.project if asked.scope is not None else None
     account = None if project is None else _account(project.id, project.name)
     password, token = asked.identity.password, asked.identity.token
     if "password" in asked.identity.methods and password is not None:
         name = password.user.name or password.user.id or ""
-        return desk.identity.authenticate_password(name, password.user.password, account)
-    return _same_token(desk, token.id if token is not None else "", account)
+        return context.identity.authenticate_password(name, password.user.password, account)
+    return _same_token(context, token.id if token is not None else "", account)
 
 
-def _same_token(desk: Desk, token: str, account: str | None) -> Login:
+def _same_token(context: RequestContext, token: str, account: str | None) -> Login:
     """A good token is answered with itself: it is scoped to the only account it can be for, and expires as before."""
-    caller = desk.identity.validate(token)
+    caller = context.identity.validate(token)
     if account not in (None, caller.account):
         raise Unauthorized("The token is of another account.")
     return Login(token=token, caller=caller)
@@ -184,8 +184,8 @@ def _account(by_id: str | None, by_name: str | None) -> str | None:
     return by_id if by_id is not None else by_name
 
 
-def _endpoints(desk: Desk, kind: str, account: str) -> list[tuple[str, str]]:
-    every = ((region, Links(endpoint=endpoint)) for region, endpoint in sorted(desk.regions.items()))
+def _endpoints(context: RequestContext, kind: str, account: str) -> list[tuple[str, str]]:
+    every = ((region, Links(endpoint=endpoint)) for region, endpoint in sorted(context.regions.items()))
     if kind == "object-store":
         return [(region, links.storage(account)) for region, links in every]
     return [(region, links.database_api(account)) for region, links in every]
@@ -195,7 +195,7 @@ def _roles(caller: Caller) -> list[dict[str, str]]:
     return [{"id": role, "name": role} for role in sorted(caller.roles)]
 
 
-def _token_v3(desk: Desk, caller: Caller) -> dict[str, Any]:
+def _token_v3(context: RequestContext, caller: Caller) -> dict[str, Any]:
     return {
         "token": {
             "methods": ["password"],
@@ -219,7 +219,7 @@ def _token_v3(desk: Desk, caller: Caller) -> dict[str, Any]:
                             "region_id": region,
                             "url": url,
                         }
-                        for region, url in _endpoints(desk, kind, caller.account)
+                        for region, url in _endpoints(context, kind, caller.account)
                         for interface in _INTERFACES
                     ],
                 }

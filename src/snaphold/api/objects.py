@@ -16,7 +16,16 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
-from snaphold.api.desk import AtDesk, Desk, Token, caller_of, check_account, check_right, handing_on, on_threads_of
+from snaphold.api.context import (
+    Context,
+    RequestContext,
+    Token,
+    caller_of,
+    check_account,
+    check_right,
+    handing_on,
+    on_threads_of,
+)
 from snaphold.api.faults import documented, fault
 from snaphold.api.links import CONTAINER, STORAGE_PREFIX
 from snaphold.errors import Forbidden, NotFound, ObjectMissing, Permanent, Transient, Unavailable
@@ -42,7 +51,7 @@ _TYPES: Final = {"gz": "application/gzip", "zst": "application/zstd", "json": "a
 )
 async def read_object(  # noqa: PLR0917 - the framework passes them by name
     request: Request,
-    desk: AtDesk,
+    context: Context,
     token: Token,
     storage_account: str,
     container: str,
@@ -51,13 +60,13 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     if_range: Annotated[str | None, Header(alias="If-Range", description="The ETag that the range is of.")] = None,
 ) -> Response:
     """An object, or a range of it. What a backup is made of never changes, so that name and length make the ETag."""
-    caller = await caller_of(desk, token)
+    caller = await caller_of(context, token)
     account = _account(storage_account)
     check_account(caller, account)
     check_right(caller, request.method)
     if container != CONTAINER or not _is_name(name):
         raise NotFound("The object cannot be found.")
-    size = await _in_time(desk, _size(desk, account, name))
+    size = await _in_time(context, _size(context, account, name))
     etag = f'"{hashlib.sha256(f"{account}/{name}/{size}".encode()).hexdigest()[:32]}"'
     headers = {"Accept-Ranges": "bytes", "ETag": etag}
     wanted = None if if_range not in (None, etag) else parse_range(range_, size)
@@ -73,7 +82,7 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     status = 200 if wanted is None else 206
     if request.method == "HEAD" or length == 0:
         return Response(None, status, headers)
-    pieces = await _in_time(desk, _open(desk, account, name, start, length))
+    pieces = await _in_time(context, _open(context, account, name, start, length))
     return StreamingResponse(handed_on(pieces), status, headers)
 
 
@@ -106,25 +115,25 @@ def _is_name(name: str) -> bool:
     return len(name) <= _MAX_NAME and bool(_NAME.fullmatch(name)) and not {".", ".."} & set(name.split("/"))
 
 
-async def _in_time(desk: Desk, answer: Awaitable[T]) -> T:
+async def _in_time(context: RequestContext, answer: Awaitable[T]) -> T:
     """What the store answers. Raises ``Unavailable`` when it takes too long."""
     try:
-        return await asyncio.wait_for(answer, desk.deployment.settings.store_timeout_s)
+        return await asyncio.wait_for(answer, context.deployment.settings.store_timeout_s)
     except TimeoutError:
         raise Unavailable("The object store does not answer.") from None
 
 
 @on_stores_threads
-def _size(desk: Desk, account: str, name: str) -> int:
-    desk.deployment.store_gate.check(account, write=False)
+def _size(context: RequestContext, account: str, name: str) -> int:
+    context.deployment.store_gate.check(account, write=False)
     with _in_words():
-        return desk.objects.size(account, name)
+        return context.objects.size(account, name)
 
 
 @on_stores_threads
-def _open(desk: Desk, account: str, name: str, start: int, length: int) -> Iterator[bytes]:
+def _open(context: RequestContext, account: str, name: str, start: int, length: int) -> Iterator[bytes]:
     with _in_words():
-        return desk.objects.get(account, name, start, length)
+        return context.objects.get(account, name, start, length)
 
 
 @contextmanager

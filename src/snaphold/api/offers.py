@@ -16,7 +16,7 @@ from snaphold.api.answers import (
     VersionList,
     VersionShown,
 )
-from snaphold.api.desk import Call, Calling
+from snaphold.api.context import Call, Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import MAX_LIMIT
 from snaphold.api.route import router_of

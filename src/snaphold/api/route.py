@@ -16,7 +16,7 @@ from pydantic import BaseModel
 _MOST_TURNS: Final = 20  # that somebody waits for
 
 
-class Turns:
+class ReadSerializer:
     """Has threads do something one behind the other, but lets nobody wait behind one that takes long.
 
     ``seconds``: what each has for itself. Once it is over the others go beside it, without a turn of their own.
@@ -49,7 +49,7 @@ class Turns:
         return False
 
 
-reads: Final = Turns(0.05)
+reads: Final = ReadSerializer(0.05)
 
 
 class Route(APIRoute):

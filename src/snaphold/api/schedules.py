@@ -7,10 +7,10 @@ from fastapi import Depends, Query, Response
 from snaphold.api import answers
 from snaphold.api.answers import ScheduleList, ScheduleShown
 from snaphold.api.bodies import ScheduleChange, ScheduleCreate
-from snaphold.api.desk import Calling
+from snaphold.api.context import Calling
 from snaphold.api.faults import documented
 from snaphold.api.paging import Paged
-from snaphold.api.reading import BodyOf
+from snaphold.api.request_body import BodyOf
 from snaphold.api.route import router_of
 from snaphold.service import schedules as service
 from snaphold.service.requests import ScheduleFilter

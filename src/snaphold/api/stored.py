@@ -3,7 +3,7 @@
 import hashlib
 from typing import Protocol
 
-from snaphold.api.desk import ObjectReader
+from snaphold.api.context import ObjectReader
 from snaphold.errors import ObjectMissing, Permanent, Transient, Unavailable
 
 
@@ -26,7 +26,7 @@ class Claimed(Protocol):
 def why_not_stored(objects: ObjectReader, account: str, backup_id: str, claimed: Claimed) -> str | None:
     """Why this is no backup of the account's, as far as its manifest and the length of its data tell; None: it is one.
 
-    Whether every byte is right only a proof can tell. Raises ``Unavailable`` when the store does not answer.
+    Whether every byte is right only a verification can tell. Raises ``Unavailable`` when the store does not answer.
     """
     if claimed.object_name.partition(".")[0] != backup_id:
         return f"The object {claimed.object_name} is not backup {backup_id}'s."

@@ -14,8 +14,8 @@ from snaphold.catalog.schema import (
     HAVING_FAILED,
     RUNNING_TAKEN,
     USABLE,
-    arrivals,
     backups,
+    incoming_copies,
     tasks,
 )
 from snaphold.model import (
@@ -23,13 +23,13 @@ from snaphold.model import (
     RUNNING,
     Backup,
     BackupStatus,
-    Made,
-    ProofLevel,
-    ProofStatus,
+    Origin,
     TaskState,
+    VerificationLevel,
+    VerificationStatus,
     parse_rfc3339,
 )
-from snaphold.protocol import ProofResult
+from snaphold.protocol import VerificationResult
 
 _BY_ID: Final = backups.select().where(backups.c.id == sa.bindparam("backup_id"))
 
@@ -120,7 +120,7 @@ def newest_completed(
     """The backup of this source, and of this life of its data, that an increment is best taken on, or None."""
     statement = backups.select().where(
         backups.c.source_id == source_id,
-        backups.c.made == Made.TAKEN,
+        backups.c.made == Origin.TAKEN,
         *USABLE,
     )
     if automated_only:
@@ -142,28 +142,32 @@ def automated_fulls(tx: Transaction, source_id: str) -> list[Backup]:
 def count_of_account(tx: Transaction, account: str) -> int:
     """How many backups the account has, failed ones and copies that come from other regions too."""
     own = sa.select(sa.func.count()).where(backups.c.account == account, backups.c.deleted_us.is_(None))
-    coming = sa.select(sa.func.count()).where(arrivals.c.account == account, arrivals.c.ended_us.is_(None))
+    coming = sa.select(sa.func.count()).where(
+        incoming_copies.c.account == account, incoming_copies.c.ended_us.is_(None)
+    )
     return sum(int(tx.connection.execute(statement).scalar_one()) for statement in (own, coming))
 
 
 def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
-    """One of these that is being restored, proven, consolidated or copied now, or None."""
+    """One of these that is being restored, verified, consolidated or copied now, or None."""
     restored = sa.select(tasks.c.backup_id).where(
         tasks.c.backup_id.in_(backup_ids), tasks.c.kind == "restore", tasks.c.state != TaskState.ENDED
     )
-    proven = sa.select(backups.c.id).where(backups.c.id.in_(backup_ids), backups.c.proving.is_not(None))
+    verified = sa.select(backups.c.id).where(backups.c.id.in_(backup_ids), backups.c.proving.is_not(None))
     merged = sa.select(backups.c.made_from).where(
-        backups.c.made_from.in_(backup_ids), backups.c.made == Made.CONSOLIDATED, backups.c.status.in_(RUNNING)
+        backups.c.made_from.in_(backup_ids), backups.c.made == Origin.CONSOLIDATED, backups.c.status.in_(RUNNING)
     )
-    for statement in (restored, proven, merged, copies.ids_in_use(backup_ids)):
+    for statement in (restored, verified, merged, copies.ids_in_use(backup_ids)):
         found: str | None = tx.connection.execute(statement.limit(1)).scalar_one_or_none()
         if found is not None:
             return found
     return None
 
 
-def begin_proof(tx: Transaction, backup_id: str, level: ProofLevel, asked_us: int, *, mending: bool) -> bool:
-    """From now on it is being proven; False when it is already, or is not COMPLETED, or is being deleted."""
+def begin_verification(
+    tx: Transaction, backup_id: str, level: VerificationLevel, asked_us: int, *, mending: bool
+) -> bool:
+    """From now on it is being verified; False when it is already, or is not COMPLETED, or is being deleted."""
     statement = backups.update().where(
         backups.c.id == backup_id,
         backups.c.proving.is_(None),
@@ -173,17 +177,17 @@ def begin_proof(tx: Transaction, backup_id: str, level: ProofLevel, asked_us: in
     return tx.connection.execute(statement.values(values)).rowcount == 1
 
 
-def end_proof(tx: Transaction, backup_id: str, result: ProofResult) -> None:
-    """Keep what a proof has shown: no longer in use. Nothing when this level was not being proven."""
-    values = proof_values(result) | {"proof_tried_us": tx.now_us, "proving": None}
-    if result.status is not ProofStatus.UNKNOWN:
+def end_verification(tx: Transaction, backup_id: str, result: VerificationResult) -> None:
+    """Keep what a verification has shown: no longer in use. Nothing when this level was not being verified."""
+    values = verification_values(result) | {"proof_tried_us": tx.now_us, "proving": None}
+    if result.status is not VerificationStatus.UNKNOWN:
         values |= {"proof_asked_us": None, "mending": False}
     statement = backups.update().where(backups.c.id == backup_id, backups.c.proving == result.level)
     tx.connection.execute(statement.values(values))
 
 
-def proof_values(result: ProofResult) -> dict[str, Any]:
-    """The columns of what a proof has shown."""
+def verification_values(result: VerificationResult) -> dict[str, Any]:
+    """The columns of what a verification has shown."""
     return {
         "proof_status": result.status,
         "proof_level": result.level,
@@ -203,10 +207,10 @@ def completed(tx: Transaction, account: str | None) -> list[Backup]:
     return [_backup(row) for row in rows]
 
 
-def unknown_proofs(tx: Transaction) -> list[Backup]:
-    """Backups whose proof was asked for and is still unknown, with nobody at it."""
+def unknown_verifications(tx: Transaction) -> list[Backup]:
+    """Backups whose verification was asked for and is still unknown, with nobody at it."""
     statement = backups.select().where(
-        backups.c.proof_status == ProofStatus.UNKNOWN,
+        backups.c.proof_status == VerificationStatus.UNKNOWN,
         backups.c.proof_asked_us.is_not(None),
         backups.c.proving.is_(None),
         *USABLE,
@@ -214,8 +218,8 @@ def unknown_proofs(tx: Transaction) -> list[Backup]:
     return [_backup(row) for row in all_rows(tx.connection.execute(statement))]
 
 
-def being_proven(tx: Transaction, level: ProofLevel) -> list[str]:
-    """Ids of all whose proof of this level is under way."""
+def being_verified(tx: Transaction, level: VerificationLevel) -> list[str]:
+    """Ids of all whose verification of this level is under way."""
     statement = sa.select(backups.c.id).where(backups.c.proving == level)
     return list(tx.connection.execute(statement).scalars())
 
@@ -245,7 +249,7 @@ def endings(tx: Transaction, account: str) -> dict[str, int | None]:
 
     Copies that come from other regions are among them.
     """
-    coming = sa.select(arrivals.c.id, arrivals.c.ended_us).where(arrivals.c.account == account)
+    coming = sa.select(incoming_copies.c.id, incoming_copies.c.ended_us).where(incoming_copies.c.account == account)
     found: dict[str, int | None] = {row.id: row.ended_us for row in tx.connection.execute(coming)}
     statement = sa.select(backups.c.id, backups.c.status, backups.c.updated_us, backups.c.deleted_us)
     for row in tx.connection.execute(statement.where(backups.c.account == account)):
@@ -262,10 +266,10 @@ def to_delete(tx: Transaction) -> list[str]:
 
 _KINDS: Final = {
     "status": BackupStatus,
-    "made": Made,
-    "proving": ProofLevel,
-    "proof_status": ProofStatus,
-    "proof_level": ProofLevel,
+    "made": Origin,
+    "proving": VerificationLevel,
+    "proof_status": VerificationStatus,
+    "proof_level": VerificationLevel,
 }
 
 

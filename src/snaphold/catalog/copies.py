@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from snaphold.catalog.database import Transaction, all_rows, one_row
 from snaphold.catalog.schema import USABLE, backups, copies
-from snaphold.model import Backup, Copy, CopyStatus, Made
+from snaphold.model import Backup, Copy, CopyStatus, Origin
 
 OPEN = (CopyStatus.NEW, CopyStatus.COPYING)
 _ANY: Final = sa.select(sa.exists(sa.select(copies.c.id)))
@@ -106,7 +106,7 @@ def here(tx: Transaction, account: str, region: str, wanted: Mapping[str, str | 
         *USABLE,
         sa.or_(
             sa.and_(
-                backups.c.made == Made.COPIED,
+                backups.c.made == Origin.COPIED,
                 backups.c.made_from_region == region,
                 backups.c.made_from.in_(list(wanted)),
             ),
@@ -125,7 +125,7 @@ def regions_of(tx: Transaction, account: str, backup_id: str) -> set[str]:
     origin = sa.select(backups.c.made_from_region).where(
         backups.c.id == backup_id,
         backups.c.account == account,
-        backups.c.made == Made.COPIED,
+        backups.c.made == Origin.COPIED,
         backups.c.deleted_us.is_(None),
     )
     targets = sa.select(copies.c.region).where(

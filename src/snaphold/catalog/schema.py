@@ -137,11 +137,13 @@ backups = sa.Table(
     sa.Column("created_us", Time, nullable=False),
     sa.Column("updated_us", Time, nullable=False),
     sa.Column("deleted_us", Time),
-    sa.Column("proving", sa.String(8)),  # model.ProofLevel; not null: in use
-    sa.Column("mending", sa.Boolean, nullable=False, server_default=sa.false()),  # the proof mends what is damaged
-    sa.Column("proof_asked_us", Time),  # of a proof that is still to be given
+    sa.Column("proving", sa.String(8)),  # model.VerificationLevel; not null: in use
+    sa.Column(
+        "mending", sa.Boolean, nullable=False, server_default=sa.false()
+    ),  # the verification repairs what is damaged
+    sa.Column("proof_asked_us", Time),  # of a verification that is still to be given
     sa.Column("proof_tried_us", Time),
-    sa.Column("proof_status", sa.String(8)),  # model.ProofStatus
+    sa.Column("proof_status", sa.String(8)),  # model.VerificationStatus
     sa.Column("proof_level", sa.String(8)),
     sa.Column("proof_at_us", Time),
     sa.Column("proof_seconds", sa.Float),
@@ -214,7 +216,7 @@ copies = sa.Table(
     sa.CheckConstraint("status <> 'FAILED' OR reason IS NOT NULL", name="failed_has_reason"),
 )
 
-arrivals = sa.Table(
+incoming_copies = sa.Table(
     "arrivals",
     metadata,
     sa.Column("id", sa.String(36), primary_key=True),
@@ -243,7 +245,7 @@ tasks = sa.Table(
     sa.Column("lease_until_us", Time),
     sa.Column("created_us", Time, nullable=False),
     sa.Column("ended_us", Time),
-    sa.Column("reported", sa.Boolean, nullable=False),  # ended by its attempt's own report, not given up
+    sa.Column("reported", sa.Boolean, nullable=False),  # ended by its attempt's own report, not abandoned
     sa.Index("ix_tasks_host_id_state_created_us", "host_id", "state", "created_us"),
     sa.Index("ix_tasks_host_id_account_ended_us", "host_id", "account", "ended_us"),
     # What is open is looked through every few seconds, however many have ended.
@@ -261,7 +263,7 @@ tasks = sa.Table(
     ),
 )
 
-questions = sa.Table(
+host_calls = sa.Table(
     "questions",
     metadata,
     sa.Column("id", sa.String(36), primary_key=True),

@@ -129,7 +129,7 @@ def current(tx: Transaction, host_id: str, task_id: str, session: str, number: i
 
 
 def is_known(tx: Transaction, task_id: str) -> bool:
-    """Whether the record has, or had, this task: it is not known when the record was lost and made anew since."""
+    """Whether the catalog has, or had, this task: it is not known when the catalog was lost and made anew since."""
     return tx.connection.execute(sa.select(tasks.c.id).where(tasks.c.id == task_id)).first() is not None
 
 
@@ -152,7 +152,7 @@ def renew(tx: Transaction, attempt: Attempt, lease_until_us: int) -> None:
 
 
 def end(tx: Transaction, attempt: Attempt, *, reported: bool) -> None:
-    """The task is over, by its attempt's own report or because it was given up. Its payload is dropped."""
+    """The task is over, by its attempt's own report or because it was abandoned. Its payload is dropped."""
     statement = tasks.update().where(tasks.c.id == attempt.task_id)
     tx.connection.execute(
         statement.values(state=TaskState.ENDED, ended_us=tx.now_us, lease_until_us=None, payload={}, reported=reported)

@@ -42,7 +42,7 @@ _RegionName = Annotated[
 
 
 def main() -> None:
-    """Run the command line. What the operator can mend is one line on standard error, exit status 1."""
+    """Run the command line. What the operator can repair is one line on standard error, exit status 1."""
     _raise_the_limit_of_open_files()
     try:
         app()
@@ -149,19 +149,19 @@ def verify(
     account: Annotated[str | None, typer.Option("--account", help="only of this account")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="wait for what the proofs show")] = True,
 ) -> None:
-    """Have backups prove themselves, by the service that runs; for cron.
+    """Have backups verify themselves, by the service that runs; for cron.
 
     Prints a line of JSON for each; exit status 1 when one did not pass. No backup is ever removed for it.
     """
-    from snaphold.cli.proving import prove_backups  # noqa: PLC0415
+    from snaphold.cli.verify import verify_backups  # noqa: PLC0415
     from snaphold.errors import SetupError  # noqa: PLC0415
-    from snaphold.model import ProofLevel  # noqa: PLC0415
+    from snaphold.model import VerificationLevel  # noqa: PLC0415
 
-    if level not in list(ProofLevel):
+    if level not in list(VerificationLevel):
         raise SetupError(f"there is no level {level} of proof (--level objects, or restore)")
     if not every:
         raise SetupError("which backups are meant? (--all)")
-    if not prove_backups(given, ProofLevel(level), account, wait=wait):
+    if not verify_backups(given, VerificationLevel(level), account, wait=wait):
         raise typer.Exit(1)
 
 
@@ -197,7 +197,7 @@ def store_check(
     *,
     account: Annotated[list[str] | None, typer.Option("--account", help="only of this account; repeatable")] = None,
 ) -> None:
-    """Tell what lies in the store and belongs to no backup on record, also while the service runs. Touches nothing.
+    """List the objects in the store that belong to no backup. The service may be running; nothing is changed.
 
     Prints JSON; what is being written right now is left out.
     """

@@ -1,4 +1,4 @@
-"""``snaphold catalog``: the record of a region, made anew from what lies in its store."""
+"""``snaphold catalog``: the catalog of a region, made anew from what lies in its store."""
 
 import contextlib
 import json
@@ -34,14 +34,14 @@ def rebuild_catalog(given: Given, accounts: Sequence[str], adopted: str | None) 
         _adopt(state, region, adopted)
     with opened_deployment(given.settings, state, region) as deployment:
         rebuilt = rebuild(deployment.catalog, stores_of(state, region), deployment.deployment_id, accounts or None)
-    sys.stdout.write(json.dumps(rebuilt.told_as_json(region, deployment.deployment_id), indent=1) + "\n")
+    sys.stdout.write(json.dumps(rebuilt.to_json(region, deployment.deployment_id), indent=1) + "\n")
     if rebuilt.fruitless:
         sys.stderr.write(f"snaphold: {_what_helps(rebuilt, region, deployment.deployment_id)}\n")
     return rebuilt.whole and not rebuilt.fruitless
 
 
 def _what_helps(rebuilt: "Rebuilt", region: str, deployment_id: str) -> str:
-    """For an operator whose store holds backups, none of which is on record."""
+    """For an operator whose store holds backups, none of which is in the catalog."""
     if not rebuilt.others:
         return f"the store of {region} holds manifests, and none of them could be taken: see not_made"
     written = ", ".join(f"{count} by deployment {other}" for other, count in rebuilt.others.items())

@@ -66,7 +66,7 @@ def _allows(place: Path, mode: int, access: int) -> bool:
     return place.stat().st_mode & mode == mode and os.access(place, access)
 
 
-class PatientGate:
+class CircuitBreaker:
     """Another gate, waited for no longer than ``timeout_s``: a store that hangs must not hang its callers.
 
     One that was silent is taken to be so by everybody for ``rest_s`` seconds; then one caller tries again, while the
@@ -154,7 +154,7 @@ def opened_deployment(
             region=region,
             deployment_id=deployment_id,
             peers=peers,
-            store_gate=PatientGate(
+            store_gate=CircuitBreaker(
                 LocalStoreGate(state.store(region)), timeout_s=settings.store_timeout_s, rest_s=_REST_S
             ),
         )
@@ -172,7 +172,7 @@ def make_local_token(deployment: Deployment, state: StateDirectory) -> None:
 
 
 def peer_token(state: StateDirectory, region: str) -> str:
-    """What other regions prove themselves to this one by; made the first time."""
+    """What other regions verify themselves to this one by; made the first time."""
     path = state.peer_token(region)
     with contextlib.suppress(FileNotFoundError):
         if kept := path.read_text("ascii").strip():

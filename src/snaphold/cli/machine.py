@@ -1,4 +1,4 @@
-"""Puts a machine's agent together: the wing that acts. Nothing of the record is imported here."""
+"""Puts a machine's agent together: the wing that acts. Nothing of the catalog is imported here."""
 
 import resource
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ from typing import Final
 import structlog
 
 from snaphold.agent.agent import Agent, Region
+from snaphold.agent.context import TaskContext, priority_of
 from snaphold.agent.control import Control
-from snaphold.agent.room import Room, courtesy_of
 from snaphold.cli.state import Endpoint, StateDirectory
 from snaphold.cli.stores import stores_of
 from snaphold.config import Settings
-from snaphold.engines.mariadb import MariaDB
+from snaphold.engines.mariadb.tool import MariaDB
 from snaphold.host.servers import Servers
 from snaphold.reasons import keep_private
 from snaphold.sandbox import protection
-from snaphold.stream.process import set_courtesy
+from snaphold.stream.process import set_priority
 
 _ENOUGH_FILES: Final = 16_384
 _log = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ def built_agent(settings: Settings, state: StateDirectory, endpoints: Sequence[E
 
     It alone makes up its mind about servers that share a system user: refusing is its default, ``serve`` says warn.
     """
-    set_courtesy(courtesy_of(settings))
+    set_priority(priority_of(settings))
     _tell_of_the_sandbox()
     _tell_of_the_open_files()
     servers = servers_of(settings, state)
@@ -42,7 +42,9 @@ def built_agent(settings: Settings, state: StateDirectory, endpoints: Sequence[E
         Region(
             name=endpoint.name,
             control=Control(endpoint.url, state.agent_token(endpoint.name)),
-            room=Room(servers=servers, engines=engines, stores=stores_of(state, endpoint.name), settings=settings),
+            context=TaskContext(
+                servers=servers, engines=engines, stores=stores_of(state, endpoint.name), settings=settings
+            ),
         )
         for endpoint in endpoints
     ]

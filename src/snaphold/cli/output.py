@@ -15,7 +15,7 @@ _WIDTH: Final = 1000  # columns where there is no terminal, so that no row is fo
 def printable(text: str) -> str:
     r"""The text with every character that a terminal would not show as one written as an escape, ``\x1b`` for one.
 
-    Names are texts of strangers: none of them moves the cursor, and none begins a line that looks like ours.
+    Names are texts of orphaned objects: none of them moves the cursor, and none begins a line that looks like ours.
     """
     if text.isprintable():
         return text

@@ -17,14 +17,14 @@ from snaphold.peers.region import Peer
 from snaphold.peers.store import PeerStores
 from snaphold.store.base import Containers
 from snaphold.store.local import LocalStores
-from snaphold.store.retrying import Patience, RetryingContainers
+from snaphold.store.retrying import RetryingContainers, RetryPolicy
 
 _LEAST_SECRET: Final = 20  # characters
-_PATIENCE: Final = Patience(attempts=3)  # with a peer's store; whoever copies comes again later
+_RETRY_POLICY: Final = RetryPolicy(attempts=3)  # with a peer's store; whoever copies comes again later
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours:
+class PeerRegistry:
     """The peers of one region: ``beside`` are served from the same state directory, ``apart`` are other deployments.
 
     Copies go to these and to no others.
@@ -47,7 +47,7 @@ class Neighbours:
             if peer.store_dir is not None:
                 found[name] = RetryingContainers(LocalStores(peer.store_dir))
             else:
-                found[name] = RetryingContainers(PeerStores(name, peer.url, peer.secret_file), _PATIENCE)
+                found[name] = RetryingContainers(PeerStores(name, peer.url, peer.secret_file), _RETRY_POLICY)
         return found
 
     def regions_of(self, secret: str) -> AbstractSet[str]:
@@ -63,9 +63,9 @@ class Neighbours:
         return frozenset().union(*fitting)
 
 
-def neighbours_of(
+def peer_registry_of(
     apart: Mapping[str, PeerSettings], state: StateDirectory, regions: Sequence[Endpoint], name: str
-) -> Neighbours:
+) -> PeerRegistry:
     """The peers of this region.
 
     Raises:
@@ -81,7 +81,7 @@ def neighbours_of(
                 f"{_LEAST_SECRET} characters"
             )
     beside = [other for other in regions if other.name != name]
-    return Neighbours(state=state, region=name, beside=beside, apart=apart)
+    return PeerRegistry(state=state, region=name, beside=beside, apart=apart)
 
 
 def read_secret(path: Path) -> str:

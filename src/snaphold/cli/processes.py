@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from snaphold.api.connections import Bounds
-    from snaphold.cli.peers import Neighbours
+    from snaphold.cli.peers import PeerRegistry
     from snaphold.service.deployment import Deployment
 
 _LAST_ANSWERS_S: Final = 2  # what requests get to end by themselves when the process is told to
@@ -35,7 +35,7 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
     from snaphold.api import create_app  # noqa: PLC0415
     from snaphold.api.connections import bounds_of  # noqa: PLC0415
     from snaphold.cli.control import Objects, make_local_token, opened_deployment, peer_token  # noqa: PLC0415
-    from snaphold.cli.peers import neighbours_of  # noqa: PLC0415
+    from snaphold.cli.peers import peer_registry_of  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.identity.embedded import open_embedded  # noqa: PLC0415
     from snaphold.model import Rate  # noqa: PLC0415
@@ -46,7 +46,7 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
     set_up_logs(given.settings, region.name)
     stopping = threading.Event()
 
-    neighbours = neighbours_of(given.settings.peers, state, regions, region.name)
+    neighbours = peer_registry_of(given.settings.peers, state, regions, region.name)
     peer_token(state, region.name)  # the regions beside this one look for it
     with (
         state.answering(region.name),
@@ -83,12 +83,12 @@ def run_api(given: Given, name: str | None, *, with_worker: bool, with_local_age
 def run_worker(given: Given, name: str | None) -> None:
     """The worker of one region."""
     from snaphold.cli.control import opened_deployment  # noqa: PLC0415
-    from snaphold.cli.peers import neighbours_of  # noqa: PLC0415
+    from snaphold.cli.peers import peer_registry_of  # noqa: PLC0415
 
     given.state.require()
     region, state = _one_region(given, name)
     regions = parse_regions(given.settings.region)
-    neighbours = neighbours_of(given.settings.peers, state, regions, region.name)
+    neighbours = peer_registry_of(given.settings.peers, state, regions, region.name)
     set_up_logs(given.settings, f"{region.name}-worker")
     services = neighbours.services()
     with opened_deployment(given.settings, state, region.name, services) as deployment, _until_stopped() as stopping:
@@ -168,7 +168,7 @@ def _serve(
         raise SetupError(f"region {region.name} could not listen on {region.address}:{region.port}")
 
 
-def _work(deployment: "Deployment", neighbours: "Neighbours", stopping: threading.Event) -> None:
+def _work(deployment: "Deployment", neighbours: "PeerRegistry", stopping: threading.Event) -> None:
     from snaphold.cli.saving import opened_saver  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.worker.worker import run_worker as work  # noqa: PLC0415

@@ -14,7 +14,7 @@ from snaphold.errors import SetupError
 
 if TYPE_CHECKING:
     from snaphold.service.deployment import Deployment
-    from snaphold.worker.state import Saver, State
+    from snaphold.worker.state_backup import Saver, State
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def opened_saver(settings: Settings, state: StateDirectory, deployment: "Deploym
     """What saves the state of a region. Raises ``SetupError`` where the identity database cannot be opened."""
     from snaphold.catalog.identity_db import open_identity_database  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
-    from snaphold.worker.state import Saver  # noqa: PLC0415
+    from snaphold.worker.state_backup import Saver  # noqa: PLC0415
 
     with contextlib.closing(open_identity_database(state.identity)) as identity:
         yield Saver(
@@ -57,7 +57,7 @@ def restore_state(given: Given, wanted: str, deployment_id: str | None) -> bool:
     False when a backup of ours is not whole.
     """
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
-    from snaphold.worker.state import stored_state  # noqa: PLC0415
+    from snaphold.worker.state_backup import stored_state  # noqa: PLC0415
 
     set_up_logs(given.settings, "state")
     state = given.state
@@ -82,7 +82,7 @@ def _restore(state: StateDirectory, region: str, saved: "State") -> bool:
     from snaphold.catalog.identity_db import open_identity_database  # noqa: PLC0415
     from snaphold.cli.stores import stores_of  # noqa: PLC0415
     from snaphold.worker.rebuild import rebuild  # noqa: PLC0415
-    from snaphold.worker.state import restore_state as restore  # noqa: PLC0415
+    from snaphold.worker.state_backup import restore_state as restore  # noqa: PLC0415
 
     with (
         state.without_service(region),
@@ -91,7 +91,7 @@ def _restore(state: StateDirectory, region: str, saved: "State") -> bool:
     ):
         restore(catalog, identity, saved)
         rebuilt = rebuild(catalog, stores_of(state, region), saved.deployment)
-    told = {"state_of": saved.written, **rebuilt.told_as_json(region, saved.deployment)}
+    told = {"state_of": saved.written, **rebuilt.to_json(region, saved.deployment)}
     sys.stdout.write(json.dumps(told, indent=1) + "\n")
     return rebuilt.whole
 

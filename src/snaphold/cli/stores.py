@@ -19,9 +19,9 @@ def stores_of(state: StateDirectory, region: str) -> Stores:
 
 
 def check_store(given: Given, accounts: Sequence[str]) -> None:
-    """Print what belongs to no backup on record; ``accounts`` empty: of all that have a container."""
+    """Print what belongs to no backup in the catalog; ``accounts`` empty: of all that have a container."""
     from snaphold.cli.control import opened_deployment  # noqa: PLC0415
-    from snaphold.worker.strangers import Lookout  # noqa: PLC0415
+    from snaphold.worker.orphans import OrphanScanner  # noqa: PLC0415
 
     set_up_logs(given.settings, "store")
     state = given.state
@@ -29,7 +29,7 @@ def check_store(given: Given, accounts: Sequence[str]) -> None:
     region = one_region(given, state)
     with opened_deployment(given.settings, state, region) as deployment:
         grace_us = int(given.settings.sweep_grace_s * 1_000_000)
-        lookout = Lookout(deployment.catalog, stores_of(state, region), deployment.deployment_id, grace_us)
-        found = [one.told_as_json() for one in lookout.look(accounts or None)]
+        scanner = OrphanScanner(deployment.catalog, stores_of(state, region), deployment.deployment_id, grace_us)
+        found = [one.to_json() for one in scanner.look(accounts or None)]
         told = {"region": region, "deployment": deployment.deployment_id, "accounts": found}
     sys.stdout.write(json.dumps(told, indent=1) + "\n")

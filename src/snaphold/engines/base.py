@@ -40,7 +40,7 @@ class ServerAccess:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class BackupMetadata:
     """What was found out while a backup was taken. LSNs are InnoDB's log sequence numbers, in bytes."""
 
     from_lsn: int | None  # None: a full backup
@@ -69,7 +69,7 @@ class BackupStream(Protocol):
     def kill(self) -> None:
         """Make a ``readinto`` that waits in another thread raise soon. May be called at any time, from any thread."""
 
-    def taken(self, captured: Mapping[str, bytes]) -> Taken:
+    def taken(self, captured: Mapping[str, bytes]) -> BackupMetadata:
         """The facts, once ``readinto`` has returned 0, from the starts of the stream's files that the engine captures.
 
         Raises ``Permanent`` when one is missing, or what they say does not fit together.
@@ -102,7 +102,7 @@ class Engine(Protocol):
     ) -> None:
         """Make an extracted full backup a data directory that a server can start on.
 
-        The tool's messages go beside the directory. Raises ``Permanent``; ``Overtaken`` when ``stop`` was set.
+        The tool's messages go beside the directory. Raises ``Permanent``; ``Superseded`` when ``stop`` was set.
         """
 
     def apply(
@@ -137,5 +137,5 @@ class Engine(Protocol):
     def cut_tables(self, captured: Mapping[str, bytes], unfinished: Collection[int]) -> list[str]:
         """The tables of which an increment has only what was written since its parent began.
 
-        ``unfinished``: of the parent (``Taken``), which has nothing of them.
+        ``unfinished``: of the parent (``BackupMetadata``), which has nothing of them.
         """

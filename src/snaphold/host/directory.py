@@ -1,4 +1,4 @@
-"""What stands on the disk for one instance: ``DIR/instances/<id>``.
+"""What depends on the disk for one instance: ``DIR/instances/<id>``.
 
     instance.json     0600 ours     the record below; without it the directory is a leftover
     admin.cnf         0600 ours     the account by which this host looks after the server
@@ -28,7 +28,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from snaphold.host.disk import Owner, birth_ns, make_directory, read_untrusted, write_atomically
+from snaphold.disk import Owner, birth_ns, make_directory, read_untrusted, write_atomically
 
 IDENTIFIER: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _SERVER_DIRECTORIES: Final = ("run", "log", "tmp", "scratch")

@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from snaphold.disk import Owner
 from snaphold.errors import Permanent
-from snaphold.host.disk import Owner
 
 MOST_EXTRA: Final = 16  # connections of the host's own
 SOCKET_NAMES: Final = "clients:extra"  # of the sockets that ``listening`` opens, in their order

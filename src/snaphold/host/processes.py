@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from snaphold.disk import Owner
 from snaphold.errors import Permanent
-from snaphold.host.disk import Owner
 from snaphold.host.listening import SOCKET_NAMES
 from snaphold.sandbox import Sandbox, command, launched
 

@@ -21,14 +21,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from snaphold import disk
 from snaphold.config import Settings
 from snaphold.engines.base import Administer, ServerAccess
-from snaphold.engines.installation import Installation, closed_ancestor, find_installation, reachable_installation
-from snaphold.engines.keys import KeyManagement
-from snaphold.engines.options import KEY_PLUGIN
-from snaphold.engines.words import in_words
-from snaphold.errors import NotFound, Overtaken, Permanent, SetupError, SnapholdError, Unavailable
-from snaphold.host import accounts, contents, disk
+from snaphold.engines.mariadb import accounts, contents
+from snaphold.engines.mariadb.installation import (
+    Installation,
+    closed_ancestor,
+    find_installation,
+    reachable_installation,
+)
+from snaphold.engines.mariadb.keys import KeyManagement
+from snaphold.engines.mariadb.options import KEY_PLUGIN
+from snaphold.engines.mariadb.session import MOST_BYTES, Denied, Session, session
+from snaphold.engines.mariadb.template import template_directory
+from snaphold.engines.mariadb.words import in_words
+from snaphold.errors import NotFound, Permanent, SetupError, SnapholdError, Superseded, Unavailable
+from snaphold.formats.xbstream import TOOL_FILES
 from snaphold.host.directory import IDENTIFIER, InstanceDirectory, Record
 from snaphold.host.listening import MOST_EXTRA, AddressTaken, listening
 from snaphold.host.machine import listening_addresses
@@ -42,17 +51,14 @@ from snaphold.host.processes import (
     processes_of,
     spawn_detached,
 )
-from snaphold.host.session import MOST_BYTES, Denied, Session, session
-from snaphold.host.template import template_directory
-from snaphold.protocol import Datastore, InstanceResult, InstanceSpec, InstanceState, QuestionKind
+from snaphold.protocol import Datastore, HostCallKind, InstanceResult, InstanceSpec, InstanceState
 from snaphold.reasons import reason_of
 from snaphold.sandbox import Sandbox
-from snaphold.stream.xbstream import TOOL_FILES
 
 MEGABYTE: Final = 1 << 20  # bytes
 ERROR_LOG_LIMIT: Final = 8 << 20  # bytes, after which a start begins a new error log and keeps one old
-STOP_PATIENCE_S: Final = 60.0  # for a server that writes its pages back; then it is killed, and recovers
-LOOK_PATIENCE_S: Final = 1.0  # of a look at an instance that something is done to
+STOP_TIMEOUT_S: Final = 60.0  # for a server that writes its pages back; then it is killed, and recovers
+LOOK_TIMEOUT_S: Final = 1.0  # of a look at an instance that something is done to
 _ADDRESS_IN_USE: Final = "Bind on TCP/IP port: Address already in use"  # of a server that is handed no sockets
 _LEFT_OUT: Final = TOOL_FILES | {"snaphold.incarnation"}  # of what is restored
 _REMOVED: Final = ".removed."
@@ -83,7 +89,7 @@ class Servers:
         self._instances = self._state_dir / "instances"
         self.own_system_users: Final = os.geteuid() == 0
         installation = find_installation(settings.engine_dir)
-        self._open_the_way()
+        self._ensure_traversable()
         if self.own_system_users:
             installation = reachable_installation(installation, self._state_dir)
         self.installation: Final[Installation] = installation
@@ -194,7 +200,7 @@ class Servers:
         earlier attempt left half-made is made from the beginning.
 
         Raises:
-            Overtaken: a later attempt has been here.
+            Superseded: a later attempt has been here.
             Permanent: the server does not start, the disk is full, or no address or system user is free.
             Refused: a child of it, when the server refuses a database or a user.
         """
@@ -209,8 +215,8 @@ class Servers:
     def staging(self, spec: InstanceSpec, attempt: int, *, kind: Literal["restore", "proof"] = "restore") -> Staging:
         """Begin a restore: an empty directory to extract and prepare the backup in, as the user that it names.
 
-        ``proof``: it is to be brought up by ``try_out`` only. What an earlier attempt left is removed. Raises
-        ``Overtaken`` and ``Permanent`` as ``create`` does.
+        ``proof``: only ``start_scratch_server`` will start it. Whatever an earlier attempt left is removed.
+        Raises ``Superseded`` and ``Permanent`` as ``create`` does.
         """
         with self._locks[spec.id], self._all_or_nothing(spec.id, attempt):
             directory, record = self._begin(spec, attempt, kind)
@@ -231,7 +237,7 @@ class Servers:
             directory, record = self._staged(spec, attempt)
             return self._finish(directory, record, spec)
 
-    def try_out(self, spec: InstanceSpec, attempt: int) -> Administer:
+    def start_scratch_server(self, spec: InstanceSpec, attempt: int) -> Administer:
         """Start a server without network on the prepared files of ``staging``, to be thrown away; asks it statements.
 
         Only we can reach it, by its socket. It is no instance: ``discard_attempt`` ends it and removes everything, and
@@ -247,7 +253,7 @@ class Servers:
         directory = self._directory(spec.id)
         record = directory.read()
         if record is None or record.attempt != attempt:
-            raise Overtaken(f"attempt {attempt} at restoring instance {spec.id} has nothing here")
+            raise Superseded(f"attempt {attempt} at restoring instance {spec.id} has nothing here")
         staging = directory.staging(attempt)
         if staging.is_dir():  # else a kill came between the rename and here
             for path in (staging / name for name in _LEFT_OUT):
@@ -298,7 +304,7 @@ class Servers:
         with self._locks[instance_id]:
             self._start(*self._built(instance_id))
 
-    def stop(self, instance_id: str, *, patience_s: float = STOP_PATIENCE_S) -> None:
+    def stop(self, instance_id: str, *, patience_s: float = STOP_TIMEOUT_S) -> None:
         """End the server, by force after ``patience_s``; nothing is done where none runs. Raises ``NotFound``."""
         with self._locks[instance_id]:
             self._stop(*self._built(instance_id), patience_s=patience_s)
@@ -343,7 +349,7 @@ class Servers:
             )
 
     def ask(
-        self, instance_id: str, kind: QuestionKind, payload: Mapping[str, Any], *, deadline_s: float = 15
+        self, instance_id: str, kind: HostCallKind, payload: Mapping[str, Any], *, deadline_s: float = 15
     ) -> dict[str, Any]:
         """Answer a question of the agent protocol about what is in the server.
 
@@ -355,7 +361,7 @@ class Servers:
         """
         directory, _ = self._built(instance_id)
         with self._administer(directory, timeout_s=deadline_s, most_bytes=contents.MOST_BYTES) as asked:
-            return contents.QUESTIONS[kind](asked, payload)
+            return contents.HOST_CALLS[kind](asked, payload)
 
     # Building.
 
@@ -365,7 +371,7 @@ class Servers:
         if record is None or not record.built:
             return None
         if record.attempt > attempt:
-            raise Overtaken(f"a later attempt has built instance {spec.id}")
+            raise Superseded(f"a later attempt has built instance {spec.id}")
         self._start(directory, record)
         return self._result(directory, record)
 
@@ -378,7 +384,7 @@ class Servers:
         directory = self._directory(spec.id)
         earlier = directory.read()
         if earlier is not None and (earlier.attempt > attempt or (earlier.built and earlier.attempt == attempt)):
-            raise Overtaken(f"attempt {attempt} at building instance {spec.id} is over")
+            raise Superseded(f"attempt {attempt} at building instance {spec.id} is over")
         self._remove(spec.id)
         with self._placing:
             uid = None
@@ -438,7 +444,7 @@ class Servers:
         try:
             with disk.disk_faults("building the instance"):
                 yield
-        except Overtaken:
+        except Superseded:
             raise
         except BaseException as error:
             try:
@@ -650,7 +656,7 @@ class Servers:
     @contextmanager
     def _held(self, instance_id: str | None) -> Iterator[bool]:
         """Exclude whatever else is done to an instance, unless it takes long; whether it is. None: do not."""
-        held = instance_id is not None and self._locks[instance_id].acquire(timeout=LOOK_PATIENCE_S)
+        held = instance_id is not None and self._locks[instance_id].acquire(timeout=LOOK_TIMEOUT_S)
         try:
             yield held
         finally:
@@ -702,7 +708,7 @@ class Servers:
         with session(directory.super_file, directory.socket, timeout_s=timeout_s) as asked:
             asked.run("SET GLOBAL innodb_log_checkpoint_now = ON")
 
-    def _open_the_way(self) -> None:
+    def _ensure_traversable(self) -> None:
         """The servers' system users must be able to pass through our directories, and through those above.
 
         Raises:

@@ -7,13 +7,13 @@ import httpx
 from pydantic import ValidationError
 
 from snaphold.errors import Forbidden, OverLimit, Unavailable, Unprocessable
-from snaphold.peers.line import ask, open_line
+from snaphold.peers.http_client import ask, open_http_client
 from snaphold.protocol import (
     Message,
     Nothing,
     PeerAnnouncement,
     PeerAnswer,
-    PeerQuestion,
+    PeerQuery,
     PeerRecord,
     PeerWithdrawal,
     PeerWithdrawn,
@@ -29,9 +29,9 @@ class Peer:
 
     def __init__(self, region: str, url: str, secret_file: Path) -> None:
         self._region = region
-        self._http = open_line(url, secret_file, _TIMEOUT_S)
+        self._http = open_http_client(url, secret_file, _TIMEOUT_S)
 
-    def copies(self, question: PeerQuestion) -> PeerAnswer:
+    def copies(self, question: PeerQuery) -> PeerAnswer:
         """Which of these backups are there."""
         return self._post("copies", question, PeerAnswer)
 

@@ -15,7 +15,7 @@ import httpx
 from pydantic import ValidationError
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.peers.line import Said, ask, open_line, whole
+from snaphold.peers.http_client import Said, ask, open_http_client, whole
 from snaphold.protocol import PeerDigest, PeerListing, PeerPublication
 from snaphold.store.base import ObjectInfo
 from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_name
@@ -32,7 +32,7 @@ class PeerStores:
 
     def __init__(self, region: str, url: str, secret_file: Path) -> None:
         self._region = region
-        self._http = open_line(url, secret_file, _TIMEOUT_S)
+        self._http = open_http_client(url, secret_file, _TIMEOUT_S)
 
     def of(self, account: str) -> "PeerStore":
         """The container of this account. Raises ``Permanent`` for a name that is none."""

@@ -1,6 +1,6 @@
 """Sandboxes: what a tool or a database server may reach, enforced by the kernel whatever becomes of the program.
 
-A program is not started itself, but by ``launcher.py``, which gives up rights and then becomes it:
+A program is not started itself, but by ``launcher.py``, which abandons rights and then becomes it:
 
 - it is a user of its own where there is one, has no capabilities and can gain none (no_new_privs);
 - with Landlock (Linux 5.19 and later, with root and without) it reads the system's libraries and what is named here,

@@ -1,4 +1,4 @@
-"""The program that gives up rights and then becomes another program.
+"""The program that abandons rights and then becomes another program.
 
     python -I -S launcher.py RESTRICTIONS PROGRAM [ARGUMENT…]
 

@@ -17,9 +17,9 @@ from snaphold.model import (
     BackupStatus,
     Instance,
     InstanceStatus,
-    Made,
-    ProofLevel,
+    Origin,
     Rate,
+    VerificationLevel,
     datastore_id,
     rfc3339_exact,
     version_id,
@@ -141,7 +141,7 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
 
     Raises:
         NotFound: no such backup.
-        Unprocessable: it, or an increment of it, is running or is being restored, proven or copied.
+        Unprocessable: it, or an increment of it, is running or is being restored, verified or copied.
     """
     with deployment.catalog.writing() as tx:
         backup = _find(tx, account, backup_id)
@@ -239,7 +239,7 @@ def _new_backup(
         flavor_ram_mb=FLAVORS[instance.flavor_id].ram_mb,
         volume_gb=instance.volume_gb,
         is_automated=is_automated,
-        made=Made.TAKEN,
+        made=Origin.TAKEN,
         created_us=tx.now_us,
         updated_us=tx.now_us,
     )
@@ -287,7 +287,7 @@ def spec_of(
         datastore=backup.datastore,
         version=backup.version,
         version_id=version_id(backup.datastore, backup.version),
-        verify=None if verify == "none" else ProofLevel(verify),
+        verify=None if verify == "none" else VerificationLevel(verify),
     )
 
 

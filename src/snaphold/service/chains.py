@@ -1,4 +1,4 @@
-"""Chains: what a backup stands on, and what an increment may stand on (contract, section 2)."""
+"""Chains: what a backup depends on, and what an increment may depend on (contract, section 2)."""
 
 from snaphold.catalog import backups
 from snaphold.catalog.database import Transaction
@@ -8,12 +8,12 @@ from snaphold.protocol import ChainLink
 
 
 def chain_of(tx: Transaction, backup: Backup) -> list[ChainLink]:
-    """The backup and all that it stands on, the full one first. Raises ``Unprocessable`` when it is no backup yet."""
+    """The backup and all that it depends on, the full one first. Raises ``Unprocessable`` when it is no backup yet."""
     return [_link_of(member) for member in reversed(members_of(tx, backup))]
 
 
-def refuse_lost_ground(tx: Transaction, backup: Backup) -> None:
-    """Raise ``Unprocessable`` when a backup that this one stands on is gone, or is being deleted."""
+def refuse_broken_chain(tx: Transaction, backup: Backup) -> None:
+    """Raise ``Unprocessable`` when a backup that this one depends on is gone, or is being deleted."""
     members = members_of(tx, backup)
     for member in members[1:]:
         if not member.usable:
@@ -28,7 +28,7 @@ def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
     Raises:
         NotFound: the account has no such backup.
         BadRequest: it is of another source.
-        Unprocessable: it is not COMPLETED, is being deleted, stands on what is, or is of a data directory that is no
+        Unprocessable: it is not COMPLETED, is being deleted, depends on what is, or is of a data directory that is no
             more.
     """
     parent = backups.find(tx, instance.account, parent_id)
@@ -38,27 +38,27 @@ def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
         raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
     if not parent.usable:
         raise Unprocessable(f"Backup {parent_id} is not COMPLETED and cannot be a parent.")
-    refuse_lost_ground(tx, parent)
+    refuse_broken_chain(tx, parent)
     if not _same_life(tx, instance, parent):
         raise Unprocessable(f"Backup {parent_id} was taken before the data of its instance was replaced.")
     return parent
 
 
 def newest_parent(tx: Transaction, instance: Instance, *, automated_only: bool) -> Backup | None:
-    """The newest backup that an increment may stand on, or None: then a full one is to be taken."""
+    """The newest backup that an increment may depend on, or None: then a full one is to be taken."""
     if instance.incarnation is None and instance.ended_incarnation is not None:
         return None
     newest = backups.newest_completed(tx, instance.id, automated_only=automated_only, incarnation=instance.incarnation)
     if newest is not None:
         try:
-            refuse_lost_ground(tx, newest)
+            refuse_broken_chain(tx, newest)
         except Unprocessable:
             return None
     return newest
 
 
 def _same_life(tx: Transaction, instance: Instance, parent: Backup) -> bool:
-    """Whether the instance still has the data directory that the parent was taken of, as far as the record knows.
+    """Whether the instance still has the data directory that the parent was taken of, as far as the catalog knows.
 
     Where its host has told nothing yet, the newest backup tells it; where its data was rolled back, no backup fits
     until one was taken since. The host has the last word.
@@ -72,7 +72,7 @@ def _same_life(tx: Transaction, instance: Instance, parent: Backup) -> bool:
 
 
 def members_of(tx: Transaction, backup: Backup) -> list[Backup]:
-    """The backup and all that it stands on, as far as there are records; the full one last."""
+    """The backup and all that it depends on, as far as there are records; the full one last."""
     members = [backup]
     while (parent_id := members[-1].parent_id) is not None and (parent := backups.get(tx, parent_id)) is not None:
         members.append(parent)

@@ -6,11 +6,11 @@ import structlog
 
 from snaphold.catalog import backups, hosts, tasks
 from snaphold.errors import NotFound, Unprocessable
-from snaphold.model import Backup, BackupStatus, Made, Rate
+from snaphold.model import Backup, BackupStatus, Origin, Rate
 from snaphold.protocol import TaskKind
 from snaphold.service import limits
 from snaphold.service.backups import check_quota, spec_of
-from snaphold.service.chains import chain_of, refuse_lost_ground
+from snaphold.service.chains import chain_of, refuse_broken_chain
 from snaphold.service.deployment import Deployment
 from snaphold.service.placement import choose_host_of
 from snaphold.steps import Step, reached
@@ -21,13 +21,13 @@ _MAX_NAME = 64  # characters
 
 
 def request_consolidation(deployment: Deployment, account: str, backup_id: str, name: str | None) -> Backup:
-    """Have a full backup of the same moment made from an increment and all that it stands on; the new one.
+    """Have a full backup of the same moment made from an increment and all that it depends on; the new one.
 
     No instance is busy with it, and no limit of running backups counts it. Until it has ended the chain is in use.
 
     Raises:
         NotFound: no such backup.
-        Unprocessable: it is not COMPLETED, is being deleted, stands on what is, or is no increment.
+        Unprocessable: it is not COMPLETED, is being deleted, depends on what is, or is no increment.
         OverLimit: the account has as many backups as it may.
         Unavailable: no host that could make it is there.
     """
@@ -40,7 +40,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
             raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
         if old.parent_id is None:
             raise Unprocessable(f"Backup {backup_id} is a full backup already.")
-        refuse_lost_ground(tx, old)
+        refuse_broken_chain(tx, old)
         check_quota(tx, deployment, account)
         host = choose_host_of(
             tx, hosts.seen_since(tx, tx.now_us - deployment.lease_us), old.datastore, old.version, account
@@ -60,7 +60,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
             flavor_ram_mb=old.flavor_ram_mb,
             volume_gb=old.volume_gb,
             is_automated=False,
-            made=Made.CONSOLIDATED,
+            made=Origin.CONSOLIDATED,
             made_from=old.id,
             created_us=tx.now_us,
             updated_us=tx.now_us,

@@ -15,7 +15,7 @@ from snaphold.model import (
     Rate,
     copy_name,
 )
-from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerCopy, PeerQuestion, PeerWithdrawal
+from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerCopy, PeerQuery, PeerWithdrawal
 from snaphold.service import limits
 from snaphold.service.deployment import Deployment
 from snaphold.service.requests import BackupRequest, CopyRequest
@@ -113,7 +113,7 @@ def ask(
 
     Raises ``Unavailable``; ``Forbidden`` when it may not.
     """
-    question = PeerQuestion(
+    question = PeerQuery(
         user=user,
         account=account,
         region=deployment.region,
@@ -160,7 +160,7 @@ def begin_planned(tx: Transaction, deployment: Deployment, backup_id: str) -> No
 
 
 def begin_ancestor(deployment: Deployment, copy: Copy, ancestor_id: str) -> Copy:
-    """The copy of what another copy stands on: the one that is on its way, else a new one.
+    """The copy of what another copy depends on: the one that is on its way, else a new one.
 
     Raises ``Unprocessable`` when it is not COMPLETED any more.
     """
@@ -206,7 +206,7 @@ def resume_copies(deployment: Deployment) -> None:
             deployment.queue.enqueue(tx, "copy_backup", copy_id)
 
 
-def take_up_copies(deployment: Deployment) -> None:
+def retry_copies(deployment: Deployment) -> None:
     """Try again what found somebody silent and has waited long enough."""
     with deployment.catalog.reading() as tx:
         if not copies.due(tx):

@@ -1,4 +1,4 @@
-"""What every request needs at hand: the record, the queue, the settings, and who is waiting for what."""
+"""What every request needs at hand: the catalog, the queue, the settings, and who is waiting for what."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from snaphold.catalog.database import Catalog, Transaction
 from snaphold.config import Settings
-from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerQuestion, PeerRecord, PeerWithdrawal, PeerWithdrawn
+from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerQuery, PeerRecord, PeerWithdrawal, PeerWithdrawn
 
 
 class StoreGate(Protocol):
@@ -23,7 +23,7 @@ class StoreGate(Protocol):
 class Peer(Protocol):
     """Another region. Every method raises ``Unavailable`` when it is silent and ``Refused`` when it refuses."""
 
-    def copies(self, question: PeerQuestion) -> PeerAnswer:
+    def copies(self, question: PeerQuery) -> PeerAnswer:
         """Which of our backups are there, and whether one more may come."""
 
     def announce(self, message: PeerAnnouncement) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from snaphold.catalog import hosts, instances, questions, schedules, tasks
+from snaphold.catalog import host_calls, hosts, instances, schedules, tasks
 from snaphold.errors import NotFound, Unprocessable
 from snaphold.model import Host, Instance
 from snaphold.service.deployment import Deployment
@@ -64,7 +64,7 @@ def remove_host(deployment: Deployment, name: str, *, force: bool) -> Sequence[I
         for instance in kept:
             schedules.delete_of_source(tx, instance.id)
             instances.mark_deleted(tx, instance.id)
-        questions.forget_of_host(tx, host.id)
+        host_calls.forget_of_host(tx, host.id)
         hosts.remove(tx, host.id)
     log.info("host.removed", host=host.id, name=name, instances=[instance.id for instance in kept])
     return kept

@@ -1,4 +1,4 @@
-"""Hosts: what their agents say, and what becomes of the record by it (snaphold.protocol).
+"""Hosts: what their agents say, and what becomes of the catalog by it (snaphold.protocol).
 
 A report is one transaction that moves every row that it is about and enqueues what comes next. What a silence means
 stands in ``give_up``.
@@ -11,37 +11,37 @@ from typing import Any
 
 import structlog
 
-from snaphold.catalog import backups, hosts, instances, questions, tasks
+from snaphold.catalog import backups, host_calls, hosts, instances, tasks
 from snaphold.catalog import copies as copy_rows
 from snaphold.catalog.database import Transaction
-from snaphold.errors import Overtaken, Unauthorized
+from snaphold.errors import Superseded, Unauthorized
 from snaphold.model import (
     DAY_US,
     Attempt,
     BackupStatus,
     Instance,
     InstanceStatus,
-    ProofLevel,
-    ProofStatus,
+    VerificationLevel,
+    VerificationStatus,
     parse_rfc3339,
     rfc3339,
 )
 from snaphold.protocol import (
-    Answer,
     BackupResult,
     Claim,
     Desired,
     Heartbeat,
     Hello,
+    HostCall,
+    HostCallAnswer,
+    HostCallKind,
     InstanceResult,
     InstanceState,
     Progress,
-    ProofResult,
-    Question,
-    QuestionKind,
     Report,
     Task,
     TaskKind,
+    VerificationResult,
     Welcome,
     Work,
 )
@@ -78,7 +78,7 @@ def authenticate_host(deployment: Deployment, token: str) -> str:
 
 
 def hello(deployment: Deployment, host_id: str, message: Hello) -> Welcome:
-    """A new agent process speaks for the host: what an earlier one had claimed is given up."""
+    """A new agent process speaks for the host: what an earlier one had claimed is abandoned."""
     with deployment.catalog.writing() as tx:
         for attempt in tasks.of_other_sessions(tx, host_id, message.session):
             give_up(tx, deployment, attempt, "The agent of its host was restarted.")
@@ -106,15 +106,15 @@ def hello(deployment: Deployment, host_id: str, message: Hello) -> Welcome:
 
 
 def heartbeat(deployment: Deployment, host_id: str, message: Heartbeat) -> Desired:
-    """The host is there. Raises ``Overtaken`` when another process speaks for it: it must say hello again.
+    """The host is there. Raises ``Superseded`` when another process speaks for it: it must say hello again.
 
-    One that had to wait for the record may have been followed by another one, which was faster: what it says of
+    One that had to wait for the catalog may have been followed by another one, which was faster: what it says of
     positions in logs is no news then, and must not look like a roll-back.
     """
     came_us = deployment.catalog.now_us()
     with deployment.catalog.writing() as tx:
         if not hosts.seen(tx, host_id, message.session, message.taken):
-            raise Overtaken("Another agent process speaks for this host.")
+            raise Superseded("Another agent process speaks for this host.")
         return _note_instances(tx, host_id, message.instances, late=tx.now_us - came_us > _LATE_US)
 
 
@@ -122,7 +122,7 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
     """What the host is to do now: stop, answer a question, or begin a task; empty when there is nothing. Never waits.
 
     Raises:
-        Overtaken: another process speaks for this host.
+        Superseded: another process speaks for this host.
     """
     with deployment.catalog.reading() as tx:
         _check_session(tx, host_id, message.session)
@@ -130,15 +130,15 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
         if given_up:
             return Work(given_up=given_up)
         may_begin = message.accept_tasks and tasks.next_waiting(tx, host_id, message.free_slots) is not None
-        if not may_begin and not questions.has_asked(tx, host_id):
+        if not may_begin and not host_calls.has_asked(tx, host_id):
             return Work()
     with deployment.catalog.writing() as tx:
         _check_session(tx, host_id, message.session)
-        asked = questions.take(tx, host_id)
+        asked = host_calls.take(tx, host_id)
         if asked is not None:
-            question = Question(
+            question = HostCall(
                 id=asked.id,
-                kind=QuestionKind(asked.kind),
+                kind=HostCallKind(asked.kind),
                 instance_id=asked.instance_id,
                 deadline_s=(asked.deadline_us - tx.now_us) / 1e6,
                 payload=asked.payload,
@@ -151,9 +151,9 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
 
 
 def progress(deployment: Deployment, host_id: str, task_id: str, message: Progress) -> None:
-    """The attempt goes on: its lease is renewed. Raises ``Overtaken`` when it is no longer the current one.
+    """The attempt goes on: its lease is renewed. Raises ``Superseded`` when it is no longer the current one.
 
-    One of a task that is not known was not given up: the record was lost meanwhile. Its report decides.
+    One of a task that is not known was not abandoned: the catalog was lost meanwhile. Its report decides.
     """
     with deployment.catalog.writing() as tx:
         if not tasks.is_known(tx, task_id):
@@ -184,11 +184,11 @@ def report(
 ) -> None:
     """The attempt has ended. The same report may come again, where its answer was lost on the way: it is no news.
 
-    Nor is it where the record was lost, and has been made anew from what the attempt has put into the store.
+    Nor is it where the catalog was lost, and has been made anew from what the attempt has put into the store.
     ``unfounded``: why what it says is not so, as the caller has seen; then the attempt has failed.
 
     Raises:
-        Overtaken: the attempt was given up before, and nothing is written; or what it says is not so.
+        Superseded: the attempt was abandoned before, and nothing is written; or what it says is not so.
     """
     message = _screened(message)
     with deployment.catalog.writing() as tx:
@@ -220,7 +220,7 @@ def report(
         reason=message.reason if unfounded is None else unfounded,
     )
     if unfounded is not None:
-        raise Overtaken(unfounded)
+        raise Superseded(unfounded)
 
 
 def _screened(message: Report) -> Report:
@@ -232,12 +232,12 @@ def _screened(message: Report) -> Report:
     return message.model_copy(update={"reason": reason, "proof": proof})
 
 
-def answer(deployment: Deployment, host_id: str, question_id: str, message: Answer) -> None:
+def answer(deployment: Deployment, host_id: str, call_id: str, message: HostCallAnswer) -> None:
     """The answer to a question, for whoever still waits."""
-    answered = questions.Answered(ok=message.ok, payload=message.payload, error=message.error, message=message.message)
+    answered = host_calls.Answered(ok=message.ok, payload=message.payload, error=message.error, message=message.message)
     with deployment.catalog.writing() as tx:
-        questions.answer(tx, host_id, question_id, answered)
-    deployment.wakeups.notify(question_id)
+        host_calls.answer(tx, host_id, call_id, answered)
+    deployment.wakeups.notify(call_id)
 
 
 def reap(deployment: Deployment) -> int:
@@ -249,13 +249,13 @@ def reap(deployment: Deployment) -> int:
     while True:
         with deployment.catalog.reading() as tx:
             overdue_us = tx.now_us - deployment.lease_us
-            if not tasks.silent(tx, deployment.lease_us) and not questions.any_overdue(tx, overdue_us):
+            if not tasks.silent(tx, deployment.lease_us) and not host_calls.any_overdue(tx, overdue_us):
                 return count
         with deployment.catalog.writing() as tx:
             attempts = tasks.silent(tx, deployment.lease_us)
             for attempt in attempts:
                 give_up(tx, deployment, attempt, "Its host has not been heard from for too long.")
-            questions.forget_overdue(tx, tx.now_us - deployment.lease_us)
+            host_calls.forget_overdue(tx, tx.now_us - deployment.lease_us)
         count += len(attempts)
 
 
@@ -293,7 +293,7 @@ def give_up(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: s
     1. A backup is FAILED and its bytes are swept; its instance is free again.
     2. A create or a restore leaves its instance in ERROR.
     3. A restart, stop, start, resize and a delete wait for the host, as a further attempt.
-    4. The proof of a backup is unknown; the worker asks for it again.
+    4. The verification of a backup is unknown; the worker asks for it again.
     """
     log.warning(
         "task.given_up", task=attempt.task_id, kind=attempt.kind, attempt=attempt.number,
@@ -306,7 +306,7 @@ def give_up(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: s
 
 
 def abandon(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str) -> None:
-    """End a task without its report: whoever works on it is overtaken, and what it was about has failed."""
+    """End a task without its report: whoever works on it is superseded, and what it was about has failed."""
     tasks.end(tx, attempt, reported=False)
     _fail(tx, deployment, attempt, reason)
 
@@ -320,7 +320,7 @@ def _measured(message: Progress, *more: str) -> dict[str, Any]:
 def _check_session(tx: Transaction, host_id: str, session: str) -> None:
     host = hosts.get(tx, host_id)
     if host is None or host.session != session:
-        raise Overtaken("Another agent process speaks for this host.")
+        raise Superseded("Another agent process speaks for this host.")
 
 
 def _claim_task(tx: Transaction, deployment: Deployment, host_id: str, message: Claim) -> Task | None:
@@ -345,12 +345,12 @@ def _claim_task(tx: Transaction, deployment: Deployment, host_id: str, message: 
 def _current(tx: Transaction, host_id: str, task_id: str, session: str, number: int) -> Attempt:
     attempt = tasks.current(tx, host_id, task_id, session, number)
     if attempt is None:
-        raise Overtaken(f"Attempt {number} at task {task_id} was given up.")
+        raise Superseded(f"Attempt {number} at task {task_id} was given up.")
     return attempt
 
 
 def _is_recorded(tx: Transaction, message: Report) -> bool:
-    """Whether the record has the very backup that is reported: then it must not be removed as an overtaken one's."""
+    """Whether the catalog has the very backup that is reported: then it must not be removed as an superseded one's."""
     if message.backup is None:
         return False
     backup = backups.get(tx, message.backup.object_name.partition(".")[0])
@@ -378,9 +378,9 @@ def _succeed(tx: Transaction, attempt: Attempt, message: Report) -> None:
         case Attempt(kind=TaskKind.DELETE, instance_id=str(instance_id)):
             instances.mark_deleted(tx, instance_id)
         case Attempt(kind=TaskKind.VERIFY, backup_id=str(backup_id)) if message.proof is not None:
-            backups.end_proof(tx, backup_id, message.proof)
+            backups.end_verification(tx, backup_id, message.proof)
         case _:
-            raise Overtaken(f"The report on task {attempt.task_id} lacks its result.")
+            raise Superseded(f"The report on task {attempt.task_id} lacks its result.")
 
 
 def _contradiction(tx: Transaction, attempt: Attempt, message: Report) -> str | None:
@@ -433,10 +433,10 @@ def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: 
         step=None,
         updated_us=parse_rfc3339(result.updated),
         **({"parent_id": None} if result.parent_id is None else {}),  # a full was taken where no parent was named
-        **({} if result.proof is None else backups.proof_values(result.proof)),
+        **({} if result.proof is None else backups.verification_values(result.proof)),
     )
     if not completed:
-        raise Overtaken(f"Backup {backup_id} is not BUILDING any more.")
+        raise Superseded(f"Backup {backup_id} is not BUILDING any more.")
     if attempt.instance_id is not None:
         instances.move(tx, attempt.instance_id, [InstanceStatus.BACKUP], InstanceStatus.ACTIVE)
         instance = instances.get(tx, attempt.instance_id)
@@ -484,12 +484,12 @@ def _fail(tx: Transaction, deployment: Deployment, attempt: Attempt, reason: str
                 tx, instance_id, origins_of_error, InstanceStatus.ERROR, reason=reason, **instances.NO_PROGRESS
             )
         case Attempt(kind=TaskKind.VERIFY, backup_id=str(backup_id)):
-            backups.end_proof(
+            backups.end_verification(
                 tx,
                 backup_id,
-                ProofResult(
-                    status=ProofStatus.UNKNOWN,
-                    level=ProofLevel.RESTORE,
+                VerificationResult(
+                    status=VerificationStatus.UNKNOWN,
+                    level=VerificationLevel.RESTORE,
                     at=rfc3339(tx.now_us),
                     seconds=(tx.now_us - attempt.created_us) / 1e6,
                     reason=reason,
@@ -539,9 +539,9 @@ def _observed(instance: Instance, state: InstanceState, *, late: bool) -> dict[s
 
 
 def _wanted(instance: Instance, task_kind: str | None) -> str | None:
-    """What the record wants of a server, or None while its open task (of ``task_kind``) decides.
+    """What the catalog wants of a server, or None while its open task (of ``task_kind``) decides.
 
-    1. Of a deleted instance, and of one that was given up before it ever was ACTIVE, nothing is kept.
+    1. Of a deleted instance, and of one that was abandoned before it ever was ACTIVE, nothing is kept.
     2. One that has been ACTIVE has data, which only its owner may throw away: its host goes on trying to run it, and
        when it runs it is ACTIVE again.
     3. While a task is open (create, restart, delete), the task decides; but a backup's server runs.

@@ -26,7 +26,7 @@ from snaphold.names import charset_fault
 from snaphold.protocol import DatabaseSpec, InstanceSpec, Memory, TaskKind
 from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
-from snaphold.service.chains import chain_of, refuse_lost_ground
+from snaphold.service.chains import chain_of, refuse_broken_chain
 from snaphold.service.deployment import Deployment
 from snaphold.service.hosts import abandon
 from snaphold.service.placement import (
@@ -220,7 +220,7 @@ def reset_status(deployment: Deployment, account: str, instance_id: str) -> None
     """Free an instance of what it is stuck in; then it can be deleted (``openstack database instance force delete``).
 
     1. In BACKUP: its running backup is cancelled.
-    2. With another task open: the task is given up, and the instance in ERROR. One that is being deleted goes on.
+    2. With another task open: the task is abandoned, and the instance in ERROR. One that is being deleted goes on.
     3. In ERROR, once it has been ACTIVE and its server runs: ACTIVE. (A host that is there sees to that by itself.)
     4. Else nothing.
 
@@ -298,7 +298,7 @@ def _restorable(tx: Transaction, account: str, backup_id: str) -> Backup:
         raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
     if backup.deleting:
         raise Unprocessable(f"Backup {backup_id} is being deleted.")
-    refuse_lost_ground(tx, backup)
+    refuse_broken_chain(tx, backup)
     return backup
 
 

@@ -1,6 +1,6 @@
-"""Proofs of backups: asked for, recorded, tried again (contract, section 2, "Proof").
+"""Proofs of backups: asked for, recorded, tried again (contract, section 2, "Verification").
 
-A proof never changes a backup's status and never removes anything; while it is under way the backup is in use.
+A verification never changes a backup's status and never removes anything; while it is under way the backup is in use.
 """
 
 import uuid
@@ -10,7 +10,7 @@ import structlog
 from snaphold.catalog import backups, hosts, tasks
 from snaphold.catalog.database import Transaction
 from snaphold.errors import NotFound, Unavailable, Unprocessable, in_full
-from snaphold.model import Backup, ProofLevel, Rate, proof_is_due
+from snaphold.model import Backup, Rate, VerificationLevel, verification_is_due
 from snaphold.protocol import TaskKind
 from snaphold.service import limits
 from snaphold.service.chains import chain_of
@@ -22,16 +22,16 @@ from snaphold.steps import Step, reached
 log = structlog.get_logger()
 
 
-def request_proof(deployment: Deployment, account: str, backup_id: str, level: ProofLevel) -> None:
-    """Have a backup proven: it is in use from now on, and the worker's job or a host's task is there.
+def request_verification(deployment: Deployment, account: str, backup_id: str, level: VerificationLevel) -> None:
+    """Have a backup verified: it is in use from now on, and the worker's job or a host's task is there.
 
     Raises:
         NotFound: no such backup.
-        Unprocessable: it is not COMPLETED, is being deleted, or is being proven already.
+        Unprocessable: it is not COMPLETED, is being deleted, or is being verified already.
         Unavailable: no host that could bring it up is there.
     """
     with deployment.catalog.writing() as tx:
-        backup = _provable(tx, account, backup_id)
+        backup = _verifiable(tx, account, backup_id)
         host_id = _begin(tx, deployment, backup, level, tx.now_us)
         limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
     reached(Step.CONTROL_ASKED)
@@ -40,48 +40,48 @@ def request_proof(deployment: Deployment, account: str, backup_id: str, level: P
     log.info("backup.proof_requested", backup=backup_id, account=account, proof=level.value)
 
 
-def request_mend(deployment: Deployment, account: str, backup_id: str) -> None:
-    """Have what is damaged of a backup's objects brought from another region that has the same, and it proven anew.
+def request_repair(deployment: Deployment, account: str, backup_id: str) -> None:
+    """Have what is damaged of a backup's objects brought from another region that has the same, and it verified anew.
 
-    The other regions are asked before. What is damaged there too stays as it is, and the proof has failed then.
+    The other regions are asked before. What is damaged there too stays as it is, and the verification has failed then.
 
     Raises:
         NotFound: no such backup.
-        Unprocessable: it is not COMPLETED, is being deleted, or is being proven; no other region has it.
+        Unprocessable: it is not COMPLETED, is being deleted, or is being verified; no other region has it.
         Unavailable: nobody who answers has it, and a region that may have it is silent.
     """
     with deployment.catalog.reading() as tx:
-        backup = _provable(tx, account, backup_id)
+        backup = _verifiable(tx, account, backup_id)
     if not counterparts_of(deployment, backup):
         raise Unprocessable(f"Backup {backup_id} cannot be mended: neither its source nor a copy is in another region.")
     with deployment.catalog.writing() as tx:
-        backup = _provable(tx, account, backup_id)
-        _begin(tx, deployment, backup, ProofLevel.OBJECTS, tx.now_us, mending=True)
+        backup = _verifiable(tx, account, backup_id)
+        _begin(tx, deployment, backup, VerificationLevel.OBJECTS, tx.now_us, mending=True)
         limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
     reached(Step.CONTROL_ASKED)
     log.info("backup.mend_requested", backup=backup_id, account=account)
 
 
-def provable_backups(deployment: Deployment, account: str | None) -> list[Backup]:
-    """Every COMPLETED backup (of one account), those first whose newest proof is the oldest."""
+def verifiable_backups(deployment: Deployment, account: str | None) -> list[Backup]:
+    """Every COMPLETED backup (of one account), those first whose newest verification is the oldest."""
     with deployment.catalog.reading() as tx:
         found = backups.completed(tx, account)
     return sorted(found, key=lambda backup: backup.proof_at_us or 0)
 
 
-def take_up_proofs(deployment: Deployment) -> None:
-    """Try again what ended unknown, when it is due (``model.proof_is_due``)."""
+def retry_verifications(deployment: Deployment) -> None:
+    """Try again what ended unknown, when it is due (``model.verification_is_due``)."""
     interval_us = int(deployment.settings.sweep_interval_s * 1_000_000)
     with deployment.catalog.reading() as tx:
         due = [
             backup
-            for backup in backups.unknown_proofs(tx)
-            if proof_is_due(backup.proof_asked_us or 0, backup.proof_tried_us or 0, tx.now_us, interval_us)
+            for backup in backups.unknown_verifications(tx)
+            if verification_is_due(backup.proof_asked_us or 0, backup.proof_tried_us or 0, tx.now_us, interval_us)
         ]
     for backup in due:
         try:
             with deployment.catalog.writing() as tx:
-                level = backup.proof_level or ProofLevel.OBJECTS
+                level = backup.proof_level or VerificationLevel.OBJECTS
                 host_id = _begin(tx, deployment, backup, level, backup.proof_asked_us, mending=backup.mending)
         except Unavailable as error:
             log.info("backup.proof_waits", backup=backup.id, reason=in_full(error))
@@ -91,14 +91,14 @@ def take_up_proofs(deployment: Deployment) -> None:
         log.info("backup.proof_taken_up", backup=backup.id)
 
 
-def resume_proofs(deployment: Deployment) -> None:
+def resume_verifications(deployment: Deployment) -> None:
     """Enqueue again what a worker that was ended had begun. For a worker's start: nobody else is at it."""
     with deployment.catalog.writing() as tx:
-        for backup_id in backups.being_proven(tx, ProofLevel.OBJECTS):
+        for backup_id in backups.being_verified(tx, VerificationLevel.OBJECTS):
             deployment.queue.enqueue(tx, "prove_objects", backup_id)
 
 
-def _provable(tx: Transaction, account: str, backup_id: str) -> Backup:
+def _verifiable(tx: Transaction, account: str, backup_id: str) -> Backup:
     backup = backups.find(tx, account, backup_id)
     if backup is None:
         raise NotFound.of("Backup", backup_id)
@@ -110,14 +110,14 @@ def _provable(tx: Transaction, account: str, backup_id: str) -> Backup:
 
 
 def _begin(
-    tx: Transaction, deployment: Deployment, backup: Backup, level: ProofLevel, asked_us: int | None, *,
+    tx: Transaction, deployment: Deployment, backup: Backup, level: VerificationLevel, asked_us: int | None, *,
     mending: bool = False,
 ) -> str | None:  # fmt: skip
     """Mark it, and have it done: by the worker (None), or by the host whose id is returned."""
     asked_us = tx.now_us if asked_us is None else asked_us
-    if not backups.begin_proof(tx, backup.id, level, asked_us, mending=mending):
+    if not backups.begin_verification(tx, backup.id, level, asked_us, mending=mending):
         return None
-    if level is ProofLevel.OBJECTS:
+    if level is VerificationLevel.OBJECTS:
         deployment.queue.enqueue(tx, "prove_objects", backup.id)
         return None
     there = hosts.seen_since(tx, tx.now_us - deployment.lease_us)

@@ -75,12 +75,12 @@ class ObjectStore(Protocol):
 
 
 class OwnStore(ObjectStore, Protocol):
-    """One container of a region's own store, which alone may be mended."""
+    """One container of a region's own store, which alone may be repaired."""
 
     def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
         """Write these bytes into an object from ``start`` on, and make it ``size_bytes`` long; durable then.
 
-        For mending what was damaged: a crash leaves the range in any state, and all
+        For repairing what was damaged: a crash leaves the range in any state, and all
         bytes outside of it as they were. Raises ``ObjectMissing``.
         """
 

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """Asks again after a ``Transient``, a bounded number of times.
 
     Waits double from ``first_wait_s`` up to ``longest_wait_s``, each with up to ``first_wait_s`` of jitter; with the
@@ -72,31 +72,31 @@ class Patience:
                 return
 
 
-_DEFAULT: Final = Patience()
+_DEFAULT: Final = RetryPolicy()
 
 
 class RetryingContainers:
     """Every account's store, retrying."""
 
-    def __init__(self, stores: Containers, patience: Patience = _DEFAULT) -> None:
+    def __init__(self, stores: Containers, retry_policy: RetryPolicy = _DEFAULT) -> None:
         self._containers = stores
-        self._patience = patience
+        self._retry_policy = retry_policy
 
     def of(self, account: str) -> "Retrying":
         """The container of this account."""
-        return Retrying(self._containers.of(account), self._patience)
+        return Retrying(self._containers.of(account), self._retry_policy)
 
 
 class RetryingStores(RetryingContainers):
     """The same of a region's own."""
 
-    def __init__(self, stores: Stores, patience: Patience = _DEFAULT) -> None:
-        super().__init__(stores, patience)
+    def __init__(self, stores: Stores, retry_policy: RetryPolicy = _DEFAULT) -> None:
+        super().__init__(stores, retry_policy)
         self._stores = stores
 
     def of(self, account: str) -> "RetryingOwn":
         """The container of this account."""
-        return RetryingOwn(self._stores.of(account), self._patience)
+        return RetryingOwn(self._stores.of(account), self._retry_policy)
 
     def accounts(self) -> Iterator[str]:
         """Goes on after the last account that was seen."""
@@ -105,7 +105,7 @@ class RetryingStores(RetryingContainers):
         def begin() -> Iterator[str]:
             return (account for account in self._stores.accounts() if account > last)
 
-        for account in self._patience.resumed(begin):
+        for account in self._retry_policy.resumed(begin):
             last = account
             yield account
 
@@ -116,13 +116,13 @@ class Retrying:
     A ``get`` goes on at the byte and a ``list`` at the name where it broke.
     """
 
-    def __init__(self, store: ObjectStore, patience: Patience = _DEFAULT) -> None:
+    def __init__(self, store: ObjectStore, retry_policy: RetryPolicy = _DEFAULT) -> None:
         self._store = store
-        self._patience = patience
+        self._retry_policy = retry_policy
 
     def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
         """Putting a segment again replaces it."""
-        self._patience.call(lambda: self._store.put_segment(prefix, number, data))
+        self._retry_policy.call(lambda: self._store.put_segment(prefix, number, data))
 
     def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
         """A name that is taken at a second try, by an object of this size, was taken by the first."""
@@ -137,7 +137,7 @@ class Retrying:
 
     def replace(self, name: str, data: bytes) -> None:
         """Replacing again is no failure."""
-        self._patience.call(lambda: self._store.replace(name, data))
+        self._retry_policy.call(lambda: self._store.replace(name, data))
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Goes on at the byte where it broke."""
@@ -146,21 +146,21 @@ class Retrying:
         def begin() -> Iterator[bytes]:
             return self._store.get(name, position, None if length is None else start + length - position)
 
-        for piece in self._patience.resumed(begin):
+        for piece in self._retry_policy.resumed(begin):
             position += len(piece)
             yield piece
 
     def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
         """As the store says."""
-        return self._patience.call(lambda: self._store.sha256(name, start, length))
+        return self._retry_policy.call(lambda: self._store.sha256(name, start, length))
 
     def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
         """As the store says."""
-        return self._patience.call(lambda: self._store.segment_sha256(prefix, number, size_bytes))
+        return self._retry_policy.call(lambda: self._store.segment_sha256(prefix, number, size_bytes))
 
     def size(self, name: str) -> int:
         """As the store says."""
-        return self._patience.call(lambda: self._store.size(name))
+        return self._retry_policy.call(lambda: self._store.size(name))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Goes on after the last name that was seen."""
@@ -169,13 +169,13 @@ class Retrying:
         def begin() -> Iterator[ObjectInfo]:
             return (info for info in self._store.list(prefix) if info.name > last)
 
-        for info in self._patience.resumed(begin):
+        for info in self._retry_policy.resumed(begin):
             last = info.name
             yield info
 
     def delete(self, name: str) -> None:
         """Deleting again is no failure."""
-        self._patience.call(lambda: self._store.delete(name))
+        self._retry_policy.call(lambda: self._store.delete(name))
 
     def _once(self, attempt: Callable[[], None], was_ours: Callable[[], bool]) -> None:
         tries = 0
@@ -189,16 +189,16 @@ class Retrying:
                 if tries == 1 or not was_ours():
                     raise
 
-        self._patience.call(step)
+        self._retry_policy.call(step)
 
 
 class RetryingOwn(Retrying):
     """The same of an :class:`snaphold.store.base.OwnStore`."""
 
-    def __init__(self, store: OwnStore, patience: Patience = _DEFAULT) -> None:
-        super().__init__(store, patience)
+    def __init__(self, store: OwnStore, retry_policy: RetryPolicy = _DEFAULT) -> None:
+        super().__init__(store, retry_policy)
         self._own = store
 
     def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
         """Writing the same bytes again is no failure."""
-        self._patience.call(lambda: self._own.overwrite(name, start, data, size_bytes=size_bytes))
+        self._retry_policy.call(lambda: self._own.overwrite(name, start, data, size_bytes=size_bytes))

@@ -19,14 +19,14 @@ import ctypes
 import struct
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal, Protocol, cast
+from typing import Final, Protocol, cast
 
 import zstandard
 from isal import igzip_lib, isal_zlib
 
 from snaphold.errors import Damaged
+from snaphold.formats.manifest import CodecName
 
-CodecName = Literal["gzip", "zstd"]
 Member = tuple[bytes, bytes]  # its header and the rest: to join them would be another copy
 BLOCK_SIZE: Final = 1 << 20  # bytes of input a member
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from snaphold.errors import Damaged, Overtaken, Permanent
+from snaphold.errors import Damaged, Permanent, Superseded
+from snaphold.formats.index import Index
+from snaphold.formats.manifest import Manifest, sha256_of
+from snaphold.formats.overlay import INCREMENT_PAGES, META
 from snaphold.store.base import ObjectStore
 from snaphold.stream.compress import BLOCK_SIZE
 from snaphold.stream.extractor import DAMAGED, DISK_FULL, FAILED, Layer
-from snaphold.stream.index import Index
-from snaphold.stream.manifest import Manifest, sha256_of
-from snaphold.stream.overlay import INCREMENT_PAGES, META
 from snaphold.stream.process import EXIT_WAIT_S, Running, Tool
 from snaphold.stream.segments import read_backups
 
@@ -41,7 +41,7 @@ def extract_backup(
 
     ``manifests``: of one backup, whose files are written as they are in its stream; or of a chain, the full backup
     first, each increment behind its parent, from whose start checkpoint it was taken: then what is there are the
-    unprepared files of one full backup (:mod:`snaphold.stream.overlay`).
+    unprepared files of one full backup (:mod:`snaphold.formats.overlay`).
 
     No byte leaves here before its segment's SHA-256 was verified. The files are written by a process that has given
     up every other right (:mod:`snaphold.stream.extractor`). ``threads``: 0 means one a core. ``on_progress`` gets the
@@ -51,7 +51,7 @@ def extract_backup(
         ObjectMissing: a data object is not there.
         Damaged: its bytes, or the stream in them, are not what a backup has; the message names what.
         Permanent: the files cannot be written.
-        Overtaken: ``stop`` was set.
+        Superseded: ``stop`` was set.
     """
     newest_first = list(reversed(manifests))
     layers = _layers(newest_first, store)
@@ -179,10 +179,10 @@ class _Extractor:
             raise Damaged(f"{name} holds a stream of {self._done} bytes instead of {stream_bytes}")
 
     def _wait(self) -> dict[int, int]:
-        """Wait for something to happen, and listen. Raises ``Overtaken``."""
+        """Wait for something to happen, and listen. Raises ``Superseded``."""
         events = dict(self._poll.poll(_STOP_POLL_MS))
         if self._stop is not None and self._stop.is_set():
-            raise Overtaken("the extraction was stopped")
+            raise Superseded("the extraction was stopped")
         if events.get(self._output.fileno()):
             said = os.read(self._output.fileno(), 65536)
             if not said:

@@ -3,7 +3,7 @@
     python -m snaphold.stream.extractor --directory DIR [--uid UID --gid GID] --threads N [--layer BYTES ...]
 
 It is a process of its own because a stream may be hostile: once everything is imported and the directory is open it
-gives up root, its groups, every file outside of the directory, and any way back, and dies with its parent. Names are
+abandons root, its groups, every file outside of the directory, and any way back, and dies with its parent. Names are
 checked, files are made anew (0600, directories 0700), links never followed, the CRC of every chunk is verified, and a
 stream that is not whole is refused.
 With ``--layer`` the standard input is a chain: the streams of its backups in a row, the newest first, of each so many
@@ -28,11 +28,11 @@ from functools import partial
 from typing import Final
 
 from snaphold.errors import Damaged, SnapholdError
+from snaphold.formats.files import Tree, WholeFiles
+from snaphold.formats.overlay import Overlay
+from snaphold.formats.xbstream import Sink, XbstreamReader
 from snaphold.sandbox import launcher
 from snaphold.stream.compress import MemberSplitter, decompress_member, keep_block_memory
-from snaphold.stream.files import Tree, WholeFiles
-from snaphold.stream.overlay import Overlay
-from snaphold.stream.xbstream import Sink, XbstreamReader
 
 DAMAGED: Final = 3  # exit statuses; of 1 Python makes use too, with a traceback
 FAILED: Final = 4
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_privileges(directory, arguments.uid, arguments.gid)
         tell: Callable[[int], object] = lambda count: os.write(1, b"%d\n" % count)  # noqa: E731 -- of one line
         if arguments.layer:
-            lay(0, directory, arguments.layer, arguments.threads, tell)
+            materialize_chain(0, directory, arguments.layer, arguments.threads, tell)
         else:
             extract(0, directory, arguments.threads, tell)
     except Damaged as error:
@@ -99,14 +99,14 @@ def extract(source: int, directory: int, threads: int, on_progress: Callable[[in
         on_progress(_read(_pieces(source), files, pool, threads, on_progress))
 
 
-def lay(
+def materialize_chain(
     source: int, directory: int, layers: Sequence[Layer], threads: int, on_progress: Callable[[int], object]
 ) -> None:
     """Lay a chain down: ``source`` yields the streams of its backups in a row, the newest first, the full one last.
 
     ``layers``: how many compressed bytes come of each, whole members, and where in its stream the last of what is
     wanted of it ends. Raises as ``extract`` does, and ``Damaged`` when the layers do not make a whole
-    (:mod:`snaphold.stream.overlay`).
+    (:mod:`snaphold.formats.overlay`).
     """
     tree = Tree(directory)
     with closing(tree), ThreadPoolExecutor(threads) as pool:

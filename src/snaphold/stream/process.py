@@ -24,9 +24,9 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from snaphold import sandbox
-from snaphold.errors import Overtaken, Permanent
+from snaphold.errors import Permanent, Superseded
 from snaphold.sandbox import Sandbox
-from snaphold.stream.courtesy import Courtesy
+from snaphold.stream.priority import Priority
 
 MANY_FILES: Final = 1 << 20  # open at once by a tool: mariabackup holds one for each table of InnoDB
 EXIT_WAIT_S: Final = 60.0  # how long a tool may live on after it closed its output
@@ -205,14 +205,14 @@ def run_tool(tool: Tool, *, timeout_s: float, stop: threading.Event | None = Non
 
     Raises:
         Permanent: it failed, or ran longer than ``timeout_s``.
-        Overtaken: ``stop`` was set.
+        Superseded: ``stop`` was set.
     """
     running = Running(tool)
     end = time.monotonic() + timeout_s
     try:
         while (status := running.wait(_POLL_S)) is None:
             if stop is not None and stop.is_set():
-                raise Overtaken(f"{tool.name} was stopped")
+                raise Superseded(f"{tool.name} was stopped")
             if time.monotonic() > end:
                 raise Permanent(f"{tool.name} did not end in {timeout_s:.0f} s")
     finally:
@@ -271,9 +271,9 @@ def _not_started(tool: Tool, error: OSError) -> Permanent:
     return Permanent(f"{tool.name} cannot be started: {error.strerror}")
 
 
-def set_courtesy(courtesy: Courtesy) -> None:
+def set_priority(priority: Priority) -> None:
     """The priority of every tool that this process will start. Once, before the first one."""
-    _Spawner.courtesy = courtesy
+    _Spawner.priority = priority
 
 
 class _Spawner:
@@ -282,7 +282,7 @@ class _Spawner:
     Children inherit its priority.
     """
 
-    courtesy = Courtesy(niceness=0)
+    priority = Priority(niceness=0)
     _lock = threading.Lock()
     _pid: int | None = None
     _work: "queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]]"
@@ -308,7 +308,7 @@ class _Spawner:
             start, result = work.get()
             try:
                 if not courteous:
-                    _Spawner.courtesy.show()
+                    _Spawner.priority.show()
                     courteous = True
                 result.set_result(start())
             except Exception as error:  # noqa: BLE001 -- whoever asked gets it

@@ -20,14 +20,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-from snaphold.errors import Damaged, Overtaken, SnapholdError
+from snaphold.errors import Damaged, SnapholdError, Superseded
+from snaphold.formats.index import Index
+from snaphold.formats.manifest import CodecName, Manifest, Segment
+from snaphold.formats.xbstream import Chunk, File
 from snaphold.store.base import SEGMENT_SIZE, ObjectStore
 from snaphold.store.direct import WRITE_SIZE, block_memory
-from snaphold.stream.compress import BLOCK_SIZE, CodecName, Member, compress_block, keep_block_memory
-from snaphold.stream.courtesy import Throttle
-from snaphold.stream.index import Index
-from snaphold.stream.manifest import Manifest, Segment
-from snaphold.stream.xbstream import Chunk, File
+from snaphold.stream.compress import BLOCK_SIZE, Member, compress_block, keep_block_memory
+from snaphold.stream.priority import Throttle
 
 IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled included
 _AHEAD: Final = 12  # blocks read before they are compressed: a tool writes 10 MiB, and reads 10 before it writes again
@@ -38,7 +38,7 @@ _STOP_POLL_S: Final = 0.05
 
 
 class StreamWatch(Protocol):
-    """Looks at a stream as it goes by: :class:`snaphold.stream.xbstream.Watch`."""
+    """Looks at a stream as it goes by: :class:`snaphold.formats.xbstream.Watch`."""
 
     files: list[File]
     chunks: list[Chunk]
@@ -65,7 +65,7 @@ class Written:
     segments: list[Segment]
     size_bytes: int  # of all segments
     stream_bytes: int  # read
-    index: bytes  # the index object (:mod:`snaphold.stream.index`)
+    index: bytes  # the index object (:mod:`snaphold.formats.index`)
 
 
 def write_backup(
@@ -94,7 +94,7 @@ def write_backup(
     ``on_progress`` gets the bytes that ``watch`` was fed so far, now and then and at the end, in the calling thread.
 
     Raises:
-        Overtaken: ``stop`` was set.
+        Superseded: ``stop`` was set.
         Damaged: the stream is not whole, says ``watch``.
         SnapholdError: whatever ``read`` or the store raised first. Segments may be left under the prefix.
     """
@@ -156,7 +156,7 @@ def read_backups(
     Raises:
         ObjectMissing: a data object is not there.
         Damaged: it is shorter or longer than its manifest says, or a segment differs; the message names both.
-        Overtaken: ``stop`` was set.
+        Superseded: ``stop`` was set.
     """
     for manifest, _ in wanted:
         check_length(manifest, store)
@@ -170,7 +170,7 @@ def read_backups(
 
     def check() -> None:
         if ended.is_set() or (stop is not None and stop.is_set()):
-            raise Overtaken("reading the backup was stopped")
+            raise Superseded("reading the backup was stopped")
 
     def fetch(manifest: Manifest, number: int) -> tuple[memoryview, int]:
         buffer = buffers.get()
@@ -415,7 +415,7 @@ class _Intake:
     def _look_for_stop(self, stop: threading.Event) -> None:
         while not self._ended.wait(_STOP_POLL_S):
             if stop.is_set():
-                self._fail(Overtaken("the backup was stopped"))
+                self._fail(Superseded("the backup was stopped"))
 
     def _fail(self, error: BaseException) -> None:
         """Keep the first failure, and wake whoever waits."""
@@ -474,14 +474,14 @@ class _Segment:
                 self._changed.notify_all()
 
     def __iter__(self) -> Iterator[memoryview]:
-        """Its pieces; waits for those that are still to come. Raises ``Overtaken`` when they never will."""
+        """Its pieces; waits for those that are still to come. Raises ``Superseded`` when they never will."""
         position = 0
         while True:
             with self._changed:
                 while position == self.size and self._whole is None:
                     self._changed.wait()
                 if self._whole is False:
-                    raise Overtaken("the backup was given up")
+                    raise Superseded("the backup was given up")
                 if position == self.size:
                     return
                 piece = self.buffer[position : min(position + WRITE_SIZE, self.size)]

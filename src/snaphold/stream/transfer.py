@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from snaphold.errors import Damaged, ObjectMissing, Overtaken
+from snaphold.errors import Damaged, ObjectMissing, Superseded
+from snaphold.formats.manifest import Manifest
 from snaphold.store.base import ObjectStore
 from snaphold.stream.compress import keep_block_memory
-from snaphold.stream.manifest import Manifest
 from snaphold.stream.segments import check_length, discard, segment_pieces
 
 _AT_ONCE: Final = 2  # segments
@@ -30,7 +30,7 @@ def bring_data(
 
     Raises:
         ObjectMissing, Damaged: it is not what the manifest says; the message names the segment.
-        Overtaken: ``stop`` was set.
+        Superseded: ``stop`` was set.
         Transient, Permanent: a store does not answer, or refuses. Segments are left under the prefix.
     """
     keep_block_memory()
@@ -38,7 +38,7 @@ def bring_data(
 
     def check() -> None:
         if stop.is_set() or ended.is_set():
-            raise Overtaken(f"copying {name} was stopped")
+            raise Superseded(f"copying {name} was stopped")
 
     def put(number: int) -> None:
         check()

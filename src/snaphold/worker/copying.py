@@ -17,14 +17,15 @@ from snaphold.catalog import backups, copies
 from snaphold.errors import (
     Damaged,
     ObjectExists,
-    Overtaken,
     Permanent,
     Refused,
     SnapholdError,
+    Superseded,
     Transient,
     Unavailable,
     in_full,
 )
+from snaphold.formats.manifest import IndexFacts, Manifest, load, sha256_of
 from snaphold.model import (
     Backup,
     Copy,
@@ -36,11 +37,10 @@ from snaphold.model import (
 )
 from snaphold.protocol import PeerAnswer, PeerRecord
 from snaphold.reasons import reason_of
-from snaphold.service.copies import announce_copy, ask, begin_ancestor, give_up, resume_copies, take_up_copies
+from snaphold.service.copies import announce_copy, ask, begin_ancestor, give_up, resume_copies, retry_copies
 from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
 from snaphold.store.base import Containers, ObjectStore, Stores
-from snaphold.stream.manifest import IndexFacts, Manifest, load, sha256_of
 from snaphold.stream.segments import check_length
 from snaphold.stream.transfer import bring_data
 
@@ -82,9 +82,9 @@ class Copier:
         """Go on with what an earlier process had begun."""
         resume_copies(self._deployment)
 
-    def take_up(self) -> None:
+    def retry(self) -> None:
         """Try again what found somebody silent."""
-        take_up_copies(self._deployment)
+        retry_copies(self._deployment)
 
     def _try(self, copy_id: str) -> None:
         with self._deployment.catalog.writing() as tx:
@@ -95,7 +95,7 @@ class Copier:
         reached(Step.COPY_BEGUN)
         try:
             self._make(copy, backup)
-        except Overtaken:
+        except Superseded:
             return
         except (Transient, Unavailable) as error:
             self._wait(copy, error)

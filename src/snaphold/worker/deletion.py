@@ -6,10 +6,10 @@ people's objects: only names that start with the backup's own id or lie under ou
 
 import structlog
 
-from snaphold.catalog import arrivals, backups, hosts
+from snaphold.catalog import backups, hosts, incoming_copies
 from snaphold.catalog.database import Catalog
 from snaphold.errors import SnapholdError, in_full
-from snaphold.model import ARRIVAL_WAIT_US, Arrival, Backup, BackupStatus, backup_prefix
+from snaphold.model import INCOMING_COPY_WAIT_US, Backup, BackupStatus, IncomingCopy, backup_prefix
 from snaphold.reasons import reason_of
 from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
@@ -35,14 +35,14 @@ class Remover:
             try:
                 self._remove_objects(member)
             except Exception as error:  # noqa: BLE001 - whatever it was, the backup must not stay "being deleted"
-                self._give_up([left.id for left in family[position:]], error)
+                self._abandon([left.id for left in family[position:]], error)
                 return
             with self._catalog.writing() as tx:
                 backups.mark_deleted(tx, member.id)
             reached(Step.REMOVAL_RECORDED)
             log.info("backup.deleted", backup=member.id, account=member.account)
 
-    def take_up_deletions(self) -> None:
+    def retry_deletions(self) -> None:
         """Go on with deletes whose job was lost on the way: the catalog may have failed at any step of it."""
         with self._catalog.reading() as tx:
             waiting = backups.to_delete(tx)
@@ -62,40 +62,40 @@ class Remover:
         self._sweep(backup)
 
     def sweep_recent(self, grace_us: int) -> None:
-        """Sweep again behind hosts that were given up and may have gone on writing for a while."""
+        """Sweep again behind hosts that were abandoned and may have gone on writing for a while."""
         with self._catalog.reading() as tx:
             failed = backups.failed_since(tx, tx.now_us - _RECENT_US, tx.now_us - grace_us)
         for backup in failed:
             self.sweep_backup(backup.id)
 
-    def sweep_arrival(self, copy_id: str) -> None:
-        """Remove what came of a copy from another region that was given up; what cannot be removed now is later."""
+    def sweep_incoming_copy(self, copy_id: str) -> None:
+        """Remove what came of a copy from another region that was abandoned; what cannot be removed now is later."""
         with self._catalog.reading() as tx:
-            arrival = arrivals.get(tx, copy_id)
+            incoming = incoming_copies.get(tx, copy_id)
             held = hosts.sweep_held_since(tx) is not None
-        if held or arrival is None or arrival.ended_us is None:
+        if held or incoming is None or incoming.ended_us is None:
             return
-        self._sweep(arrival)
+        self._sweep(incoming)
 
-    def sweep_arrivals(self, grace_us: int) -> None:
+    def sweep_incoming_copies(self, grace_us: int) -> None:
         """Give copies up of which nothing has come for long; forget those that ended, once nothing of them is left.
 
         What was still being written when one ended is found after the grace time.
         """
         with self._catalog.writing() as tx:
-            silent = arrivals.end_silent(tx, tx.now_us - ARRIVAL_WAIT_US)
-            ended = arrivals.ended(tx, tx.now_us - grace_us)
+            silent = incoming_copies.end_silent(tx, tx.now_us - INCOMING_COPY_WAIT_US)
+            ended = incoming_copies.ended(tx, tx.now_us - grace_us)
             held = hosts.sweep_held_since(tx) is not None
         for copy_id in silent:
             log.warning("backup.arrival_given_up", backup=copy_id)
         if held:
             return
-        for arrival in ended:
-            if self._sweep(arrival):
+        for incoming in ended:
+            if self._sweep(incoming):
                 with self._catalog.writing() as tx:
-                    arrivals.remove(tx, arrival.id)
+                    incoming_copies.remove(tx, incoming.id)
 
-    def _sweep(self, backup: Backup | Arrival) -> bool:
+    def _sweep(self, backup: Backup | IncomingCopy) -> bool:
         """Whether nothing is left of it now."""
         try:
             removed = self._remove_objects(backup)
@@ -106,7 +106,7 @@ class Remover:
             log.info("backup.swept", backup=backup.id, objects=removed)
         return True
 
-    def _remove_objects(self, backup: Backup | Arrival) -> int:
+    def _remove_objects(self, backup: Backup | IncomingCopy) -> int:
         store = self._stores.of(backup.account)
         reached(Step.REMOVAL_BEGUN)
         store.delete(f"{backup.id}.json")
@@ -124,7 +124,7 @@ class Remover:
             store.delete(name)
         return len(names)
 
-    def _give_up(self, backup_ids: list[str], error: Exception) -> None:
+    def _abandon(self, backup_ids: list[str], error: Exception) -> None:
         log.warning("backup.delete_failed", backups=backup_ids, reason=in_full(error), exc_info=error)
         reason = reason_of(error) if isinstance(error, SnapholdError) else "The objects could not be removed."
         with self._catalog.writing() as tx:

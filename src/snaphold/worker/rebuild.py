@@ -16,6 +16,7 @@ import structlog
 from snaphold.catalog import backups, hosts, instances, tasks
 from snaphold.catalog.database import Catalog, Transaction
 from snaphold.errors import Damaged, ObjectMissing, Permanent
+from snaphold.formats.manifest import FORMAT, Manifest, parse, sha256_of
 from snaphold.model import (
     FLAVORS,
     ID_FORM,
@@ -24,15 +25,14 @@ from snaphold.model import (
     BackupStatus,
     Instance,
     InstanceStatus,
-    Made,
-    ProofStatus,
+    Origin,
+    VerificationStatus,
     parse_rfc3339,
 )
 from snaphold.service.deployment import Enqueuer
 from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectInfo, ObjectStore, Stores
-from snaphold.stream.manifest import FORMAT, Manifest, parse, sha256_of
-from snaphold.stream.proof import Receipt, kept_receipt
+from snaphold.stream.verification import VerificationRecord, read_verification_record
 
 log = structlog.get_logger()
 
@@ -77,10 +77,10 @@ class Rebuilt:
 
     @property
     def fruitless(self) -> bool:
-        """Whether there are manifests, and not one backup on record: the catalog is not that of this store."""
+        """Whether there are manifests, and not one backup in the catalog: the catalog is not that of this store."""
         return bool(self.told) and not self.made and not self.kept
 
-    def told_as_json(self, region: str, deployment_id: str) -> dict[str, Any]:
+    def to_json(self, region: str, deployment_id: str) -> dict[str, Any]:
         """For a person, and for a script."""
         return {
             "region": region,
@@ -208,7 +208,7 @@ class _Container:
                 raise Damaged(f"{facts.name} has {size_bytes} bytes instead of {facts.size_bytes}")
         sha256 = sha256_of(document)
         try:
-            backup = record_of(manifest, sha256, kept_receipt(self._store, manifest.id, sha256))
+            backup = record_of(manifest, sha256, read_verification_record(self._store, manifest.id, sha256))
         except (ValueError, OverflowError) as error:
             raise Damaged(f"the manifest {info.name} has a time that is none") from error
         if any(isinstance(value, int) and abs(value) > _MOST for value in vars(backup).values()):
@@ -221,7 +221,7 @@ class _Container:
         )
 
     def _take(self, candidate: _Candidate) -> bool:
-        """Make the record, or tell why not; False when its parent may still come."""
+        """Make the catalog, or tell why not; False when its parent may still come."""
         try:
             with self._catalog.reading() as tx:
                 known = backups.get(tx, candidate.backup.id)
@@ -248,8 +248,8 @@ class _Container:
         self._rebuilt.told.append(told)
 
 
-def record_of(manifest: Manifest, sha256: str, receipt: Receipt | None) -> Backup:
-    """The record of a COMPLETED backup as its manifest and the receipt of its newest proof have it.
+def record_of(manifest: Manifest, sha256: str, verification_record: VerificationRecord | None) -> Backup:
+    """The record of a COMPLETED backup as its manifest and the verification record of its newest verification have it.
 
     Raises ``ValueError`` for a time that is none.
     """
@@ -268,7 +268,7 @@ def record_of(manifest: Manifest, sha256: str, receipt: Receipt | None) -> Backu
         flavor_ram_mb=manifest.flavor_ram_mb,
         volume_gb=manifest.volume_gb,
         is_automated=manifest.is_automated,
-        made=Made(manifest.made),
+        made=Origin(manifest.made),
         made_from=manifest.made_from,
         made_from_region=manifest.made_from_region,
         size_bytes=manifest.size_bytes,
@@ -280,12 +280,12 @@ def record_of(manifest: Manifest, sha256: str, receipt: Receipt | None) -> Backu
         to_lsn=manifest.lineage.to_lsn,
         created_us=parse_rfc3339(manifest.created),
         updated_us=parse_rfc3339(manifest.updated),
-        proof_status=None if receipt is None else ProofStatus(receipt.status),
-        proof_level=None if receipt is None else receipt.level,
-        proof_at_us=None if receipt is None else parse_rfc3339(receipt.at),
-        proof_seconds=None if receipt is None else receipt.seconds,
-        proof_reason=None if receipt is None else receipt.reason,
-        proof_mend_from=None if receipt is None else receipt.mend_from,
+        proof_status=None if verification_record is None else VerificationStatus(verification_record.status),
+        proof_level=None if verification_record is None else verification_record.level,
+        proof_at_us=None if verification_record is None else parse_rfc3339(verification_record.at),
+        proof_seconds=None if verification_record is None else verification_record.seconds,
+        proof_reason=None if verification_record is None else verification_record.reason,
+        proof_mend_from=None if verification_record is None else verification_record.mend_from,
     )
 
 
@@ -304,10 +304,10 @@ def _refuse_others(document: bytes, deployment_id: str) -> None:
 
 
 def _record(tx: Transaction, candidate: _Candidate) -> bool:
-    """Insert the record, and its instance's where that is gone; False when there is such a record already.
+    """Insert the catalog, and its instance's where that is gone; False when there is such a record already.
 
     1. A record of this backup stands, whatever it says; so does work that is under way on it.
-    2. An increment needs the record of the very parent that it was made on.
+    2. An increment needs the catalog of the very parent that it was made on.
 
     Raises ``_Refused`` otherwise.
     """
@@ -333,7 +333,7 @@ def _record(tx: Transaction, candidate: _Candidate) -> bool:
 
 
 def _stands(known: Backup, found: Backup) -> bool:
-    """False when the record is of this manifest. Raises ``_Refused`` when it says anything else."""
+    """False when the catalog is of this manifest. Raises ``_Refused`` when it says anything else."""
     if known.account != found.account:
         raise _Refused("it is recorded as another account's backup", damaged=False)
     if known.status is not BackupStatus.COMPLETED or known.deleted_us is not None:

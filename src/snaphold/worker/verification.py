@@ -1,4 +1,4 @@
-"""Reading backups back: the proofs that need no host."""
+"""Reading backups back: the verifications that need no host."""
 
 import dataclasses
 import threading
@@ -10,34 +10,34 @@ import structlog
 
 from snaphold import __version__
 from snaphold.catalog import backups
-from snaphold.errors import Damaged, ObjectMissing, Overtaken, Permanent, SnapholdError, in_full
-from snaphold.model import Backup, ProofLevel, ProofStatus, rfc3339
-from snaphold.protocol import ProofResult
+from snaphold.errors import Damaged, ObjectMissing, Permanent, SnapholdError, Superseded, in_full
+from snaphold.model import Backup, VerificationLevel, VerificationStatus, rfc3339
+from snaphold.protocol import VerificationResult
 from snaphold.reasons import reason_of
 from snaphold.service.chains import members_of
 from snaphold.service.deployment import Deployment
-from snaphold.service.verification import resume_proofs, take_up_proofs
+from snaphold.service.verification import resume_verifications, retry_verifications
 from snaphold.steps import Step, reached
 from snaphold.store.base import Containers, ObjectStore, Stores
-from snaphold.stream.courtesy import Courtesy
-from snaphold.stream.proof import (
+from snaphold.stream.priority import Priority
+from snaphold.stream.verification import (
     ObjectFacts,
-    Receipt,
+    VerificationRecord,
     damage_below,
-    keep_receipt,
-    kept_receipt,
     object_facts,
-    prove_objects,
+    read_verification_record,
     still_proven,
     verdict_on,
+    verify_objects,
+    write_verification_record,
 )
-from snaphold.worker.mending import Mender
+from snaphold.worker.repair import Repairer
 
 log = structlog.get_logger()
 
 
-class Prover:
-    """Reads objects of backups back, for one region, and mends those that were asked to be mended before.
+class Verifier:
+    """Reads objects of backups back, for one region, and repairs those that were asked to be repaired before.
 
     Every method may run twice; ``stop`` ends what is under way. ``targets``: the stores of each region that is a peer.
     """
@@ -50,12 +50,12 @@ class Prover:
         self._stores = stores
         self._stop = stop
         settings = deployment.settings
-        self._courtesy = Courtesy(niceness=settings.niceness, io_priority=settings.io_priority)
-        self._mender = Mender(deployment, stores, targets, stop, self._courtesy)
+        self._priority = Priority(niceness=settings.niceness, io_priority=settings.io_priority)
+        self._repairer = Repairer(deployment, stores, targets, stop, self._priority)
         self._lock = threading.Lock()
         self._at_work: dict[str, bool] = {}  # whether it was asked for again meanwhile
 
-    def prove(self, backup_id: str) -> None:
+    def verify(self, backup_id: str) -> None:
         """Prove one backup's objects, unless that was done meanwhile; what another thread is at, that one goes on with.
 
         When the process is being stopped nothing is recorded: the next worker begins again.
@@ -69,47 +69,53 @@ class Prover:
         try:
             with self._deployment.catalog.reading() as tx:
                 backup = backups.get(tx, backup_id)
-            if backup is not None and backup.proving is ProofLevel.OBJECTS and backup.manifest_sha256 is not None:
-                self._prove(backup, backup.manifest_sha256)
+            if (
+                backup is not None
+                and backup.proving is VerificationLevel.OBJECTS
+                and backup.manifest_sha256 is not None
+            ):
+                self._verify(backup, backup.manifest_sha256)
         finally:
             with self._lock:
                 again = self._at_work.pop(backup_id)
         if again:  # the one that was asked for as this one ended
-            self.prove(backup_id)
+            self.verify(backup_id)
 
     def resume(self) -> None:
         """Go on with what an earlier process had begun."""
-        resume_proofs(self._deployment)
+        resume_verifications(self._deployment)
 
-    def take_up(self) -> None:
+    def retry(self) -> None:
         """Try again what ended unknown."""
-        take_up_proofs(self._deployment)
+        retry_verifications(self._deployment)
 
-    def _prove(self, backup: Backup, manifest_sha256: str) -> None:
+    def _verify(self, backup: Backup, manifest_sha256: str) -> None:
         begun_s = time.monotonic()
-        reached(Step.PROOF_BEGUN)
+        reached(Step.VERIFICATION_BEGUN)
         try:
             store = self._stores.of(backup.account)
             facts: dict[str, ObjectFacts] = {}
             status, reason = self._read(backup, lambda: facts.update(self._read_own(store, backup, manifest_sha256)))
-            offered = self._mender.offer(backup) if status is ProofStatus.FAILED and not backup.mending else None
-            if status is ProofStatus.PASSED:
+            offered = (
+                self._repairer.offer(backup) if status is VerificationStatus.FAILED and not backup.mending else None
+            )
+            if status is VerificationStatus.PASSED:
                 status, reason = self._read(backup, lambda: self._read_ancestors(store, backup))
             result = self._result(begun_s, status, reason, mend_from=offered)
-            reached(Step.PROOF_READ)
-            if status is not ProofStatus.UNKNOWN:
+            reached(Step.VERIFICATION_READ)
+            if status is not VerificationStatus.UNKNOWN:
                 self._keep(store, backup.id, manifest_sha256, result, facts)
-            reached(Step.PROOF_KEPT)
-        except Overtaken:
+            reached(Step.VERIFICATION_KEPT)
+        except Superseded:
             return
         except Exception as error:  # whatever it was, the backup must not stay "being proven"
             known = isinstance(error, SnapholdError)
             log.warning("backup.proof_failed", backup=backup.id, reason=in_full(error), exc_info=not known)
             reason = reason_of(error) if known else "The objects could not be read back."
-            result = self._result(begun_s, ProofStatus.UNKNOWN, reason)
+            result = self._result(begun_s, VerificationStatus.UNKNOWN, reason)
         with self._deployment.catalog.writing() as tx:
-            backups.end_proof(tx, backup.id, result)
-        reached(Step.PROOF_RECORDED)
+            backups.end_verification(tx, backup.id, result)
+        reached(Step.VERIFICATION_RECORDED)
         log.info(
             "backup.proven", backup=backup.id, proof=result.level.value, status=result.status.value,
             seconds=result.seconds, reason=result.reason, mend_from=result.mend_from,
@@ -117,50 +123,56 @@ class Prover:
 
     @staticmethod
     def _keep(
-        store: ObjectStore, backup_id: str, manifest_sha256: str, result: ProofResult, facts: dict[str, ObjectFacts]
+        store: ObjectStore,
+        backup_id: str,
+        manifest_sha256: str,
+        result: VerificationResult,
+        facts: dict[str, ObjectFacts],
     ) -> None:
-        """Leave the receipt. The catalog has the result also where the store does not take it: it may be read-only."""
+        """Write the verification record. The catalog gets the result even when the store is read-only."""
         told = result.model_dump()
         try:
-            keep_receipt(
+            write_verification_record(
                 store,
-                Receipt(id=backup_id, manifest_sha256=manifest_sha256, by=__version__, objects=facts, **told),
+                VerificationRecord(
+                    id=backup_id, manifest_sha256=manifest_sha256, by=__version__, objects=facts, **told
+                ),
             )
         except SnapholdError as error:
             log.warning("backup.receipt_not_kept", backup=backup_id, reason=in_full(error))
 
     @staticmethod
-    def _read(backup: Backup, read: Callable[[], object]) -> tuple[ProofStatus, str | None]:
+    def _read(backup: Backup, read: Callable[[], object]) -> tuple[VerificationStatus, str | None]:
         try:
             read()
-        except Overtaken:
+        except Superseded:
             raise
         except SnapholdError as error:
             log.warning("backup.not_sound", backup=backup.id, reason=in_full(error))
             return verdict_on(error), reason_of(error)
-        return ProofStatus.PASSED, None
+        return VerificationStatus.PASSED, None
 
     def _read_own(self, store: ObjectStore, backup: Backup, manifest_sha256: str) -> dict[str, ObjectFacts]:
-        """Mend and read the backup's own objects; what they were before that. Raises as ``prove_objects`` does."""
+        """Mend and read the backup's own objects; what they were before that. Raises as ``verify_objects`` does."""
         if backup.mending:
-            self._mender.mend(backup)
+            self._repairer.mend(backup)
         facts = object_facts(store, backup.id)
-        prove_objects(
+        verify_objects(
             store,
             backup.id,
             manifest_sha256,
             threads=self._deployment.settings.compression_threads,
-            courtesy=self._courtesy,
+            priority=self._priority,
             stop=self._stop,
         )
         return facts
 
     def _read_ancestors(self, store: ObjectStore, backup: Backup) -> None:
-        """Read what the backup depends on, but for what has passed a proof and has not changed since.
+        """Read what the backup depends on, but for what has passed a verification and has not changed since.
 
         Raises:
             Damaged: one of them is damaged, or an object of it is gone; the message names it.
-            Permanent: one of them is not on record. Otherwise as ``prove_objects``.
+            Permanent: one of them is not on record. Otherwise as ``verify_objects``.
         """
         with self._deployment.catalog.reading() as tx:
             _, *ancestors = members_of(tx, backup)
@@ -177,23 +189,23 @@ class Prover:
             self._note_read(store, ancestor.id, sha256, facts)
 
     def _note_read(self, store: ObjectStore, backup_id: str, sha256: str, facts: dict[str, ObjectFacts]) -> None:
-        """Spare the next increment the reading, where the store takes a receipt; one of a failure stays as it is."""
+        """Write the ancestor's record, so that the next increment need not read it; a failed one stays."""
         try:
-            earlier = kept_receipt(store, backup_id, sha256)
+            earlier = read_verification_record(store, backup_id, sha256)
             if earlier is None:
-                result = self._result(time.monotonic(), ProofStatus.PASSED, None)
+                result = self._result(time.monotonic(), VerificationStatus.PASSED, None)
                 self._keep(store, backup_id, sha256, result, facts)
-            elif earlier.status is ProofStatus.PASSED:
-                keep_receipt(store, earlier.model_copy(update={"objects": facts}))
+            elif earlier.status is VerificationStatus.PASSED:
+                write_verification_record(store, earlier.model_copy(update={"objects": facts}))
         except SnapholdError as error:
             log.info("backup.receipt_not_kept", backup=backup_id, reason=in_full(error))
 
     def _result(
-        self, begun_s: float, status: ProofStatus, reason: str | None, *, mend_from: str | None = None
-    ) -> ProofResult:
-        return ProofResult(
+        self, begun_s: float, status: VerificationStatus, reason: str | None, *, mend_from: str | None = None
+    ) -> VerificationResult:
+        return VerificationResult(
             status=status,
-            level=ProofLevel.OBJECTS,
+            level=VerificationLevel.OBJECTS,
             at=rfc3339(self._deployment.catalog.now_us()),
             seconds=round(time.monotonic() - begun_s, 3),
             reason=reason,

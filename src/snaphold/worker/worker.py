@@ -1,7 +1,7 @@
 """The worker of one region: runs the queue, gives silent hosts' work up, sweeps behind them.
 
 What asks the stores goes its rounds in a thread of its own: a store that is silent for long must not keep silent hosts'
-work from being given up, nor schedules from being run.
+work from being abandoned, nor schedules from being run.
 """
 
 import threading
@@ -19,10 +19,10 @@ from snaphold.service.hosts import HostWatch, forget_ended_tasks, reap
 from snaphold.store.base import Containers, Stores
 from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover
+from snaphold.worker.orphans import OrphanScanner
 from snaphold.worker.schedules import Scheduler
-from snaphold.worker.state import Saver
-from snaphold.worker.strangers import Lookout
-from snaphold.worker.verification import Prover
+from snaphold.worker.state_backup import Saver
+from snaphold.worker.verification import Verifier
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ _LAST_STEP_S = 1.0  # what a step that asks a store gets to end by itself when t
 
 @dataclass(frozen=True)
 class Moment:
-    """A look at the clock of the record and at the time that passes."""
+    """A look at the clock of the catalog and at the time that passes."""
 
     wall_s: float
     passed_s: float
@@ -76,33 +76,33 @@ def run_worker(
     """
     remover = Remover(deployment.catalog, stores, deployment.deployment_id)
     scheduler = Scheduler(deployment)
-    prover = Prover(deployment, stores, stop, peers)
+    verifier = Verifier(deployment, stores, stop, peers)
     watch = HostWatch(deployment)
     copier = Copier(deployment, stores, peers, stop)
     handlers = {
         "copy_backup": copier.copy,
         "delete_backup": remover.delete_backup,
         "sweep_backup": remover.sweep_backup,
-        "sweep_arrival": remover.sweep_arrival,
-        "prove_objects": prover.prove,
+        "sweep_arrival": remover.sweep_incoming_copy,
+        "prove_objects": verifier.verify,
     }
     grace_us = int(deployment.settings.sweep_grace_s * 1_000_000)
-    lookout = Lookout(deployment.catalog, stores, deployment.deployment_id, grace_us)
+    scanner = OrphanScanner(deployment.catalog, stores, deployment.deployment_id, grace_us)
     first_s = deployment.settings.lease_s
     upkeep = {
-        "deletions": remover.take_up_deletions,
+        "deletions": remover.retry_deletions,
         "state": saver.save_when_due,
         "sweep": lambda: remover.sweep_recent(grace_us),
-        "arrivals": lambda: remover.sweep_arrivals(grace_us),
-        "proofs": prover.take_up,
+        "arrivals": lambda: remover.sweep_incoming_copies(grace_us),
+        "proofs": verifier.retry,
         "ended tasks": lambda: forget_ended_tasks(deployment),
-        "strangers": lookout.tell_changes,
+        "strangers": scanner.tell_changes,
     }
     keeping_up = threading.Thread(
         target=in_rounds, args=(upkeep, first_s, deployment.settings.sweep_interval_s, stop), name="upkeep", daemon=True
     )
     with QueueRunner(deployment.catalog, handlers, lock):
-        _guarded("resume proofs", prover.resume)
+        _guarded("resume proofs", verifier.resume)
         _guarded("resume copies", copier.resume)
         keeping_up.start()
         wait_s = first_s
@@ -118,7 +118,7 @@ def run_worker(
             _guarded("reap", lambda: reap(deployment))
             _guarded("hosts", watch.look)
             _guarded("schedules", scheduler.run)
-            _guarded("copies", copier.take_up)
+            _guarded("copies", copier.retry)
         keeping_up.join(_LAST_STEP_S)
 
 

@@ -1,0 +1,271 @@
+"""Proving backups on a host: right after they were taken, and later by bringing them up as throw-away servers."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import structlog
+
+from snaphold import __version__
+from snaphold.agent.chain import Chain
+from snaphold.agent.context import TaskContext
+from snaphold.agent.lease import Lease
+from snaphold.agent.tables import agreed, checked_tables
+from snaphold.engines.base import Administer
+from snaphold.errors import Damaged, ObjectMissing, Permanent, SnapholdError, Superseded, Transient, in_full
+from snaphold.model import VerificationLevel, VerificationStatus, rfc3339
+from snaphold.protocol import ChainLink, InstanceSpec, Task, VerificationResult
+from snaphold.reasons import reason_of
+from snaphold.steps import Step, reached
+from snaphold.stream.verification import (
+    Checksums,
+    ObjectFacts,
+    VerificationRecord,
+    damage_below,
+    object_facts,
+    read_verification_record,
+    verdict_on,
+    verification_record_name,
+    verify_index,
+    verify_objects,
+    write_verification_record,
+)
+
+_NAMED: Final = 10  # tables that a verification names
+_RAM_MB: Final = 512  # of a throw-away server
+_ASK_AGAIN_S: Final = 5.0  # between two tries to read from a store that is silent
+_STOP_POLL_S: Final = 0.2
+
+_log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def verified_backup(context: TaskContext, task: Task, lease: Lease) -> Iterator[VerificationResult]:
+    """Bring a backup up as a throw-away server and check it; the body of the ``with`` reports what was found.
+
+    Nothing of it is left on this host; a crash leaves what ``clear_leftovers`` removes.
+
+    Raises:
+        Superseded: the attempt was abandoned meanwhile.
+    """
+    reached(Step.VERIFY_CLAIMED)
+    begun_s = time.monotonic()
+    try:
+        result = verify(context, task.chain, VerificationLevel.RESTORE, lease)
+    except (Permanent, Transient) as error:
+        result = _unverified(context, task.chain[-1], error, time.monotonic() - begun_s)
+    reached(Step.VERIFY_KEPT)
+    try:
+        yield result
+    except Superseded:
+        _forget_record_of_nothing(context, task.chain[-1])
+        raise
+    reached(Step.VERIFY_REPORTED)
+
+
+def verify_new(
+    context: TaskContext, links: list[ChainLink], level: VerificationLevel, lease: Lease, *, source: Administer | None
+) -> VerificationResult:
+    """The verification that a backup must pass before it is reported: the last one of ``links``.
+
+    ``source``: asks the server that it was just taken from; None where it was made from other backups.
+
+    Raises:
+        Permanent: it did not pass, or its store was silent for ``verify_wait_s``: the text is the reason.
+        Superseded: the attempt was abandoned meanwhile.
+    """
+    silent_since: float | None = None
+
+    def heard(_done_bytes: int) -> None:
+        nonlocal silent_since
+        silent_since = None
+
+    lease.tell(step="verifying")
+    while True:
+        try:
+            return verify(context, links, level, lease, on_progress=heard, source=source)
+        except Transient as error:
+            now = time.monotonic()
+            silent_since = now if silent_since is None else silent_since
+            patience_s = context.settings.verify_wait_s
+            if now - silent_since >= patience_s:
+                raise Permanent(f"the backup could not be read back within {patience_s:g} s: {error}") from error
+            _log.warning("backup cannot be read back yet", reason=in_full(error))
+            lease.stop.wait(min(_ASK_AGAIN_S, patience_s))
+            lease.check()
+
+
+def verify(
+    context: TaskContext,
+    links: list[ChainLink],
+    level: VerificationLevel,
+    lease: Lease,
+    *,
+    on_progress: Callable[[int], None] = lambda _: None,
+    source: Administer | None = None,
+) -> VerificationResult:
+    """Prove the last backup of a chain once, and keep the verification record.
+
+    ``on_progress``: as ``verify_objects`` has it. ``source``: as ``checked_tables`` has it.
+
+    Raises:
+        ObjectMissing, Damaged: bytes are gone, or differ from what was recorded; the message names the object.
+        Transient, Permanent: a store does not answer, or this host cannot do its part.
+        Superseded: the attempt was abandoned meanwhile.
+    """
+    begun_s = time.monotonic()
+    link = links[-1]
+    checksums = None
+    facts = object_facts(context.stores.of(link.account), link.backup_id)
+    if level is VerificationLevel.OBJECTS:
+        context.low_priority(
+            verify_objects,
+            context.stores.of(link.account),
+            link.backup_id,
+            link.manifest_sha256,
+            threads=context.settings.compression_threads,
+            on_progress=on_progress,
+            stop=lease.stop,
+        )
+    else:
+        checksums = _checked_in_scratch_server(context, links, lease, source)
+    result = VerificationResult(
+        status=VerificationStatus.PASSED,
+        level=level,
+        at=_now(),
+        seconds=round(time.monotonic() - begun_s, 3),
+        reason=_told_of(checksums),
+    )
+    lease.confirm()
+    _keep(context, link, result, checksums, facts)
+    _log.info("backup proven", backup=link.backup_id, proof=level.value, seconds=result.seconds)
+    return result
+
+
+def _unverified(context: TaskContext, link: ChainLink, error: SnapholdError, seconds: float) -> VerificationResult:
+    """What a verification that did not pass is worth. A failed one leaves its verification record."""
+    result = VerificationResult(
+        status=verdict_on(error),
+        level=VerificationLevel.RESTORE,
+        at=_now(),
+        seconds=round(seconds, 3),
+        reason=reason_of(error),
+    )
+    _log.warning("backup not proven", backup=link.backup_id, status=result.status.value, reason=in_full(error))
+    if result.status is VerificationStatus.FAILED:
+        _keep(context, link, result, None, {})
+    return result
+
+
+def _forget_record_of_nothing(context: TaskContext, link: ChainLink) -> None:
+    """Remove a verification record that was written after its backup was deleted."""
+    store = context.stores.of(link.account)
+    with suppress(SnapholdError):
+        try:
+            store.size(f"{link.backup_id}.json")
+        except ObjectMissing:
+            store.delete(verification_record_name(link.backup_id))
+
+
+def _keep(
+    context: TaskContext,
+    link: ChainLink,
+    result: VerificationResult,
+    checksums: Checksums | None,
+    facts: dict[str, ObjectFacts],
+) -> None:
+    """Write the verification record. The catalog gets the result even when the store is read-only."""
+    verification_record = VerificationRecord(
+        id=link.backup_id,
+        manifest_sha256=link.manifest_sha256,
+        by=__version__,
+        checksums=checksums,
+        objects=facts,
+        **result.model_dump(),
+    )
+    try:
+        write_verification_record(context.stores.of(link.account), verification_record)
+    except (Transient, Permanent) as error:
+        _log.warning("receipt not kept", backup=link.backup_id, reason=in_full(error))
+
+
+def _checked_in_scratch_server(
+    context: TaskContext, links: list[ChainLink], lease: Lease, source: Administer | None
+) -> Checksums:
+    """Restore a chain into a throw-away server and look at every table; the checksums of those that clients made.
+
+    ``source``: as ``checked_tables`` has it.
+    """
+    chain = Chain.opened(context.stores, links)
+    of, link = chain.newest.datastore, links[-1]
+    earlier = read_verification_record(chain.store, link.backup_id, link.manifest_sha256)
+    with _naming_ancestors(chain):
+        for manifest in chain.manifests:
+            verify_index(chain.store, manifest.index)
+    spec = InstanceSpec(
+        id=str(uuid.uuid4()),
+        account=link.account,
+        name="proof",
+        datastore=of.type,
+        version=of.version,
+        ram_mb=_RAM_MB,
+        volume_gb=chain.newest.volume_gb,
+    )
+    try:
+        staging = context.servers.staging(spec, 1, kind="proof")
+        chain.refuse_small_disk(staging.directory)
+        reached(Step.VERIFY_STAGED)
+        with _naming_ancestors(chain):
+            context.low_priority(chain.materialize, context, staging, lease)
+        reached(Step.VERIFY_EXTRACTED)
+        context.engines[of.type].prepare(
+            staging.directory,
+            uid=staging.uid,
+            gid=staging.gid,
+            memory_bytes=staging.memory_bytes,
+            stop=lease.stop,
+        )
+        reached(Step.VERIFY_PREPARED)
+        lease.check()
+        administer = context.servers.start_scratch_server(spec, 1)
+        reached(Step.VERIFY_STARTED)
+        with ThreadPoolExecutor(1, "check") as pool:
+            known = earlier.checksums.unsound if earlier is not None and earlier.checksums is not None else ()
+            checking = pool.submit(checked_tables, administer, lease, known=known, source=source)
+            while not wait([checking], _STOP_POLL_S).done:
+                if lease.stop.is_set():  # a statement on a large table ends with its server only
+                    context.servers.discard_attempt(spec.id, 1)
+            lease.check()
+            found = checking.result()
+        reached(Step.VERIFY_CHECKED)
+    finally:
+        context.servers.discard_attempt(spec.id, 1)
+    return agreed(link.backup_id, None if earlier is None else earlier.checksums, found)
+
+
+@contextmanager
+def _naming_ancestors(chain: Chain) -> Iterator[None]:
+    """Name the backup that is damaged where it is one that the newest of the chain depends on."""
+    try:
+        yield
+    except (Damaged, ObjectMissing) as error:
+        for manifest in chain.manifests[:-1]:
+            if f"{manifest.id}." in str(error):
+                raise damage_below(manifest.name, manifest.id, error) from error
+        raise
+
+
+def _told_of(checksums: Checksums | None) -> str | None:
+    """What a verification that passed has to tell people: which tables are not sound, as they were in the source."""
+    if checksums is None or not checksums.unsound:
+        return None
+    named = [f"{name} ({text})" for name, text in sorted(checksums.unsound.items())]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return f"Not sound, as in the source already: {'; '.join(named[:_NAMED])}{more}."
+
+
+def _now() -> str:
+    return rfc3339(time.time_ns() // 1000)

@@ -1,0 +1,101 @@
+"""`snaphold verify`: has backups verify themselves, by the worker and the hosts of the service that runs."""
+
+import json
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Final
+
+from snaphold.cli.admin import one_region
+from snaphold.cli.control import opened_deployment
+from snaphold.cli.logs import set_up_logs
+from snaphold.cli.options import Given
+from snaphold.errors import NotFound, Unavailable, Unprocessable
+from snaphold.model import Backup, VerificationLevel, VerificationStatus, rfc3339
+from snaphold.service.backups import show_backup
+from snaphold.service.deployment import Deployment
+from snaphold.service.verification import request_verification, verifiable_backups
+
+_AT_ONCE: Final = 2  # backups that are being verified: hosts have other things to do
+_LOOK_S: Final = 0.2
+
+
+def verify_backups(given: Given, level: VerificationLevel, account: str | None, *, wait: bool) -> bool:
+    """Ask for a verification of every COMPLETED backup of a region, those longest unproven first; whether all passed.
+
+    Prints a line of JSON for each. Without ``wait`` all are asked for at once.
+    """
+    set_up_logs(given.settings, "verify")
+    state = given.state
+    state.require()
+    with opened_deployment(given.settings, state, one_region(given, state)) as deployment:
+        return _Round(deployment, level, at_once=_AT_ONCE if wait else None).run(
+            verifiable_backups(deployment, account)
+        )
+
+
+class _Round:
+    """One verification of each of some backups. ``at_once`` None: nobody waits for what they show."""
+
+    def __init__(self, deployment: Deployment, level: VerificationLevel, *, at_once: int | None) -> None:
+        self._deployment = deployment
+        self._level = level
+        self._at_once = at_once
+        self._running: list[Backup] = []
+        self._all_passed = True
+
+    def run(self, backups: list[Backup]) -> bool:
+        """Whether all passed, or were asked for."""
+        waiting = deque(backups)
+        while waiting or self._running:
+            while waiting and (self._at_once is None or len(self._running) < self._at_once):
+                backup = waiting.popleft()
+                if not self._ask(backup):
+                    waiting.append(backup)
+                    break
+            self._running = [backup for backup in self._running if not self._ended(backup)]
+            if waiting or self._running:
+                time.sleep(_LOOK_S)
+        return self._all_passed
+
+    def _ask(self, backup: Backup) -> bool:
+        """Ask for the verification; False when another one has to end first. What was deleted meanwhile is left out."""
+        try:
+            request_verification(self._deployment, backup.account, backup.id, self._level)
+        except NotFound:
+            return True
+        except Unprocessable:
+            with suppress(NotFound):
+                found = show_backup(self._deployment, backup.account, backup.id)
+                return found.proving is None or self._at_once is None
+            return True
+        except Unavailable as error:
+            self._say(backup, status=VerificationStatus.UNKNOWN, reason=str(error))
+            return True
+        if self._at_once is None:
+            self._say(backup, status="asked")
+        else:
+            self._running.append(backup)
+        return True
+
+    def _ended(self, backup: Backup) -> bool:
+        try:
+            found = show_backup(self._deployment, backup.account, backup.id)
+        except NotFound:
+            return True
+        if found.proving is not None:
+            return False
+        at = None if found.proof_at_us is None else rfc3339(found.proof_at_us)
+        self._say(
+            found, status=found.proof_status, at=at, seconds=found.proof_seconds, reason=found.proof_reason,
+            mend_from=found.proof_mend_from,
+        )  # fmt: skip
+        return True
+
+    def _say(self, backup: Backup, *, status: str | None, **facts: str | float | None) -> None:
+        self._all_passed &= status in {VerificationStatus.PASSED, "asked"}
+        told = {"backup": backup.id, "account": backup.account, "level": self._level, "status": status, **facts}
+        line = {name: value for name, value in told.items() if value is not None}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""MariaDB: everything that the project knows about it."""

@@ -1,0 +1,691 @@
+"""MariaDB: backups by mariabackup, read from its xbstream; prepared by it as well.
+
+What the tool does not notice is checked here or by the reader of the stream: an exit status of 0 is not enough, a
+stream may be cut at the boundary of two chunks, and a wrong LSN or a server of another version gives a good-looking
+backup. Source: MariaDB's documentation of mariabackup and BACKUP STAGE; what is not documented was found by trying.
+"""
+
+import os
+import re
+import resource
+import stat
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from snaphold.engines.base import BackupMetadata, ServerAccess, SourceChanged, SourceLocked
+from snaphold.engines.mariadb.holes import page_size_of, punch_holes
+from snaphold.engines.mariadb.installation import Installation
+from snaphold.engines.mariadb.keys import KeyManagement
+from snaphold.engines.mariadb.options import KEY_PLUGIN, innodb_options, key_plugin
+from snaphold.engines.mariadb.words import explained
+from snaphold.errors import Permanent, SnapholdError, Unavailable
+from snaphold.formats.delta import MAX_META, Meta
+from snaphold.formats.xbstream import CHECKPOINT_FILES, MAX_PART
+from snaphold.model import is_engine_file
+from snaphold.sandbox import Sandbox
+from snaphold.stream.process import MANY_FILES, Tool, ToolStream, run_tool
+
+PREPARE_TIMEOUT_S: Final = 24 * 3600.0  # a large redo log on a slow disk takes its time
+LOG_COPY_INTERVAL_MS: Final = 10  # of the redo log: the longest write of the source is hardly longer
+WATCH_INTERVAL_S: Final = 0.5
+ANSWER_TIMEOUT_S: Final = 5.0
+CHECKPOINT_TIMEOUT_S: Final = 5.0
+_FILES_TIMEOUT_S: Final = 60.0
+_YOUNG: Final = 1024  # bytes of log since the last checkpoint: its own records, and changes of a few dozen pages
+_QUIET_S: Final = 0.1  # without a change: more than writers stand still while the disk is slow
+_QUIET_WAIT_S: Final = 1.0
+_QUIET_POLL_S: Final = 0.02
+_VERDICT: Final = "completed OK!"
+_CHECKPOINTS: Final = CHECKPOINT_FILES
+_INFO: Final = ("xtrabackup_info", "mariadb_backup_info")
+_OPTIONS: Final = "backup-my.cnf"
+_KEYS: Final = "prepare.keys"
+_LINK_OF_TABLE: Final = ".isl"
+_REDO_LOG: Final = "ib_logfile0"
+_REDO_FORMATS: Final = (b"Phys", b"\xf0\x9f\x97\x9d")  # since 10.8; of the second the records are encrypted
+_CHECKPOINT_BLOCKS: Final = (0x1000, 0x2000)  # where a redo log of 10.8 and later keeps its two checkpoints
+_REDO_HEADER: Final = 0x3000  # bytes before the records
+_META: Final = ".meta"
+_DATA_ENDS: Final = (".ibd.meta", ".new.meta", ".new", ".ibd")  # of a table's files, in an increment
+_TABLE_DEFINITION: Final = b"\xfe\x01"  # what the .frm of a table starts with; a view's is text
+_OF_INNODB: Final = b"\x0c"  # the engine's number in it
+_FIRST_PAGES: Final = 4  # of a file; the first three are there whatever is in the table
+_FIRST_BYTES: Final = _FIRST_PAGES * 65536
+_PAGE_LSN: Final = slice(16, 24)  # in a page
+_SPACE_ID: Final = 34  # in the first page
+_FIRST_ID: Final = slice(_SPACE_ID, _SPACE_ID + 4)
+_LONGEST_NAMES: Final = 506  # bytes of a directory's name and a file's in it: 10.11.19 dies of one more
+_LONGEST_IN_INCREMENT: Final = 504  # and in an increment, which it ends with
+_ENCODED: Final = re.compile(r"@([0-9a-f]{4})")  # a character of a name that is no letter, digit or _, in a file's
+_OWN_FILES: Final = 32  # open at once by the tool, besides the tables' files
+_SMALL_FILE: Final = 64 << 10  # bytes
+_MESSAGES: Final = 8 << 20  # bytes of what the tool said last: a line for each file
+_RACES: Final = re.compile(  # what 10.11.19 says when it fails by them; seen under clients that rename, move and drop
+    r"Attempted to open a previously opened tablespace\.[^\n]*"
+    r"|Error 2 on file [^\n]* open during [^\n]* table copy: No such file or directory"
+    r"|DDL operation detected in the late phase of backup[^\n]*"
+)
+_VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
+_BINLOG: Final = re.compile(r"filename '(?P<file>[^']*)', position '(?P<position>\d+)'")
+_GTID: Final = re.compile(r"GTID of the last change '(?P<gtid>[^']*)'")
+
+# A BACKUP STAGE of the tool that waits; a client may have one of its own. The time is that of the statement, which the
+# server starts anew with each stage. Asked as the tool's account, which may end its own connections and nobody else's.
+_WAITING: Final = (
+    "SELECT ID, USER, TIME_MS / 1000 FROM information_schema.PROCESSLIST"
+    " WHERE USER = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND ID <> CONNECTION_ID()"
+    " AND INFO LIKE 'BACKUP STAGE %' AND STATE LIKE 'Waiting for %'"
+)
+_SPACES: Final = "SELECT NAME, SPACE FROM information_schema.INNODB_SYS_TABLES"
+_FILES: Final = "SELECT SPACE FROM information_schema.INNODB_SYS_TABLESPACES WHERE NAME LIKE '%/%'"
+_LOCKED_TABLES: Final = "SHOW OPEN TABLES WHERE In_use > 0"
+_CLIENTS: Final = (
+    "SELECT ID, USER, HOST, TIME FROM information_schema.PROCESSLIST"
+    " WHERE ID <> CONNECTION_ID() AND COMMAND <> 'Daemon' AND USER <> 'system user' ORDER BY TIME DESC"
+)
+
+
+class MariaDB:
+    """The engine (engines/base.py) over the programs of one installation."""
+
+    name = "mariadb"
+    captures: Mapping[str, int] = {
+        **dict.fromkeys((*_CHECKPOINTS, *_INFO), 64 << 10),
+        _REDO_LOG: _REDO_HEADER,
+        "*.frm": 4,
+        "*.ren": 512,
+        "*.meta": MAX_META,
+        "*.ibd": _FIRST_ID.stop,
+        "*.new": _FIRST_ID.stop,
+    }
+
+    def __init__(self, installation: Installation, keys: KeyManagement | None = None) -> None:
+        self._installation = installation
+        self._keys = keys
+
+    @contextmanager
+    def take(
+        self, server: ServerAccess, *, parent_lsn: int | None, lock_wait_timeout_s: float
+    ) -> Iterator["MariaDBBackup"]:
+        """Start mariabackup on a running server; see Engine.take."""
+        self._refuse_other_versions(server)
+        self._refuse_unfit_names(server.data_directory, _LONGEST_NAMES if parent_lsn is None else _LONGEST_IN_INCREMENT)
+        _refuse_too_many_files(server.data_directory)
+        checkpoint_in_a_quiet_period(server)
+        begun = _TablespaceSnapshot.of(server)
+        server.messages.unlink(missing_ok=True)
+        tool = self._tool(
+            f"--defaults-file={server.defaults_file}",
+            "--backup",
+            "--stream=xbstream",
+            f"--log-copy-interval={LOG_COPY_INTERVAL_MS}",
+            f"--datadir={server.data_directory}",
+            f"--target-dir={server.scratch}",
+            f"--tmpdir={Path('..', server.scratch.name)}",  # seen from the data: it is a list, with ':' between
+            *([] if parent_lsn is None else [f"--incremental-lsn={parent_lsn}"]),
+            messages=server.messages,
+            uid=server.uid,
+            gid=server.gid,
+            directory=server.data_directory,
+            sandbox=Sandbox(
+                reads=[*self._installation.directories, server.data_directory.parent], writes=[server.scratch]
+            ),
+        )
+        with ToolStream(tool) as stream, _LockWatch(server, stream, lock_wait_timeout_s) as watch:
+            yield MariaDBBackup(stream, watch, tool, parent_lsn, begun)
+
+    def prepare(
+        self,
+        directory: Path,
+        *,
+        uid: int | None,
+        gid: int | None,
+        memory_bytes: int,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Apply the redo log that came with the files; see Engine.prepare."""
+        self._prepare(directory, None, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
+        try:
+            punch_holes(directory)
+        except OSError as error:
+            raise Permanent(f"the prepared files cannot be made sparse: {error.strerror}") from error
+
+    def apply(
+        self,
+        directory: Path,
+        increment: Path,
+        *,
+        uid: int | None,
+        gid: int | None,
+        memory_bytes: int,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Let the tool apply an increment; see Engine.apply.
+
+        It insists that the increment was taken from the very position that the directory has reached. One that was
+        taken from an earlier one holds more, not less: so the directory is told that it has reached that.
+        """
+        from_lsn = _key_values(_read_own(increment, _CHECKPOINTS)[1]).get("from_lsn", "")
+        name, text = _read_own(directory, _CHECKPOINTS)
+        pairs = _key_values(text) | {"to_lsn": from_lsn}
+        _replace_own(directory / name, "".join(f"{key} = {value}\n" for key, value in pairs.items()), uid, gid)
+        _refuse_links_of_tables(increment)
+        self._prepare_options(increment, gid)
+        self._prepare(directory, increment, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
+
+    def imported(self, server: ServerAccess) -> Mapping[Path, int]:
+        """Look at the first pages of every file that is a table's; see Engine.imported."""
+        found = {}
+        for database in server.data_directory.iterdir():
+            if database.is_dir() and not database.is_symlink():
+                for path in database.glob("*.ibd"):
+                    head = _head_of(path)
+                    if _is_imported(head):
+                        found[path] = int(struct.unpack_from(">I", head, _SPACE_ID)[0])
+        return found
+
+    def lost_tables(self, server: ServerAccess, paths: Collection[str], captured: Mapping[str, bytes]) -> list[str]:
+        """Compare the definitions with the files; see Engine.lost_tables."""
+        there = {path.removesuffix(end) for path in paths for end in _DATA_ENDS if path.endswith(end)}
+        there |= {text.decode(errors="replace") for path, text in captured.items() if path.endswith(".ren")}
+        defined = {
+            path.removesuffix(".frm")
+            for path, head in captured.items()
+            if path.endswith(".frm") and head[:2] == _TABLE_DEFINITION and head[3:4] == _OF_INNODB
+        }
+        missing = sorted(table for table in defined - there if not _is_temporary(table))
+        if not missing:
+            return []
+        spaces: dict[str, int] = dict(server.administer(_SPACES, ANSWER_TIMEOUT_S))
+        return [table for table in missing if not _has_no_file(server.data_directory, table, spaces.get(table))]
+
+    def cut_tables(self, captured: Mapping[str, bytes], unfinished: Collection[int]) -> list[str]:
+        """Compare the tablespaces' ids; see Engine.cut_tables."""
+        partly = {path: space for path, space in _spaces_of(captured).items() if path.endswith(_META)}
+        return sorted(path.removesuffix(f".ibd{_META}") for path, space in partly.items() if space in unfinished)
+
+    def _prepare(
+        self,
+        directory: Path,
+        increment: Path | None,
+        *,
+        uid: int | None,
+        gid: int | None,
+        memory_bytes: int,
+        stop: threading.Event | None,
+    ) -> None:
+        messages = directory.parent / "prepare.log"
+        messages.unlink(missing_ok=True)
+        _refuse_links_of_tables(directory)
+        _refuse_too_many_files(directory)
+        options_file = directory.parent / "prepare.cnf"
+        _write_readable(options_file, self._prepare_options(directory, gid), gid)
+        options = [] if increment is None else [f"--incremental-dir={increment}"]
+        writes = [directory] if increment is None else [directory, increment]
+        tool = self._tool(
+            f"--defaults-file={options_file}",
+            "--prepare",
+            f"--target-dir={directory}",
+            "--tmpdir=.",  # the directory: the option is a list, with ':' between its members
+            f"--use-memory={memory_bytes}",
+            # Without keys a directory that is not ours to write, nor the instance's, and has no library in it.
+            f"--plugin-dir={self._installation.share if self._keys is None else self._keys.library.parent}",
+            *options,
+            messages=messages,
+            uid=uid,
+            gid=gid,
+            directory=directory,
+            sandbox=Sandbox(
+                reads=[*self._installation.directories, options_file, directory.parent / _KEYS], writes=writes
+            ),
+        )
+        _insist_on_the_verdict(run_tool(tool, timeout_s=PREPARE_TIMEOUT_S, stop=stop), "prepare the backup")
+        for path in (messages, options_file, directory.parent / _KEYS):
+            path.unlink(missing_ok=True)
+
+    def _prepare_options(self, directory: Path, gid: int | None) -> bytes:
+        """Put an option file of ours in the place of the one that came with a backup; returns its text.
+
+        The tool reads it in the directory, whatever other file it is given, and loads the plugins that it names.
+
+        Raises:
+            Permanent: the backup's is missing or not the tool's, or its data are encrypted and this host has no keys.
+        """
+        _, text = _read_own(directory, (_OPTIONS,))
+        options = innodb_options(text)
+        plugin = key_plugin(text)
+        if plugin == KEY_PLUGIN and self._keys is None:
+            raise Permanent(
+                "the backup is encrypted, and its host has no keys", detail="encryption_key_file is not set"
+            )
+        if plugin not in {None, KEY_PLUGIN}:
+            raise Permanent(f"the backup names the plugin {plugin!r}, and no plugin is loaded for a backup")
+        if plugin is not None and self._keys is not None:
+            _write_readable(directory.parent / _KEYS, self._keys.keys, gid)
+            options |= {"plugin_load": f"{KEY_PLUGIN}={KEY_PLUGIN}.so", f"{KEY_PLUGIN}_filename": f"../{_KEYS}"}
+        ours = "\n".join(["[mysqld]", *(f"{key}={value}" for key, value in options.items()), ""]).encode()
+        _write_readable(directory / _OPTIONS, ours, gid)
+        return ours
+
+    def _tool(
+        self,
+        *arguments: str,
+        messages: Path,
+        uid: int | None,
+        gid: int | None,
+        directory: Path,
+        sandbox: Sandbox,
+    ) -> Tool:
+        return Tool(
+            argv=[self._installation.mariabackup, *arguments],
+            messages=messages,
+            uid=uid,
+            gid=gid,
+            env=self._installation.environment,
+            cwd=directory,
+            explain=explained,
+            sandbox=sandbox,
+        )
+
+    def _refuse_other_versions(self, server: ServerAccess) -> None:
+        """The tool reads another series' files without a word, and what it writes is no backup."""
+        try:
+            version = str(server.administer("SELECT @@version", ANSWER_TIMEOUT_S)[0][0])
+        except SnapholdError as error:
+            raise Permanent(f"the database server cannot be asked for its version: {error}") from error
+        series = self._installation.series
+        if not version.startswith(f"{series}."):
+            raise Permanent(f"the server is MariaDB {version}, but the backup tool is for {series}")
+
+    def _refuse_unfit_names(self, data: Path, longest: int) -> None:
+        """Raise ``Permanent`` for names with which the tool would end in a way that tells nobody why, or too late.
+
+        ``longest``: how many bytes the names of a database's directory and of a file in it may have together.
+        """
+        others = "xtrabackup_" if self._is_renamed() else "mariadb_backup_"  # what this release does not write
+        for database in os.scandir(data):
+            if not database.is_dir(follow_symlinks=False):
+                continue
+            if is_engine_file(database.name) and not database.name.startswith(others):
+                raise Permanent(
+                    f"the database {database.name} has the name of a file of MariaDB's own, so that no backup of this "
+                    "server could be restored: move its tables to a database with another name, and drop it"
+                )
+            context = longest - len(os.fsencode(database.name))
+            if context < MAX_PART and any(len(os.fsencode(name)) > context for name in _names_in(database)):
+                raise Permanent(
+                    f"a table of the database {_decoded(database.name)} has a name that is too long for the backup "
+                    "tool: give the table, or the database, a shorter one"
+                )
+
+    def _is_renamed(self) -> bool:
+        """Whether the tool has the name that it got with 11.1."""
+        return tuple(map(int, self._installation.series.split("."))) >= (11, 1)
+
+
+class MariaDBBackup:
+    """A running mariabackup; see BackupStream."""
+
+    def __init__(
+        self, stream: ToolStream, watch: "_LockWatch", tool: Tool, parent_lsn: int | None, begun: "_TablespaceSnapshot"
+    ) -> None:
+        self._stream = stream
+        self._watch = watch
+        self._tool = tool
+        self._parent_lsn = parent_lsn
+        self._snapshot = begun
+        self._ended = False
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer's start; 0 at the end of a backup that the tool calls complete."""
+        try:
+            count = self._stream.readinto(buffer)
+        except Permanent as error:
+            if self._watch.verdict is not None:
+                raise SourceLocked(self._watch.verdict) from error
+            self._refuse_races(error)
+            raise
+        if count == 0 and not self._ended:
+            _insist_on_the_verdict(self._tool.tail(), "take the backup")
+            self._ended = True
+        return count
+
+    def _refuse_races(self, error: Permanent) -> None:
+        """Raise ``SourceChanged`` when the tool failed by one of its races with the server's clients."""
+        with suppress(FileNotFoundError), self._tool.messages.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _MESSAGES))
+            if lost := _RACES.search(file.read().decode(errors="replace")):
+                raise SourceChanged(
+                    "a table was moved or dropped while the backup tool copied it, which ended the tool",
+                    detail=lost[0],
+                ) from error
+
+    def kill(self) -> None:
+        """End the tool now: it ignores SIGTERM."""
+        self._stream.kill()
+
+    def taken(self, captured: Mapping[str, bytes]) -> BackupMetadata:
+        """What the small files of the stream say; see BackupStream."""
+        if not self._ended:
+            raise Permanent("the backup was not read to its end")
+        taken = metadata_from(captured, self._parent_lsn)
+        return replace(taken, unfinished=self._snapshot.missed(taken.checkpoint_lsn or 0, captured))
+
+
+def metadata_from(captured: Mapping[str, bytes], parent_lsn: int | None) -> BackupMetadata:
+    """Read the facts of a backup from the small files of its stream.
+
+    Raises:
+        Permanent: a file is missing or cannot be understood, or the LSNs do not fit together: a parent's LSN that is
+            above the server's gives a backup that ends before it starts.
+    """
+    checkpoints = _key_values(_first_of(captured, _CHECKPOINTS))
+    info = _key_values(_first_of(captured, _INFO))
+    try:
+        from_lsn, to_lsn, last_lsn = (int(checkpoints[key]) for key in ("from_lsn", "to_lsn", "last_lsn"))
+        server_version, tool_version = (_VERSION.search(info[key]) for key in ("server_version", "tool_version"))
+    except (KeyError, ValueError) as error:
+        raise Permanent(f"the stream's own facts cannot be understood: {error}") from error
+    if server_version is None or tool_version is None:
+        raise Permanent("the stream does not say which versions made it")
+    checkpoint_lsn = start_checkpoint(captured.get(_REDO_LOG, b""))
+    if from_lsn != (parent_lsn or 0) or not from_lsn <= to_lsn <= last_lsn or not checkpoint_lsn <= to_lsn:
+        raise Permanent(
+            f"the backup's positions do not fit together: asked from {parent_lsn or 0}, from {from_lsn}, "
+            f"checkpoint {checkpoint_lsn}, to {to_lsn}, last {last_lsn}"
+        )
+    position = info.get("binlog_pos", "")
+    binlog, gtid = _BINLOG.search(position), _GTID.search(position)
+    return BackupMetadata(
+        from_lsn=parent_lsn,
+        checkpoint_lsn=checkpoint_lsn,
+        to_lsn=to_lsn,
+        last_lsn=last_lsn,
+        unfinished=frozenset(),
+        server_version=server_version[0],
+        tool_version=tool_version[0],
+        gtid=gtid["gtid"] if gtid else None,
+        binlog_file=binlog["file"] if binlog else None,
+        binlog_position=int(binlog["position"]) if binlog else None,
+    )
+
+
+def start_checkpoint(redo_header: bytes) -> int:
+    """The checkpoint at which the tool began to copy the redo log: the newer of the two in the log's header.
+
+    Raises:
+        Permanent: this is no redo log of 10.8 or later, or it has no checkpoint.
+    """
+    if redo_header[:4] not in _REDO_FORMATS or len(redo_header) < max(_CHECKPOINT_BLOCKS) + 8:
+        raise Permanent("the stream's redo log is missing or of an unknown format")
+    newest: int = max(struct.unpack_from(">Q", redo_header, offset)[0] for offset in _CHECKPOINT_BLOCKS)
+    if not newest:
+        raise Permanent("the stream's redo log has no checkpoint")
+    return newest
+
+
+def checkpoint_in_a_quiet_period(server: ServerAccess) -> None:
+    """Have a server write what it has changed in memory, unless it has done so just now, or changes more all the time.
+
+    Then the checkpoint at which a backup starts is close to the newest change: an increment from it has nothing to
+    repeat. (The tool's own option for that does not do it.) A backup is as good without, and nothing is raised.
+
+    The server tries until nothing was changed meanwhile, and lets nobody stop it, ``KILL`` neither (10.11.19): under
+    steady writes it would go on for as long as they do. So a moment without a change is waited for, not for long.
+    """
+    with suppress(SnapholdError):
+        begun_s = time.monotonic()
+        if _status(server, "Innodb_checkpoint_age") <= _YOUNG:
+            return
+        last, changed_s, asked_s = _lsn_of(server), time.monotonic(), begun_s
+        while asked_s - changed_s < _QUIET_S:
+            time.sleep(_QUIET_POLL_S)
+            asked_s, lsn = time.monotonic(), _lsn_of(server)
+            if lsn != last:
+                last, changed_s = lsn, time.monotonic()
+                if changed_s - begun_s > _QUIET_WAIT_S:
+                    return
+        server.checkpoint(CHECKPOINT_TIMEOUT_S)
+
+
+def _lsn_of(server: ServerAccess) -> int:
+    """The newest position of the server's log."""
+    return _status(server, "Innodb_lsn_current")
+
+
+def _status(server: ServerAccess, name: str) -> int:
+    """One of the numbers that a server tells of itself. Raises ``Unavailable`` when it does not tell this one."""
+    rows = server.administer(f"SHOW GLOBAL STATUS LIKE '{name}'", ANSWER_TIMEOUT_S)
+    try:
+        ((_, number),) = rows
+        return int(number)
+    except ValueError:
+        raise Unavailable(f"the database server does not tell its {name}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TablespaceSnapshot:
+    """What there was just before the tool began: tablespaces with files, by id, and not later than this LSN."""
+
+    server: ServerAccess
+    lsn: int
+    spaces: frozenset[int]
+
+    @classmethod
+    def of(cls, server: ServerAccess) -> Self:
+        """Ask for both, the LSN first: a tablespace that is not in the list was made after it."""
+        try:
+            return cls(server=server, lsn=_lsn_of(server), spaces=cls._there(server))
+        except SnapholdError as error:
+            raise Permanent(f"the database server cannot be asked for its files: {error}") from error
+
+    def missed(self, checkpoint_lsn: int, captured: Mapping[str, bytes]) -> frozenset[int]:
+        """Those that may have pages from before the checkpoint, and of which the stream has no file.
+
+        A table that is being rebuilt has a file of another name, which the tool leaves out; an increment from the
+        checkpoint has only the pages that were written after it. Raises ``Permanent``.
+        """
+        spaces = self.spaces
+        try:
+            if checkpoint_lsn > self.lsn:  # the server made one meanwhile: what was made since may be older than that
+                spaces |= self._there(self.server)
+        except SnapholdError as error:
+            raise Permanent(f"the database server cannot be asked for its files: {error}") from error
+        return spaces - set(_spaces_of(captured).values())
+
+    @staticmethod
+    def _there(server: ServerAccess) -> frozenset[int]:
+        return frozenset(int(space) for (space,) in server.administer(_FILES, _FILES_TIMEOUT_S))
+
+
+class _LockWatch:
+    """Looks while the tool runs whether it waits for a client's lock, and ends it when that takes too long.
+
+    ``verdict`` is the reason then. The tool waits without limit by itself, and whoever writes waits behind it.
+    """
+
+    def __init__(self, server: ServerAccess, stream: ToolStream, timeout_s: float) -> None:
+        self.verdict: str | None = None
+        self._server = server
+        self._stream = stream
+        self._timeout_s = timeout_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lock-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(WATCH_INTERVAL_S, self._timeout_s / 4)):
+            with suppress(SnapholdError):  # a server that does not answer fails the tool as well
+                for connection, user, seconds in self._server.administer_as_tool(_WAITING, ANSWER_TIMEOUT_S):
+                    if seconds >= self._timeout_s:
+                        self._abandon(int(connection), str(user))
+                        return
+
+    def _abandon(self, connection: int, user: str) -> None:
+        reason = f"a table lock held by a client was not released within {self._timeout_s:g} s"
+        with suppress(SnapholdError):
+            reason += self._suspects(user)
+        self.verdict = reason
+        self._stream.kill()
+        with suppress(SnapholdError):  # it notices by itself too, but whoever waits behind it has waited enough
+            self._server.administer_as_tool(f"KILL CONNECTION {connection:d}", ANSWER_TIMEOUT_S)
+
+    def _suspects(self, tool_user: str) -> str:
+        """Which tables are locked, and by whom. The server tells the tables, but not which client holds which."""
+        tables = [f"{row[0]}.{row[1]}" for row in self._ask(_LOCKED_TABLES)]
+        clients: list[tuple[Any, ...]] = [
+            row for row in self._ask(_CLIENTS) if row[1] != tool_user and row[2] is not None
+        ]
+        text = f" (locked: {', '.join(tables[:3])})" if tables else ""
+        if clients:
+            named = ", ".join(f"{row[0]} of user {row[1]} from {row[2]}" for row in clients[:3])
+            text += f"; {'connection' if len(clients) == 1 else 'one of the connections'} {named}"
+        return text
+
+    def _ask(self, statement: str) -> list[tuple[Any, ...]]:
+        return self._server.administer(statement, ANSWER_TIMEOUT_S)
+
+
+def _spaces_of(captured: Mapping[str, bytes]) -> dict[str, int]:
+    """The tablespaces' ids of a stream's files, by path."""
+    found = {}
+    for path, head in captured.items():
+        if path.endswith(_META):
+            found[path] = Meta.parse(path, head).space_id
+        elif path.endswith((".ibd", ".new")) and len(head) == _FIRST_ID.stop:
+            found[path] = int.from_bytes(head[_FIRST_ID], "big")
+    return found
+
+
+def _insist_on_the_verdict(tail: str, doing: str) -> None:
+    if _VERDICT not in tail:
+        words, detail = explained(tail)
+        raise Permanent(f"mariabackup could not {doing}: it ended without saying '{_VERDICT}': {words}", detail=detail)
+
+
+def _first_of(captured: Mapping[str, bytes], names: tuple[str, ...]) -> bytes:
+    for name in names:
+        if name in captured:
+            return captured[name]
+    raise Permanent(f"the stream has no {names[0]}: it is not complete")
+
+
+def _key_values(text: bytes) -> dict[str, str]:
+    pairs = (line.partition("=") for line in text.decode(errors="replace").splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _head_of(path: Path) -> bytes:
+    """The first pages of a file that another user may exchange at any time; empty when there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.pread(descriptor, _FIRST_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
+
+
+def _is_imported(head: bytes) -> bool:
+    """Whether one of the first pages has content, but no LSN: it was written by nobody whom the redo log knows."""
+    size = page_size_of(head)
+    pages = (head[at : at + size] for at in range(0, min(_FIRST_PAGES * size, len(head)), size))
+    return any(not any(page[_PAGE_LSN]) and any(page) for page in pages)
+
+
+def _has_no_file(data: Path, table: str, space_id: int | None) -> bool:
+    """Whether InnoDB knows a table, a path without its end, that has no file of its own: rightly nothing is of it."""
+    return space_id is not None and (space_id == 0 or not os.path.lexists(data / f"{table}.ibd"))
+
+
+def _names_in(directory: os.DirEntry[str]) -> list[str]:
+    """What is in a database's directory; nothing where it was dropped meanwhile."""
+    try:
+        return [path.name for path in Path(directory).iterdir()]
+    except FileNotFoundError:
+        return []
+
+
+def _decoded(name: str) -> str:
+    """What people call a database or table whose file, or directory, has this name."""
+    return _ENCODED.sub(lambda found: chr(int(found[1], 16)), name).encode(errors="replace").decode()
+
+
+def _is_temporary(table: str) -> bool:
+    """Whether it is what a change of a table leaves for a while."""
+    return table.rpartition("/")[2].startswith("#sql")
+
+
+def _read_own(directory: Path, names: tuple[str, ...]) -> tuple[str, bytes]:
+    """One of these small files of a directory that belongs to another user, and its name. Raises ``Permanent``."""
+    for name in names:
+        with suppress(FileNotFoundError):
+            descriptor = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file:
+                return name, file.read(_SMALL_FILE)
+    raise Permanent(f"the backup has no {names[0]}")
+
+
+def _replace_own(path: Path, text: str, uid: int | None, gid: int | None) -> None:
+    """Put a small file into a directory that belongs to another user, for that user."""
+    new = path.with_name(f".tmp.{uuid.uuid4().hex}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        if uid is not None and gid is not None:
+            os.fchown(file.fileno(), uid, gid)
+    new.rename(path)
+
+
+def _write_readable(path: Path, data: bytes, gid: int | None) -> None:
+    """Put a small file of ours where the user of this group may read it, and not write it."""
+    new = path.with_name(f".tmp.{uuid.uuid4().hex}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        if gid is not None:
+            os.fchown(file.fileno(), -1, gid)
+            os.fchmod(file.fileno(), 0o640)
+    new.rename(path)
+
+
+def _refuse_too_many_files(directory: Path) -> None:
+    """The tool holds the file of every InnoDB table open at once, when it takes a backup and when it prepares one.
+
+    Raises ``Permanent`` where the hard limit of open files is too low for that: the soft one is raised for the tool.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    needed = _OWN_FILES + sum(name.endswith(".ibd") for _, _, names in os.walk(directory) for name in names)
+    if needed > allowed:
+        raise Permanent(
+            f"the backup tool needs {needed} open files, one for each table, and its host allows {allowed}",
+            detail="ulimit -Hn, LimitNOFILE",
+        )
+
+
+def _refuse_links_of_tables(directory: Path) -> None:
+    """A table of our servers lies in its database's directory: a file that says it lies elsewhere is planted.
+
+    Raises ``Permanent``. InnoDB would open whatever the file names, as the instance's user.
+    """
+    for path, _, names in os.walk(directory):
+        for name in names:
+            if name.endswith(_LINK_OF_TABLE):
+                where = Path(path, name).relative_to(directory)
+                raise Permanent(f"the backup holds {where}, which points to a table outside of the data directory")

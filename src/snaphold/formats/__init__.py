@@ -1,0 +1,1 @@
+"""The formats of what is stored: bytes in, bytes out; no process, no database."""

@@ -1,0 +1,202 @@
+"""Copies that come from other regions: announced, written by the peer, recorded as backups of this region.
+
+What was announced may be written by its peer, and nothing else; once it is recorded, or was abandoned, not even that.
+"""
+
+import re
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+import structlog
+
+from snaphold.catalog import backups, copies, incoming_copies
+from snaphold.catalog.database import Transaction
+from snaphold.errors import Forbidden, OverLimit, Unprocessable
+from snaphold.model import ID_FORM, Backup, BackupStatus, IncomingCopy, Origin, backup_prefix, parse_rfc3339
+from snaphold.protocol import (
+    PeerAnnouncement,
+    PeerAnswer,
+    PeerCopy,
+    PeerQuery,
+    PeerRecord,
+    PeerWithdrawal,
+    PeerWithdrawn,
+)
+from snaphold.service.backups import check_quota
+from snaphold.service.deployment import Deployment
+
+log = structlog.get_logger()
+
+_ID: Final = re.compile(ID_FORM)
+_NOTED_US: Final = 3600 * 1_000_000  # how often it is noted that something came
+
+
+def answer_peer(deployment: Deployment, question: PeerQuery) -> PeerAnswer:
+    """Which of another region's backups are here, and whether more may come."""
+    full = None
+    with deployment.catalog.reading() as tx:
+        found = copies.here(tx, question.account, question.region, question.wanted)
+        try:
+            check_quota(tx, deployment, question.account)
+        except OverLimit as error:
+            full = str(error)
+    there = {theirs: PeerCopy(id=ours, manifest_sha256=sha256) for theirs, (ours, sha256) in found.items()}
+    return PeerAnswer(deployment=deployment.deployment_id, copies=there, full=full)
+
+
+def expect_copy(deployment: Deployment, message: PeerAnnouncement) -> None:
+    """A copy's objects may be written from now on; said again it is a sign of life.
+
+    Raises:
+        Unprocessable: it was abandoned here, or its id is another backup's.
+        OverLimit: the account has as many backups as it may.
+        Forbidden, Unavailable: the account's store refuses, or is silent.
+    """
+    deployment.store_gate.check(message.account, write=True)
+    with deployment.catalog.writing() as tx:
+        known = incoming_copies.get(tx, message.id)
+        if known is not None:
+            if known.ended_us is not None or not _is_of(known, message):
+                raise Unprocessable(f"Copy {message.id} was given up.")
+            incoming_copies.note_seen(tx, message.id)
+            return
+        if backups.get(tx, message.id) is not None:
+            raise Unprocessable(f"Another backup has the id {message.id}.")
+        check_quota(tx, deployment, message.account)
+        incoming_copies.insert(tx, _incoming_copy_of(tx, message))
+    log.info("backup.announced", backup=message.id, account=message.account, region=message.region)
+
+
+def record_copy(deployment: Deployment, message: PeerRecord) -> None:
+    """A copy from another region is a backup of this one from now on; said again it is no news.
+
+    The caller has seen that the manifest lies in this region's own store.
+
+    Raises:
+        Unprocessable: its parent is not here, it was abandoned or never announced, or another backup has its id.
+    """
+    with deployment.catalog.writing() as tx:
+        coming = incoming_copies.get(tx, message.id)
+        known = backups.get(tx, message.id)
+        if known is not None:
+            if known.manifest_sha256 != message.manifest_sha256:
+                raise Unprocessable(f"Another backup has the id {message.id}.")
+            incoming_copies.remove(tx, message.id)
+            return
+        if (
+            coming is None
+            or coming.ended_us is not None
+            or coming.account != message.account
+            or (coming.region != message.made_from_region)
+        ):
+            raise Unprocessable(f"Copy {message.id} was given up.")
+        parent = None if message.parent_id is None else backups.find(tx, message.account, message.parent_id)
+        if message.parent_id is not None and (parent is None or not parent.usable):
+            raise Unprocessable(f"The parent {message.parent_id} is not here any more.")
+        backups.insert(tx, _backup_of(message))
+        incoming_copies.remove(tx, message.id)
+    log.info("backup.received", backup=message.id, account=message.account, region=message.made_from_region)
+
+
+def withdraw_copy(deployment: Deployment, message: PeerWithdrawal) -> PeerWithdrawn:
+    """No more of this copy comes: what came is removed, unless it is a backup already."""
+    with deployment.catalog.writing() as tx:
+        known = backups.find(tx, message.account, message.id)
+        if known is not None and known.made_from_region == message.region:
+            return PeerWithdrawn(recorded=True)
+        coming = incoming_copies.get(tx, message.id)
+        if coming is not None and (coming.account, coming.region) == (message.account, message.region):
+            incoming_copies.end(tx, message.id)
+            deployment.queue.enqueue(tx, "sweep_arrival", message.id)
+    return PeerWithdrawn(recorded=False)
+
+
+def check_write(deployment: Deployment, regions: AbstractSet[str], account: str, name: str, number: int = 0) -> None:
+    """Whether a peer that speaks for these regions may write, list or delete an object of this name.
+
+    Of a prefix: whether it may put segment ``number`` under it. Raises ``Forbidden`` unless it belongs to a copy that
+    this peer has announced and that has not ended.
+    """
+    with deployment.catalog.reading() as tx:
+        coming = incoming_copies.get(tx, _id_in(deployment, name))
+        now_us = tx.now_us
+    if coming is None or coming.ended_us is not None or coming.account != account or coming.region not in regions:
+        raise Forbidden(f"{name} belongs to no copy that was announced.")
+    if number >= coming.segments:
+        raise Forbidden(f"Only {coming.segments} segments were announced.")
+    if now_us - coming.seen_us >= _NOTED_US:
+        with deployment.catalog.writing() as tx:
+            incoming_copies.note_seen(tx, coming.id)
+
+
+def check_read(deployment: Deployment, regions: AbstractSet[str], account: str, name: str) -> None:
+    """Whether a peer that speaks for these regions may read an object.
+
+    It may read those of a copy that it makes, and of both backups of a pair that it shares. Raises ``Forbidden``.
+    """
+    backup_id = _id_in(deployment, name)
+    with deployment.catalog.reading() as tx:
+        coming = incoming_copies.get(tx, backup_id)
+        theirs = copies.regions_of(tx, account, backup_id)
+    if coming is not None and coming.account == account:
+        theirs.add(coming.region)
+    if not theirs & regions:
+        raise Forbidden(f"{name} belongs to no copy of yours.")
+
+
+def _id_in(deployment: Deployment, name: str) -> str:
+    """The id of the backup whose object this is, by its name; a text that is none where it is nobody's."""
+    found = _ID.match(name)
+    if found is not None:
+        return found[0] if name[found.end() :].startswith(".") else ""
+    own = backup_prefix(deployment.deployment_id, "").rstrip("/") + "/"
+    found = _ID.match(name.removeprefix(own)) if name.startswith(own) else None
+    return found[0] if found is not None and name[len(own) + found.end() :].startswith("/") else ""
+
+
+def _is_of(known: IncomingCopy, message: PeerAnnouncement) -> bool:
+    return (known.account, known.region, known.made_from) == (message.account, message.region, message.made_from)
+
+
+def _incoming_copy_of(tx: Transaction, message: PeerAnnouncement) -> IncomingCopy:
+    return IncomingCopy(
+        id=message.id,
+        account=message.account,
+        region=message.region,
+        made_from=message.made_from,
+        segments=message.segments,
+        created_us=tx.now_us,
+        seen_us=tx.now_us,
+        ended_us=None,
+    )
+
+
+def _backup_of(message: PeerRecord) -> Backup:
+    return Backup(
+        id=message.id,
+        account=message.account,
+        name=message.name,
+        description=message.description,
+        status=BackupStatus.COMPLETED,
+        instance_id=message.instance_id,
+        source_type=message.source_type,
+        source_id=message.source_id,
+        parent_id=message.parent_id,
+        datastore=message.datastore,
+        version=message.backup_version,
+        flavor_ram_mb=message.flavor_ram_mb,
+        volume_gb=message.volume_gb,
+        is_automated=message.is_automated,
+        made=Origin.COPIED,
+        made_from=message.made_from,
+        made_from_region=message.made_from_region,
+        size_bytes=message.size_bytes,
+        object_bytes=message.object_bytes,
+        object_name=message.object_name,
+        manifest_sha256=message.manifest_sha256,
+        incarnation=message.incarnation,
+        checkpoint_lsn=message.checkpoint_lsn,
+        to_lsn=message.to_lsn,
+        created_us=parse_rfc3339(message.created),
+        updated_us=parse_rfc3339(message.updated),
+    )

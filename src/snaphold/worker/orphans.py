@@ -1,0 +1,147 @@
+"""What lies in accounts' containers and belongs to no backup in the catalog: told of, never touched."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import structlog
+
+from snaphold.catalog import backups
+from snaphold.catalog.database import Catalog
+from snaphold.model import ID_FORM, SERVICE_ACCOUNT
+from snaphold.store.base import ObjectInfo, Stores
+
+log = structlog.get_logger()
+
+_OF_BACKUP: Final = re.compile(rf"({ID_FORM})\.")
+_SEGMENT: Final = re.compile(r"snaphold/([^/]+)/([^/]+)")
+_NAMES: Final = 20  # told of each kind
+
+
+class Kind(StrEnum):
+    """Whose an object is, as far as its name and the catalog say."""
+
+    OURS = "ours_unrecorded"  # under our deployment's prefix, or of a backup that has failed or was deleted
+    UNKNOWN = "unknown_backups"  # named as backups are, by an id without a record: lost ours, or another cloud's
+    OTHERS = "other_deployments"
+    FOREIGN = "foreign"
+
+
+Counts = Mapping[Kind, int]
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """How many objects, how long together, and the names of the first few."""
+
+    count: int = 0
+    size_bytes: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, other: "Tally") -> None:
+        """Count these too."""
+        self.count += other.count
+        self.size_bytes += other.size_bytes
+        self.names += other.names[: _NAMES - len(self.names)]
+
+    def to_json(self) -> dict[str, Any]:
+        """For a person, and for a script."""
+        return {"count": self.count, "bytes": self.size_bytes, "names": self.names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrphanedObjects:
+    """What one account's container holds beside its backups."""
+
+    account: str
+    tallies: Mapping[Kind, Tally]
+
+    @property
+    def counts(self) -> Counts:
+        """How many there are of each kind."""
+        return {kind: tally.count for kind, tally in self.tallies.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """For a person, and for a script."""
+        return {"account": self.account, **{kind.value: tally.to_json() for kind, tally in self.tallies.items()}}
+
+
+def sort_out(
+    objects: Iterable[ObjectInfo], endings: Mapping[str, int | None], deployment_id: str, settled_us: int
+) -> dict[Kind, Tally]:
+    """Sort a container's objects by whose they are. ``endings``: of the account's backups (``backups.endings``).
+
+    1. What belongs to a backup that has not ended is no orphaned object.
+    2. Nor is what ended after ``settled_us``, or of which an object was written after it: an attempt or a copy from
+       another region may be under way, or its sweep.
+    """
+    groups: dict[tuple[Kind, str], Tally] = {}
+    under_way: set[str] = set()
+    for found in objects:
+        kind, backup_id = _kind_of(found.name, endings, deployment_id)
+        if backup_id in endings:
+            ended_us = endings[backup_id]
+            if ended_us is None or ended_us > settled_us:
+                continue
+        if found.modified_s * 1_000_000 > settled_us:
+            under_way.add(backup_id)
+        one = Tally(count=1, size_bytes=found.size_bytes, names=[found.name])
+        groups.setdefault((kind, backup_id), Tally()).add(one)
+    tallies = {kind: Tally() for kind in Kind}
+    for (kind, backup_id), tally in groups.items():
+        if not (backup_id and backup_id in under_way):
+            tallies[kind].add(tally)
+    return tallies
+
+
+def _kind_of(name: str, endings: Mapping[str, int | None], deployment_id: str) -> tuple[Kind, str]:
+    """What kind of orphaned object it would be, and the id of the backup whose it could be, else an empty text."""
+    segment = _SEGMENT.match(name)
+    if segment is not None:
+        return (Kind.OURS, segment[2]) if segment[1] == deployment_id else (Kind.OTHERS, "")
+    named = _OF_BACKUP.match(name)
+    if named is None:
+        return Kind.FOREIGN, ""
+    return Kind.OURS if named[1] in endings else Kind.UNKNOWN, named[1]
+
+
+def changes(before: Mapping[str, Counts], found: Iterable[OrphanedObjects]) -> list[OrphanedObjects]:
+    """Those whose counts are others than before; an account that was not looked at yet counts as empty."""
+    nothing = dict.fromkeys(Kind, 0)
+    return [one for one in found if before.get(one.account, nothing) != one.counts]
+
+
+class OrphanScanner:
+    """Finds the orphaned objects of one region, and only reads. ``grace_us``: how long a name counts as under way."""
+
+    def __init__(self, catalog: Catalog, stores: Stores, deployment_id: str, grace_us: int) -> None:
+        self._catalog = catalog
+        self._stores = stores
+        self._deployment_id = deployment_id
+        self._grace_us = grace_us
+        self._told: dict[str, Counts] = {}
+
+    def look(self, accounts: Iterable[str] | None = None) -> Iterator[OrphanedObjects]:
+        """Each account's orphaned objects; None: of every account that has a container.
+
+        Raises ``Transient``, ``Permanent``.
+
+        The catalog is read before the container: what is begun meanwhile is younger than the grace time.
+        """
+        for account in self._stores.accounts() if accounts is None else accounts:
+            if account == SERVICE_ACCOUNT:
+                continue
+            with self._catalog.reading() as tx:
+                settled_us = tx.now_us - self._grace_us
+                endings = backups.endings(tx, account)
+            tallies = sort_out(self._stores.of(account).list(""), endings, self._deployment_id, settled_us)
+            yield OrphanedObjects(account=account, tallies=tallies)
+
+    def tell_changes(self) -> None:
+        """Log a line for each account whose counts have changed since the last time."""
+        for one in changes(self._told, self.look()):
+            tell = log.warning if one.tallies[Kind.OURS].count else log.info
+            tell("store.strangers", account=one.account, **{kind.value: count for kind, count in one.counts.items()})
+            self._told[one.account] = one.counts
