@@ -329,6 +329,11 @@ class Backup:
         """COMPLETED, and it stays: it can be restored, verified, copied and built upon."""
         return self.status is BackupStatus.COMPLETED and not self.deleting and self.deleted_us is None
 
+    @property
+    def taken_from(self) -> str:
+        """The instance that its data came from: the source itself, or the member of the group that was read."""
+        return self.source_id if self.instance_id is None else self.instance_id
+
 
 @dataclass(frozen=True, kw_only=True)
 class WaitingFull:

@@ -11,8 +11,10 @@ from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
 from snaphold.agent.verification import verify_new
 from snaphold.errors import ObjectExists, SnapholdError, in_full
-from snaphold.formats.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Source, sha256_of
-from snaphold.model import rfc3339, segment_prefix
+from snaphold.facts import result_of
+from snaphold.formats.backup_facts import facts_of, new_manifest
+from snaphold.formats.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, sha256_of
+from snaphold.model import segment_prefix
 from snaphold.protocol import BackupResult, BackupSpec, ChainLink, Task, VerificationResult
 from snaphold.steps import Step, reached
 from snaphold.store.base import SEGMENT_SIZE
@@ -65,29 +67,19 @@ class Publishing:
         if steps.index_written is not None:
             reached(steps.index_written)
         spec, settings = self._spec, self._context.settings
-        manifest = Manifest(
-            id=spec.id,
-            account=spec.account,
-            deployment=spec.deployment,
+        manifest = new_manifest(
+            spec,
             attempt=self._attempt,
-            name=spec.name,
-            description=spec.description,
-            source=Source(type=spec.source_type, id=spec.source_id),
-            instance_id=spec.instance_id,
             parent_id=chain[-1].backup_id if chain else None,
-            created=spec.created,
-            updated=rfc3339(time.time_ns() // 1000),
-            is_automated=spec.is_automated,
+            updated_us=time.time_ns() // 1000,
             made=made,
             made_from=made_from,
-            volume_gb=spec.volume_gb,
-            flavor_ram_mb=spec.flavor_ram_mb,
             size_bytes=size_bytes,
+            datastore=datastore,
+            lineage=lineage,
             stream_bytes=written.stream_bytes,
             codec=settings.codec,
             level=settings.compression_level,
-            datastore=datastore,
-            lineage=lineage,
             data=data,
             index=index,
             segment_size_bytes=SEGMENT_SIZE,
@@ -96,7 +88,7 @@ class Publishing:
         link = self._put_manifest(manifest)
         reached(steps.manifest_written)
         proof = self._verification([*chain, link], steps.verified, taken=made == "taken")
-        return _result_of(manifest, link.manifest_sha256, proof)
+        return result_of(facts_of(manifest), link.manifest_sha256, from_lsn=lineage.from_lsn, proof=proof)
 
     def undo(self) -> None:
         """Remove what was put, the manifest first. What cannot be removed now is swept by the control plane."""
@@ -178,20 +170,3 @@ _STEPS: Final = {
         verified=Step.CONSOLIDATE_VERIFIED,
     ),
 }
-
-
-def _result_of(manifest: Manifest, sha256: str, proof: VerificationResult | None) -> BackupResult:
-    """What the catalog is to keep of a backup."""
-    return BackupResult(
-        manifest_sha256=sha256,
-        parent_id=manifest.parent_id,
-        size_bytes=manifest.size_bytes,
-        object_bytes=manifest.data.size_bytes,
-        object_name=manifest.data.name,
-        incarnation=manifest.lineage.incarnation,
-        from_lsn=manifest.lineage.from_lsn,
-        checkpoint_lsn=manifest.lineage.checkpoint_lsn,
-        to_lsn=manifest.lineage.to_lsn,
-        updated=manifest.updated,
-        proof=proof,
-    )

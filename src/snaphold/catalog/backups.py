@@ -18,6 +18,7 @@ from snaphold.catalog.schema import (
     incoming_copies,
     tasks,
 )
+from snaphold.facts import verification_values
 from snaphold.model import (
     BACKUP_MOVES,
     RUNNING,
@@ -27,7 +28,6 @@ from snaphold.model import (
     TaskState,
     VerificationLevel,
     VerificationStatus,
-    parse_rfc3339,
 )
 from snaphold.protocol import VerificationResult
 
@@ -184,18 +184,6 @@ def end_verification(tx: Transaction, backup_id: str, result: VerificationResult
         values |= {"proof_asked_us": None, "mending": False}
     statement = backups.update().where(backups.c.id == backup_id, backups.c.proving == result.level)
     tx.connection.execute(statement.values(values))
-
-
-def verification_values(result: VerificationResult) -> dict[str, Any]:
-    """The columns of what a verification has shown."""
-    return {
-        "proof_status": result.status,
-        "proof_level": result.level,
-        "proof_at_us": parse_rfc3339(result.at),
-        "proof_seconds": result.seconds,
-        "proof_reason": result.reason,
-        "proof_mend_from": result.mend_from,
-    }
 
 
 def completed(tx: Transaction, account: str | None) -> list[Backup]:

@@ -10,6 +10,7 @@ from snaphold.catalog import backups, instances, tasks
 from snaphold.catalog import copies as copy_rows
 from snaphold.catalog.database import Transaction
 from snaphold.errors import BadRequest, NotFound, OverLimit, Unprocessable
+from snaphold.facts import spec_of
 from snaphold.model import (
     FLAVORS,
     KNOWN_DATASTORES,
@@ -19,12 +20,9 @@ from snaphold.model import (
     InstanceStatus,
     Origin,
     Rate,
-    VerificationLevel,
     datastore_id,
-    rfc3339_exact,
-    version_id,
 )
-from snaphold.protocol import BackupSpec, TaskKind
+from snaphold.protocol import TaskKind
 from snaphold.service import copies, limits
 from snaphold.service.chains import chain_of, named_parent, newest_parent
 from snaphold.service.deployment import Deployment
@@ -248,6 +246,13 @@ def _new_backup(
 def _give_to_host(
     tx: Transaction, deployment: Deployment, instance: Instance, backup: Backup, parent: Backup | None, *, named: bool
 ) -> None:
+    spec = spec_of(
+        backup,
+        deployment_id=deployment.deployment_id,
+        verify=deployment.verify_after_backup,
+        parent_named=named,
+        instance=instance,
+    )
     tasks.insert(
         tx,
         task_id=str(uuid.uuid4()),
@@ -257,37 +262,9 @@ def _give_to_host(
         instance_id=instance.id,
         backup_id=backup.id,
         payload={
-            "backup": spec_of(deployment, backup, parent_named=named, instance=instance).model_dump(mode="json"),
+            "backup": spec.model_dump(mode="json"),
             "chain": [link.model_dump(mode="json") for link in ([] if parent is None else chain_of(tx, parent))],
         },
-    )
-
-
-def spec_of(
-    deployment: Deployment, backup: Backup, *, parent_named: bool = True, instance: Instance | None = None
-) -> BackupSpec:
-    """A backup as the host is told of it that takes it, of ``instance``, or makes it."""
-    verify = deployment.settings.verify_after_backup
-    return BackupSpec(
-        id=backup.id,
-        account=backup.account,
-        instance_id=backup.source_id,
-        deployment=deployment.deployment_id,
-        name=backup.name,
-        description=backup.description,
-        source_id=backup.source_id,
-        parent_id=backup.parent_id,
-        parent_named=parent_named,
-        max_lsn=None if instance is None else instance.max_lsn,
-        ended_incarnation=None if instance is None else instance.ended_incarnation,
-        created=rfc3339_exact(backup.created_us),
-        is_automated=backup.is_automated,
-        volume_gb=backup.volume_gb,
-        flavor_ram_mb=backup.flavor_ram_mb,
-        datastore=backup.datastore,
-        version=backup.version,
-        version_id=version_id(backup.datastore, backup.version),
-        verify=None if verify == "none" else VerificationLevel(verify),
     )
 
 

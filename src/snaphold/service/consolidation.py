@@ -6,10 +6,11 @@ import structlog
 
 from snaphold.catalog import backups, hosts, tasks
 from snaphold.errors import NotFound, Unprocessable
+from snaphold.facts import spec_of
 from snaphold.model import Backup, BackupStatus, Origin, Rate
 from snaphold.protocol import TaskKind
 from snaphold.service import limits
-from snaphold.service.backups import check_quota, spec_of
+from snaphold.service.backups import check_quota
 from snaphold.service.chains import chain_of, refuse_broken_chain
 from snaphold.service.deployment import Deployment
 from snaphold.service.placement import choose_host_of
@@ -66,6 +67,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
             updated_us=tx.now_us,
         )
         backups.insert(tx, new)
+        spec = spec_of(new, deployment_id=deployment.deployment_id, verify=deployment.verify_after_backup)
         tasks.insert(
             tx,
             task_id=str(uuid.uuid4()),
@@ -75,7 +77,7 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
             instance_id=None,
             backup_id=new.id,
             payload={
-                "backup": spec_of(deployment, new).model_dump(mode="json"),
+                "backup": spec.model_dump(mode="json"),
                 "chain": [link.model_dump(mode="json") for link in chain_of(tx, old)],
             },
         )

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from snaphold.catalog.database import Catalog, Transaction
 from snaphold.config import Settings
+from snaphold.model import VerificationLevel
 from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerQuery, PeerRecord, PeerWithdrawal, PeerWithdrawn
 
 
@@ -88,3 +89,9 @@ class Deployment:
     def lease_us(self) -> int:
         """The time of silence after which a host counts as gone."""
         return int(self.settings.lease_s * 1_000_000)
+
+    @property
+    def verify_after_backup(self) -> VerificationLevel | None:
+        """The verification that a new backup must pass before it is COMPLETED."""
+        level = self.settings.verify_after_backup
+        return None if level == "none" else VerificationLevel(level)

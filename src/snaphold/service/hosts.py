@@ -15,6 +15,7 @@ from snaphold.catalog import backups, host_calls, hosts, instances, tasks
 from snaphold.catalog import copies as copy_rows
 from snaphold.catalog.database import Transaction
 from snaphold.errors import Superseded, Unauthorized
+from snaphold.facts import completed_values
 from snaphold.model import (
     DAY_US,
     Attempt,
@@ -23,7 +24,6 @@ from snaphold.model import (
     InstanceStatus,
     VerificationLevel,
     VerificationStatus,
-    parse_rfc3339,
     rfc3339,
 )
 from snaphold.protocol import (
@@ -420,20 +420,11 @@ def _complete_backup(tx: Transaction, attempt: Attempt, backup_id: str, result: 
         backup_id,
         [BackupStatus.BUILDING],
         BackupStatus.COMPLETED,
-        manifest_sha256=result.manifest_sha256,
-        size_bytes=result.size_bytes,
-        object_bytes=result.object_bytes,
-        object_name=result.object_name,
-        incarnation=result.incarnation,
-        checkpoint_lsn=result.checkpoint_lsn,
-        to_lsn=result.to_lsn,
         done_bytes=None,
         expected_bytes=None,
         bytes_per_s=None,
         step=None,
-        updated_us=parse_rfc3339(result.updated),
-        **({"parent_id": None} if result.parent_id is None else {}),  # a full was taken where no parent was named
-        **({} if result.proof is None else backups.verification_values(result.proof)),
+        **completed_values(result),
     )
     if not completed:
         raise Superseded(f"Backup {backup_id} is not BUILDING any more.")

@@ -12,7 +12,8 @@ import structlog
 from snaphold.catalog import backups, copies, incoming_copies
 from snaphold.catalog.database import Transaction
 from snaphold.errors import Forbidden, OverLimit, Unprocessable
-from snaphold.model import ID_FORM, Backup, BackupStatus, IncomingCopy, Origin, backup_prefix, parse_rfc3339
+from snaphold.facts import completed_backup, facts_of_record
+from snaphold.model import ID_FORM, IncomingCopy, backup_prefix
 from snaphold.protocol import (
     PeerAnnouncement,
     PeerAnswer,
@@ -93,7 +94,7 @@ def record_copy(deployment: Deployment, message: PeerRecord) -> None:
         parent = None if message.parent_id is None else backups.find(tx, message.account, message.parent_id)
         if message.parent_id is not None and (parent is None or not parent.usable):
             raise Unprocessable(f"The parent {message.parent_id} is not here any more.")
-        backups.insert(tx, _backup_of(message))
+        backups.insert(tx, completed_backup(facts_of_record(message), message.manifest_sha256))
         incoming_copies.remove(tx, message.id)
     log.info("backup.received", backup=message.id, account=message.account, region=message.made_from_region)
 
@@ -168,35 +169,4 @@ def _incoming_copy_of(tx: Transaction, message: PeerAnnouncement) -> IncomingCop
         created_us=tx.now_us,
         seen_us=tx.now_us,
         ended_us=None,
-    )
-
-
-def _backup_of(message: PeerRecord) -> Backup:
-    return Backup(
-        id=message.id,
-        account=message.account,
-        name=message.name,
-        description=message.description,
-        status=BackupStatus.COMPLETED,
-        instance_id=message.instance_id,
-        source_type=message.source_type,
-        source_id=message.source_id,
-        parent_id=message.parent_id,
-        datastore=message.datastore,
-        version=message.backup_version,
-        flavor_ram_mb=message.flavor_ram_mb,
-        volume_gb=message.volume_gb,
-        is_automated=message.is_automated,
-        made=Origin.COPIED,
-        made_from=message.made_from,
-        made_from_region=message.made_from_region,
-        size_bytes=message.size_bytes,
-        object_bytes=message.object_bytes,
-        object_name=message.object_name,
-        manifest_sha256=message.manifest_sha256,
-        incarnation=message.incarnation,
-        checkpoint_lsn=message.checkpoint_lsn,
-        to_lsn=message.to_lsn,
-        created_us=parse_rfc3339(message.created),
-        updated_us=parse_rfc3339(message.updated),
     )

@@ -25,17 +25,11 @@ from snaphold.errors import (
     Unavailable,
     in_full,
 )
-from snaphold.formats.manifest import IndexFacts, Manifest, load, sha256_of
-from snaphold.model import (
-    Backup,
-    Copy,
-    CopyStatus,
-    copy_waits_us,
-    rfc3339,
-    rfc3339_exact,
-    segment_prefix,
-)
-from snaphold.protocol import PeerAnswer, PeerRecord
+from snaphold.facts import facts_of_copy, record_of
+from snaphold.formats.backup_facts import facts_of, with_facts
+from snaphold.formats.manifest import Manifest, load, sha256_of
+from snaphold.model import Backup, Copy, CopyStatus, copy_waits_us, segment_prefix
+from snaphold.protocol import PeerAnswer
 from snaphold.reasons import reason_of
 from snaphold.service.copies import announce_copy, ask, begin_ancestor, give_up, resume_copies, retry_copies
 from snaphold.service.deployment import Deployment
@@ -120,33 +114,33 @@ class Copier:
         parent = None if backup.parent_id is None else answer.copies[backup.parent_id]
         source, target = self._stores.of(copy.account), self._targets[copy.region].of(copy.account)
         manifest = _manifest_of(source, backup)
+        parent_id = None if parent is None else parent.id
+        facts = facts_of_copy(facts_of(manifest), copy, region=self._deployment.region, parent_id=parent_id)
         announce_copy(self._deployment, copy, len(manifest.segments))
         reached(Step.COPY_ANNOUNCED)
         bring_data(
             manifest,
             source,
             target,
-            _renamed(manifest.data.name, manifest, copy),
+            facts.object_name,
             segment_prefix(answer.deployment, copy.copy_id, _ATTEMPT),
             stop=self._stop,
             on_segments=lambda: reached(Step.COPY_SEGMENTS_WRITTEN),
         )
         reached(Step.COPY_PUBLISHED)
-        index = _copy_index(source, target, manifest, copy)
+        _copy_index(source, target, manifest, copy)
         reached(Step.COPY_INDEX_WRITTEN)
-        new = _new_manifest(
+        new = with_facts(
             manifest,
-            copy,
-            deployment=answer.deployment,
-            region=self._deployment.region,
-            parent_id=None if parent is None else parent.id,
+            facts,
+            deployment_id=answer.deployment,
+            attempt=_ATTEMPT,
             parent_sha256=None if parent is None else parent.manifest_sha256,
-            index=index,
         )
         document = new.dump()
         target.replace(f"{copy.copy_id}.json", document)
         reached(Step.COPY_MANIFEST_WRITTEN)
-        self._deployment.peers[copy.region].record(_record_of(new, backup, sha256_of(document)))
+        self._deployment.peers[copy.region].record(record_of(facts, sha256_of(document)))
         reached(Step.COPY_RECORDED)
 
     def _with_parent(self, copy: Copy, backup: Backup) -> PeerAnswer:
@@ -212,74 +206,14 @@ def _manifest_of(source: ObjectStore, backup: Backup) -> Manifest:
     return manifest
 
 
-def _copy_index(source: ObjectStore, target: ObjectStore, manifest: Manifest, copy: Copy) -> IndexFacts:
-    """Bring the index there; what stands in the manifest of it."""
+def _copy_index(source: ObjectStore, target: ObjectStore, manifest: Manifest, copy: Copy) -> None:
+    """Copy the index, once its hash was checked."""
     data = b"".join(source.get(manifest.index.name))
     if sha256_of(data) != manifest.index.sha256:
         raise Damaged(f"the index {manifest.index.name} differs from what was written")
-    name = _renamed(manifest.index.name, manifest, copy)
-    with suppress(ObjectExists):
+    name = f"{copy.copy_id}.index"
+    try:
         target.put(name, data)
-        return manifest.index.model_copy(update={"name": name})
-    if b"".join(target.get(name)) != data:
-        target.replace(name, data)
-    return manifest.index.model_copy(update={"name": name})
-
-
-def _renamed(name: str, manifest: Manifest, copy: Copy) -> str:
-    return f"{copy.copy_id}{name.removeprefix(manifest.id)}"
-
-
-def _new_manifest(
-    manifest: Manifest, copy: Copy, *,
-    deployment: str, region: str, parent_id: str | None, parent_sha256: str | None, index: IndexFacts,
-) -> Manifest:  # fmt: skip
-    """The copy's own manifest: the same bytes at every try."""
-    begun_us = copy.begun_us or copy.created_us
-    return manifest.model_copy(
-        update={
-            "id": copy.copy_id,
-            "deployment": deployment,
-            "attempt": _ATTEMPT,
-            "name": copy.name,
-            "description": copy.description,
-            "parent_id": parent_id,
-            "created": rfc3339_exact(begun_us),
-            "updated": rfc3339(begun_us),
-            "made": "copied",
-            "made_from": copy.backup_id,
-            "made_from_region": region,
-            "lineage": manifest.lineage.model_copy(update={"parent_manifest_sha256": parent_sha256}),
-            "data": manifest.data.model_copy(update={"name": _renamed(manifest.data.name, manifest, copy)}),
-            "index": index,
-        }
-    )
-
-
-def _record_of(manifest: Manifest, backup: Backup, sha256: str) -> PeerRecord:
-    return PeerRecord(
-        id=manifest.id,
-        account=manifest.account,
-        name=manifest.name,
-        description=manifest.description,
-        source_type=manifest.source.type,
-        source_id=manifest.source.id,
-        instance_id=backup.instance_id,
-        parent_id=manifest.parent_id,
-        datastore=manifest.datastore.type,
-        backup_version=manifest.datastore.version,
-        flavor_ram_mb=manifest.flavor_ram_mb,
-        volume_gb=manifest.volume_gb,
-        is_automated=manifest.is_automated,
-        made_from=backup.id,
-        made_from_region=manifest.made_from_region or "",
-        size_bytes=manifest.size_bytes,
-        object_bytes=manifest.data.size_bytes,
-        object_name=manifest.data.name,
-        manifest_sha256=sha256,
-        incarnation=manifest.lineage.incarnation,
-        checkpoint_lsn=manifest.lineage.checkpoint_lsn,
-        to_lsn=manifest.lineage.to_lsn,
-        created=manifest.created,
-        updated=manifest.updated,
-    )
+    except ObjectExists:
+        if b"".join(target.get(name)) != data:
+            target.replace(name, data)

@@ -16,7 +16,9 @@ import structlog
 from snaphold.catalog import backups, hosts, instances, tasks
 from snaphold.catalog.database import Catalog, Transaction
 from snaphold.errors import Damaged, ObjectMissing, Permanent
-from snaphold.formats.manifest import FORMAT, Manifest, parse, sha256_of
+from snaphold.facts import completed_backup
+from snaphold.formats.backup_facts import facts_of
+from snaphold.formats.manifest import FORMAT, parse, sha256_of
 from snaphold.model import (
     FLAVORS,
     ID_FORM,
@@ -25,14 +27,11 @@ from snaphold.model import (
     BackupStatus,
     Instance,
     InstanceStatus,
-    Origin,
-    VerificationStatus,
-    parse_rfc3339,
 )
 from snaphold.service.deployment import Enqueuer
 from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectInfo, ObjectStore, Stores
-from snaphold.stream.verification import VerificationRecord, read_verification_record
+from snaphold.stream.verification import read_verification_record
 
 log = structlog.get_logger()
 
@@ -208,7 +207,8 @@ class _Container:
                 raise Damaged(f"{facts.name} has {size_bytes} bytes instead of {facts.size_bytes}")
         sha256 = sha256_of(document)
         try:
-            backup = record_of(manifest, sha256, read_verification_record(self._store, manifest.id, sha256))
+            verified = read_verification_record(self._store, manifest.id, sha256)
+            backup = completed_backup(facts_of(manifest), sha256, verified)
         except (ValueError, OverflowError) as error:
             raise Damaged(f"the manifest {info.name} has a time that is none") from error
         if any(isinstance(value, int) and abs(value) > _MOST for value in vars(backup).values()):
@@ -246,47 +246,6 @@ class _Container:
     def _tell(self, name: str, reason: str, *, damaged: bool, deployment: str | None = None) -> None:
         told = Told(account=self._account, name=name, reason=reason, damaged=damaged, deployment=deployment)
         self._rebuilt.told.append(told)
-
-
-def record_of(manifest: Manifest, sha256: str, verification_record: VerificationRecord | None) -> Backup:
-    """The record of a COMPLETED backup as its manifest and the verification record of its newest verification have it.
-
-    Raises ``ValueError`` for a time that is none.
-    """
-    return Backup(
-        id=manifest.id,
-        account=manifest.account,
-        name=manifest.name,
-        description=manifest.description,
-        status=BackupStatus.COMPLETED,
-        instance_id=manifest.instance_id if manifest.source.type == "instance" else None,
-        source_type=manifest.source.type,
-        source_id=manifest.source.id,
-        parent_id=manifest.parent_id,
-        datastore=manifest.datastore.type,
-        version=manifest.datastore.version,
-        flavor_ram_mb=manifest.flavor_ram_mb,
-        volume_gb=manifest.volume_gb,
-        is_automated=manifest.is_automated,
-        made=Origin(manifest.made),
-        made_from=manifest.made_from,
-        made_from_region=manifest.made_from_region,
-        size_bytes=manifest.size_bytes,
-        object_bytes=manifest.data.size_bytes,
-        object_name=manifest.data.name,
-        manifest_sha256=sha256,
-        incarnation=manifest.lineage.incarnation,
-        checkpoint_lsn=manifest.lineage.checkpoint_lsn,
-        to_lsn=manifest.lineage.to_lsn,
-        created_us=parse_rfc3339(manifest.created),
-        updated_us=parse_rfc3339(manifest.updated),
-        proof_status=None if verification_record is None else VerificationStatus(verification_record.status),
-        proof_level=None if verification_record is None else verification_record.level,
-        proof_at_us=None if verification_record is None else parse_rfc3339(verification_record.at),
-        proof_seconds=None if verification_record is None else verification_record.seconds,
-        proof_reason=None if verification_record is None else verification_record.reason,
-        proof_mend_from=None if verification_record is None else verification_record.mend_from,
-    )
 
 
 def _refuse_others(document: bytes, deployment_id: str) -> None:

@@ -18,8 +18,10 @@ import structlog
 
 from snaphold.catalog import backups
 from snaphold.errors import Damaged, ObjectMissing, SnapholdError, Superseded, Transient, Unavailable, in_full
+from snaphold.facts import facts_of_replica
+from snaphold.formats.backup_facts import facts_of, with_facts
 from snaphold.formats.manifest import Manifest, load, sha256_of
-from snaphold.model import Backup, rfc3339, rfc3339_exact, segment_prefix
+from snaphold.model import Backup, segment_prefix
 from snaphold.service.copies import counterparts_of
 from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
@@ -121,28 +123,15 @@ class Repairer:
         with self._deployment.catalog.reading() as tx:
             parent = None if backup.parent_id is None else backups.get(tx, backup.parent_id)
         for replica in replicas:
-            like = replica.manifest.model_copy(
-                update={
-                    "id": backup.id,
-                    "deployment": self._deployment.deployment_id,
-                    "name": backup.name,
-                    "description": backup.description,
-                    "parent_id": backup.parent_id,
-                    "created": rfc3339_exact(backup.created_us),
-                    "updated": rfc3339(backup.updated_us),
-                    "is_automated": backup.is_automated,
-                    "made": backup.made.value,
-                    "made_from": backup.made_from,
-                    "made_from_region": backup.made_from_region,
-                    "lineage": replica.manifest.lineage.model_copy(
-                        update={"parent_manifest_sha256": None if parent is None else parent.manifest_sha256}
-                    ),
-                    "data": replica.manifest.data.model_copy(update={"name": backup.object_name}),
-                    "index": replica.manifest.index.model_copy(update={"name": f"{backup.id}.index"}),
-                }
-            )
+            facts = facts_of_replica(facts_of(replica.manifest), backup)
             for attempt in range(1, _ATTEMPTS + 1):
-                manifest = like.model_copy(update={"attempt": attempt})
+                manifest = with_facts(
+                    replica.manifest,
+                    facts,
+                    deployment_id=self._deployment.deployment_id,
+                    attempt=attempt,
+                    parent_sha256=None if parent is None else parent.manifest_sha256,
+                )
                 if sha256_of(manifest.dump()) == backup.manifest_sha256:
                     return manifest
         raise Damaged(f"the manifest {backup.id}.json is damaged or gone, {_nobody(replicas)}")
