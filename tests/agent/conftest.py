@@ -15,7 +15,7 @@ from snaphold.agent.control import Control
 from snaphold.config import Settings
 from snaphold.engines.mariadb.tool import MariaDB
 from snaphold.host.servers import Servers
-from snaphold.service.hosts import reap
+from snaphold.service.outcomes import reap
 from snaphold.steps import Step, observers
 from snaphold.store.local import LocalStores
 from tests.api.site import Site, opened_site

@@ -8,8 +8,7 @@ from structlog.testing import capture_logs
 from snaphold.config import Settings
 from snaphold.host.directory import InstanceDirectory, Record
 from snaphold.host.servers import Servers
-from snaphold.service.host_registry import remove_host
-from snaphold.service.hosts import add_host
+from snaphold.service.host_registry import add_host, remove_host
 from tests.agent.conftest import Place, running_agent
 from tests.support.instances import wait_for
 

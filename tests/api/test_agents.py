@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from snaphold.errors import Transient
 from snaphold.protocol import MAX_INSTANCES, MAX_REASON
-from snaphold.service import hosts
+from snaphold.service import host_registry
 from tests.api.site import FailingObjects, Site, a_result_of, check_fault, poll, routes_of
 
 NOTHING: dict[str, Any] = {"task": None, "question": None, "given_up": []}
@@ -144,7 +144,7 @@ def test_a_task_that_is_not_known(site: Site) -> None:
 
 def test_another_hosts_task(site: Site) -> None:
     """A host's token is good for its own tasks only."""
-    token = hosts.add_host(site.region.deployment, "other-host")
+    token = host_registry.add_host(site.region.deployment, "other-host")
     site.ok("POST", "/instances", {"instance": {"name": "i", "flavorRef": 1, "volume": {"size": 1}}})
     task = site.claim()["task"]
     site.agent("hello", _hello(site.region.session), token=token)

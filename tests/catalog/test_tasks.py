@@ -11,8 +11,8 @@ from snaphold.catalog import schema, tasks
 from snaphold.model import DAY_US
 from snaphold.protocol import Task
 from snaphold.service.backups import request_backup
-from snaphold.service.hosts import forget_ended_tasks, reap
 from snaphold.service.instances import create_instance
+from snaphold.service.outcomes import forget_ended_tasks, reap
 from tests.support.region import Region, a_backup, an_instance, open_region
 
 

@@ -13,7 +13,7 @@ from snaphold.cli.state import StateDirectory
 from snaphold.config import Settings
 from snaphold.errors import Unauthorized
 from snaphold.identity.embedded import open_embedded
-from snaphold.service.hosts import authenticate_host
+from snaphold.service.host_registry import authenticate_host
 from tests.cli.test_options import snaphold
 
 Run = Callable[..., Any]

@@ -30,7 +30,7 @@ from snaphold.model import (
     VerificationLevel,
 )
 from snaphold.protocol import Task, TaskKind
-from snaphold.service import hosts as host_service
+from snaphold.service import outcomes
 from snaphold.service.backups import cancel_backup, delete_backup, request_backup
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import (
@@ -180,7 +180,7 @@ class Record(RuleBasedStateMachine):
     def pass_time(self, seconds: int) -> None:
         """Time passes, and the worker looks for silent hosts."""
         self.region.clock.advance(seconds)
-        host_service.reap(self.region.deployment)
+        outcomes.reap(self.region.deployment)
 
     @rule()
     def heartbeat(self) -> None:

@@ -7,7 +7,7 @@ from snaphold.catalog import backups
 from snaphold.errors import BadRequest, NotFound, Superseded, Unprocessable
 from snaphold.model import BackupStatus, InstanceStatus, rfc3339
 from snaphold.protocol import Claim, Heartbeat, InstanceState, Progress
-from snaphold.service import hosts as host_service
+from snaphold.service import outcomes, sessions
 from snaphold.service.backups import (
     delete_backup,
     list_backups,
@@ -47,7 +47,7 @@ def test_a_backup_moves_new_building_completed(region: Region) -> None:
     assert task is not None
     assert show_backup(region.deployment, ACCOUNT, backup.id).status is BackupStatus.BUILDING
     message = Progress(session=region.session, attempt=task.attempt, step="stream", size_bytes=7, done_bytes=3)
-    host_service.progress(region.deployment, region.host_id, task.id, message)
+    sessions.progress(region.deployment, region.host_id, task.id, message)
     assert show_backup(region.deployment, ACCOUNT, backup.id).size_bytes == 7
     region.report(task)
     done = show_backup(region.deployment, ACCOUNT, backup.id)
@@ -76,11 +76,11 @@ def test_an_attempt_that_was_given_up_may_not_report(region: Region) -> None:
     task = region.claim()
     assert task is not None
     region.clock.advance(region.deployment.settings.lease_s + 1)
-    assert host_service.reap(region.deployment) == 1
+    assert outcomes.reap(region.deployment) == 1
     with pytest.raises(Superseded):
         region.report(task)
     with pytest.raises(Superseded):
-        host_service.progress(
+        sessions.progress(
             region.deployment, region.host_id, task.id, Progress(session=region.session, attempt=task.attempt)
         )
     assert show_backup(region.deployment, ACCOUNT, backup.id).status is BackupStatus.FAILED
@@ -108,10 +108,10 @@ def test_a_lease_that_is_renewed_is_kept(region: Region) -> None:
     assert task is not None
     for _ in range(5):
         region.clock.advance(region.deployment.settings.renew_s)
-        host_service.progress(
+        sessions.progress(
             region.deployment, region.host_id, task.id, Progress(session=region.session, attempt=task.attempt)
         )
-        assert host_service.reap(region.deployment) == 0
+        assert outcomes.reap(region.deployment) == 0
 
 
 def test_a_waiting_backup_of_a_host_that_never_comes_fails_within_the_lease(region: Region) -> None:
@@ -119,7 +119,7 @@ def test_a_waiting_backup_of_a_host_that_never_comes_fails_within_the_lease(regi
     instance = region.active_instance()
     backup = request_backup(region.deployment, ACCOUNT, a_backup(instance.id))
     region.clock.advance(region.deployment.settings.lease_s + 1)
-    host_service.reap(region.deployment)
+    outcomes.reap(region.deployment)
     assert show_backup(region.deployment, ACCOUNT, backup.id).status is BackupStatus.FAILED
     assert show_instance(region.deployment, ACCOUNT, instance.id).status is InstanceStatus.ACTIVE
 
@@ -146,7 +146,7 @@ def test_a_silent_restore_is_an_error_and_a_silent_delete_waits(region: Region) 
     first = region.claim()
     assert first is not None
     region.clock.advance(region.deployment.settings.lease_s + 1)
-    host_service.reap(region.deployment)
+    outcomes.reap(region.deployment)
     failed = show_instance(region.deployment, ACCOUNT, restored.id)
     assert failed.status is InstanceStatus.ERROR
     assert failed.reason is not None
@@ -321,7 +321,7 @@ def test_a_failed_restart_does_not_lose_the_data(region: Region) -> None:
     down, up = (InstanceState(id=instance.id, running=running) for running in (False, True))
     for state, status in ((down, InstanceStatus.ERROR), (up, InstanceStatus.ACTIVE)):
         beat = Heartbeat(session=region.session, instances=[state])
-        assert host_service.heartbeat(region.deployment, region.host_id, beat).instances == {instance.id: "running"}
+        assert sessions.heartbeat(region.deployment, region.host_id, beat).instances == {instance.id: "running"}
         assert show_instance(region.deployment, ACCOUNT, instance.id).status is status
 
 
@@ -330,7 +330,7 @@ def test_a_waiting_delete_is_not_given_up_round_after_round(region: Region) -> N
     instance = region.active_instance()
     delete_instance(region.deployment, ACCOUNT, instance.id)
     region.clock.advance(region.deployment.settings.lease_s * 10)
-    assert [host_service.reap(region.deployment) for _ in range(3)] == [0, 0, 0]
+    assert [outcomes.reap(region.deployment) for _ in range(3)] == [0, 0, 0]
 
 
 def test_a_stale_session_gets_no_work(region: Region) -> None:
@@ -340,4 +340,4 @@ def test_a_stale_session_gets_no_work(region: Region) -> None:
     old = region.session
     region.hello()
     with pytest.raises(Superseded):
-        host_service.claim(region.deployment, region.host_id, Claim(session=old, wait_s=0))
+        sessions.claim(region.deployment, region.host_id, Claim(session=old, wait_s=0))

@@ -7,8 +7,8 @@ from snaphold.model import Backup, BackupStatus, InstanceStatus, Origin
 from snaphold.protocol import Task, TaskKind
 from snaphold.service.backups import delete_backup, request_backup, show_backup
 from snaphold.service.consolidation import request_consolidation
-from snaphold.service.hosts import reap
 from snaphold.service.instances import show_instance
+from snaphold.service.outcomes import reap
 from tests.support.region import ACCOUNT, Region, a_backup
 
 

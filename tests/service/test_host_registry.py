@@ -5,8 +5,7 @@ import pytest
 from snaphold.errors import NotFound, Superseded, Unauthorized, Unprocessable
 from snaphold.model import BackupStatus
 from snaphold.service.backups import list_backups, request_backup, show_backup
-from snaphold.service.host_registry import list_hosts, remove_host
-from snaphold.service.hosts import add_host, authenticate_host
+from snaphold.service.host_registry import add_host, authenticate_host, list_hosts, remove_host
 from snaphold.service.instances import show_instance
 from snaphold.service.requests import PageRequest, ScheduleRequest
 from snaphold.service.schedules import create_schedule, show_schedule

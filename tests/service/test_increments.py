@@ -8,7 +8,7 @@ from snaphold.catalog import backups as rows
 from snaphold.errors import BadRequest, NotFound, Unprocessable
 from snaphold.model import Backup, BackupStatus, Instance
 from snaphold.protocol import Heartbeat, InstanceState, Task
-from snaphold.service import hosts as host_service
+from snaphold.service import sessions
 from snaphold.service.backups import delete_backup, request_backup, show_backup
 from snaphold.service.consolidation import request_consolidation
 from snaphold.service.instances import create_instance, show_instance
@@ -162,7 +162,7 @@ def test_a_heartbeat_that_had_to_wait_is_no_rollback(region: Region) -> None:
 def tell(region: Region, instance: Instance, incarnation: str, max_lsn: int) -> None:
     """The host's heartbeat about this instance."""
     state = InstanceState(id=instance.id, running=True, incarnation=incarnation, max_lsn=max_lsn)
-    host_service.heartbeat(region.deployment, region.host_id, Heartbeat(session=region.session, instances=[state]))
+    sessions.heartbeat(region.deployment, region.host_id, Heartbeat(session=region.session, instances=[state]))
 
 
 def test_a_chain_is_deleted_as_one_when_nothing_uses_it(region: Region) -> None:

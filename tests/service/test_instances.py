@@ -10,7 +10,6 @@ from snaphold.api.links import Links
 from snaphold.errors import Unprocessable
 from snaphold.model import FLAVORS, Instance, InstanceStatus
 from snaphold.protocol import TaskKind
-from snaphold.service.hosts import HostWatch, reap
 from snaphold.service.instances import (
     create_instance,
     list_instances,
@@ -20,7 +19,9 @@ from snaphold.service.instances import (
     start_instance,
     stop_instance,
 )
+from snaphold.service.outcomes import reap
 from snaphold.service.requests import PageRequest
+from snaphold.service.sessions import HostWatch
 from tests.support.region import ACCOUNT, Region, an_instance
 
 

@@ -8,7 +8,7 @@ from snaphold.catalog import backups as rows
 from snaphold.errors import NotFound, Unavailable, Unprocessable
 from snaphold.model import Backup, BackupStatus, VerificationLevel, VerificationStatus, rfc3339, verification_is_due
 from snaphold.protocol import Report, Task, TaskKind
-from snaphold.service import hosts as host_service
+from snaphold.service import outcomes
 from snaphold.service.backups import delete_backup, request_backup, show_backup
 from snaphold.service.verification import request_verification, retry_verifications
 from tests.support.region import ACCOUNT, SECOND_US, Region, a_backup, a_result, a_verification
@@ -35,7 +35,7 @@ def shown(region: Region, backup: Backup) -> Backup:
 def report(region: Region, task: Task, **change: object) -> None:
     """The host says what its verification has shown."""
     message = Report(session=region.session, attempt=task.attempt, ok=True, proof=a_verification(**change))
-    host_service.report(region.deployment, region.host_id, task.id, message)
+    outcomes.report(region.deployment, region.host_id, task.id, message)
 
 
 def claimed(region: Region) -> Task:
@@ -111,7 +111,7 @@ def test_a_host_that_does_not_finish_a_proof(region: Region, backup: Backup, end
     task = claimed(region)
     if ending == "silence":
         region.clock.advance(region.deployment.settings.lease_s + 1)
-        host_service.reap(region.deployment)
+        outcomes.reap(region.deployment)
     elif ending == "another process":
         region.hello()
     else:
@@ -130,7 +130,7 @@ def test_a_proof_that_waits_for_a_host_that_went_away(region: Region, backup: Ba
     """Nobody has claimed it, and the host has been silent for a lease's time: unknown."""
     verify(region, backup, RESTORE)
     region.clock.advance(region.deployment.settings.lease_s + 1)
-    host_service.reap(region.deployment)
+    outcomes.reap(region.deployment)
     assert shown(region, backup).proof_status is VerificationStatus.UNKNOWN
 
 
@@ -176,7 +176,7 @@ def test_a_new_backup_brings_its_proof(region: Region, level: VerificationLevel 
     assert task.backup.verify is level
     result = a_result(task).model_copy(update={"proof": a_verification(level=level) if level else None})
     message = Report(session=region.session, attempt=task.attempt, ok=True, backup=result)
-    host_service.report(region.deployment, region.host_id, task.id, message)
+    outcomes.report(region.deployment, region.host_id, task.id, message)
     now = shown(region, backup)
     assert (now.status, now.proof_level, now.proof_status) == (
         BackupStatus.COMPLETED,

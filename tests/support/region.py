@@ -30,7 +30,7 @@ from snaphold.protocol import (
     VerificationResult,
 )
 from snaphold.queue import Queue
-from snaphold.service import hosts as host_service
+from snaphold.service import host_registry, outcomes, sessions
 from snaphold.service.backups import request_backup, show_backup
 from snaphold.service.deployment import Deployment
 from snaphold.service.instances import create_instance, show_instance
@@ -86,16 +86,16 @@ class Region:
             **told,
         )
         self.port = told.get("instance_port", 3306)
-        host_service.hello(self.deployment, self.host_id, message)
+        sessions.hello(self.deployment, self.host_id, message)
 
     def heartbeat(self) -> None:
         """The host says that it is there."""
-        host_service.heartbeat(self.deployment, self.host_id, Heartbeat(session=self.session, instances=[]))
+        sessions.heartbeat(self.deployment, self.host_id, Heartbeat(session=self.session, instances=[]))
 
     def claim(self, free_slots: int | None = None) -> Task | None:
         """The host asks for a task."""
         message = Claim(session=self.session, wait_s=0, free_slots=free_slots)
-        return host_service.claim(self.deployment, self.host_id, message).task
+        return sessions.claim(self.deployment, self.host_id, message).task
 
     def report(self, task: Task, *, ok: bool = True, session: str | None = None, address: str | None = None) -> None:
         """The host reports on a task, with a plausible result."""
@@ -108,7 +108,7 @@ class Region:
             proof=a_verification() if task.kind is TaskKind.VERIFY else None,
             instance=None if task.instance is None else built_at(address or task.instance.address, self.port),
         )
-        host_service.report(self.deployment, self.host_id, task.id, message)
+        outcomes.report(self.deployment, self.host_id, task.id, message)
 
     def active_instance(self, account: str = ACCOUNT) -> Instance:
         """An instance that its host has built."""
@@ -225,8 +225,8 @@ def open_region(directory: Path, *, name: str = "DFW", **settings: float | str) 
         deployment_id=deployment_id,
         store_gate=OpenGate(),
     )
-    token = host_service.add_host(deployment, "host")
-    host_id = host_service.authenticate_host(deployment, token)
+    token = host_registry.add_host(deployment, "host")
+    host_id = host_registry.authenticate_host(deployment, token)
     region = Region(deployment=deployment, clock=clock, host_id=host_id, token=token)
     region.hello()
     return region

@@ -12,7 +12,7 @@ from snaphold.errors import Superseded, Transient
 from snaphold.model import Backup, BackupStatus, backup_prefix, parse_rfc3339
 from snaphold.protocol import BackupResult, Report
 from snaphold.service.backups import list_instance_backups, request_backup, show_backup
-from snaphold.service.hosts import report
+from snaphold.service.outcomes import report
 from snaphold.service.requests import PageRequest, ScheduleRequest
 from snaphold.service.schedules import create_schedule
 from snaphold.steps import Step, observers

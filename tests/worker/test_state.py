@@ -16,8 +16,9 @@ from snaphold.identity.embedded import EmbeddedIdentity
 from snaphold.model import SERVICE_ACCOUNT, Backup, BackupStatus, Instance, InstanceStatus
 from snaphold.protocol import Heartbeat, InstanceState
 from snaphold.service.backups import request_backup, show_backup
-from snaphold.service.hosts import authenticate_host, heartbeat
+from snaphold.service.host_registry import authenticate_host
 from snaphold.service.instances import create_instance
+from snaphold.service.sessions import heartbeat
 from snaphold.steps import Step, observers
 from snaphold.worker.rebuild import rebuild
 from snaphold.worker.state_backup import LOST, Saver, State, restore_state, saved_states, stored_state

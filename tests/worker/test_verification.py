@@ -12,7 +12,7 @@ from snaphold.errors import Permanent, SnapholdError, Transient
 from snaphold.formats.manifest import DataFacts, IndexFacts, Manifest, sha256_of
 from snaphold.model import Backup, BackupStatus, VerificationLevel, VerificationStatus
 from snaphold.protocol import Report
-from snaphold.service import hosts as host_service
+from snaphold.service import outcomes
 from snaphold.service.backups import request_backup, show_backup
 from snaphold.service.verification import request_verification
 from snaphold.steps import Step, observers
@@ -52,7 +52,7 @@ class Vault:
         assert task is not None
         result = a_result(task).model_copy(update={"manifest_sha256": sha256})
         message = Report(session=region.session, attempt=task.attempt, ok=True, backup=result)
-        host_service.report(region.deployment, region.host_id, task.id, message)
+        outcomes.report(region.deployment, region.host_id, task.id, message)
         return asked.id, sha256
 
     def _stored(self, backup_id: str) -> Manifest:

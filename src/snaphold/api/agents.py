@@ -18,7 +18,7 @@ from snaphold.api.request_body import BodyOf
 from snaphold.api.stored import why_not_stored
 from snaphold.errors import Unauthorized
 from snaphold.protocol import Claim, Desired, Heartbeat, Hello, HostCallAnswer, Progress, Report, Welcome, Work
-from snaphold.service import hosts as service
+from snaphold.service import host_registry, outcomes, sessions
 
 _LOOK_AGAIN_S: Final = 0.5  # what another API process has noted wakes nobody here
 _MAX_BODY_BYTES: Final = 16 << 20  # a host may have thousands of instances
@@ -27,7 +27,7 @@ router = APIRouter(
     prefix="/agent/v1", tags=["agents"], responses=documented(400, 401, 404, 405, 409, 413, 415, 500, 503)
 )
 on_agents_threads = on_threads_of(ThreadPoolExecutor(16, thread_name_prefix="agents"))
-authenticate = on_agents_threads(service.authenticate_host)
+authenticate = on_agents_threads(host_registry.authenticate_host)
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False, scheme_name="host"))]
 
@@ -46,7 +46,7 @@ Host = Annotated[str, Depends(host_of)]
 @on_agents_threads
 def hello(context: Context, host: Host, message: Annotated[Hello, Depends(BodyOf(Hello, _MAX_BODY_BYTES))]) -> Welcome:
     """An agent process has started."""
-    return service.hello(context.deployment, host, message)
+    return sessions.hello(context.deployment, host, message)
 
 
 @router.post("/heartbeat")
@@ -55,7 +55,7 @@ def heartbeat(
     context: Context, host: Host, message: Annotated[Heartbeat, Depends(BodyOf(Heartbeat, _MAX_BODY_BYTES))]
 ) -> Desired:
     """The host is there."""
-    return service.heartbeat(context.deployment, host, message)
+    return sessions.heartbeat(context.deployment, host, message)
 
 
 @router.post("/claim")
@@ -95,7 +95,7 @@ async def _claim(request: Request, context: RequestContext, host: str, message: 
 @on_agents_threads
 def claim_now(context: RequestContext, host: str, message: Claim) -> Work:
     """What there is to do at this moment."""
-    return service.claim(context.deployment, host, message)
+    return sessions.claim(context.deployment, host, message)
 
 
 @router.post("/tasks/{task_id}/progress")
@@ -104,7 +104,7 @@ def progress(
     context: Context, host: Host, task_id: str, message: Annotated[Progress, Depends(BodyOf(Progress))]
 ) -> dict[str, str]:
     """An attempt goes on."""
-    service.progress(context.deployment, host, task_id, message)
+    sessions.progress(context.deployment, host, task_id, message)
     return {}
 
 
@@ -114,9 +114,9 @@ def report(
     context: Context, host: Host, task_id: str, message: Annotated[Report, Depends(BodyOf(Report))]
 ) -> dict[str, str]:
     """An attempt has ended. Of a backup, what is said is looked for in the store before anything is written."""
-    claimed = service.claimed_backup(context.deployment, host, task_id, message)
+    claimed = outcomes.claimed_backup(context.deployment, host, task_id, message)
     unfounded = None if claimed is None else why_not_stored(context.objects, *claimed)
-    service.report(context.deployment, host, task_id, message, unfounded=unfounded)
+    outcomes.report(context.deployment, host, task_id, message, unfounded=unfounded)
     return {}
 
 
@@ -129,5 +129,5 @@ def answer(
     message: Annotated[HostCallAnswer, Depends(BodyOf(HostCallAnswer, _MAX_BODY_BYTES))],
 ) -> dict[str, str]:
     """The answer to a question."""
-    service.answer(context.deployment, host, call_id, message)
+    sessions.answer(context.deployment, host, call_id, message)
     return {}

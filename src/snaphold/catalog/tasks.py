@@ -8,9 +8,8 @@ import sqlalchemy as sa
 from snaphold.catalog.database import Transaction, all_rows, batched, one_row
 from snaphold.catalog.schema import hosts, instances, tasks
 from snaphold.model import Attempt, TaskState
-from snaphold.protocol import TaskKind
+from snaphold.task_kinds import ABANDONED_IN_SILENCE, MAKING_BACKUPS, TAKING_LONG, TASK_KINDS
 
-_LONG: Final = (TaskKind.BACKUP, TaskKind.RESTORE, TaskKind.VERIFY, TaskKind.CONSOLIDATE)  # as long as bytes take
 _IDS_AT_ONCE: Final = 500  # in one query
 _GIVEN_UP_AT_ONCE: Final = 100  # attempts of silent hosts, in one transaction
 
@@ -75,8 +74,8 @@ def next_waiting(tx: Transaction, host_id: str, free_slots: int | None) -> dict[
         .where(tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING)
     )
     if free_slots == 1 and _is_shared(tx, host_id):
-        waiting = waiting.where(sa.or_(under_way.c.count.is_(None), tasks.c.kind.not_in(_LONG)))
-    urgency = sa.case({TaskKind.RESTORE: 1, TaskKind.VERIFY: 2, TaskKind.CONSOLIDATE: 2}, value=tasks.c.kind, else_=0)
+        waiting = waiting.where(sa.or_(under_way.c.count.is_(None), tasks.c.kind.not_in(TAKING_LONG)))
+    urgency = sa.case({kind: rules.urgency for kind, rules in TASK_KINDS.items()}, value=tasks.c.kind, else_=0)
     order = (
         sa.func.coalesce(under_way.c.count, 0),
         sa.func.coalesce(last_end, 0),
@@ -188,7 +187,7 @@ def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
     expired = sa.and_(tasks.c.state == TaskState.CLAIMED, tasks.c.lease_until_us < tx.now_us)
     unheard = sa.and_(
         tasks.c.state == TaskState.WAITING,
-        tasks.c.kind.in_([TaskKind.BACKUP, TaskKind.CREATE, TaskKind.RESTORE, TaskKind.VERIFY, TaskKind.CONSOLIDATE]),
+        tasks.c.kind.in_(ABANDONED_IN_SILENCE),
         tasks.c.created_us < tx.now_us - lease_us,
         sa.or_(hosts.c.seen_us.is_(None), hosts.c.seen_us < tx.now_us - lease_us),
     )
@@ -236,7 +235,7 @@ def given_up(tx: Transaction, host_id: str, session: str, at_work: Mapping[str, 
 
 def taking(tx: Transaction, backup_id: str) -> Attempt | None:
     """The task of a host that takes or makes this backup, while it has not ended."""
-    making = tasks.c.kind.in_([TaskKind.BACKUP, TaskKind.CONSOLIDATE])
+    making = tasks.c.kind.in_(MAKING_BACKUPS)
     open_one = tasks.select().where(tasks.c.backup_id == backup_id, tasks.c.state != TaskState.ENDED, making)
     row = one_row(tx.connection.execute(open_one))
     return None if row is None else _attempt(row)

@@ -21,7 +21,7 @@ from snaphold.cli.state import StateDirectory
 from snaphold.config import Settings
 from snaphold.errors import Forbidden, Unauthorized, Unavailable
 from snaphold.queue import Queue
-from snaphold.service import hosts
+from snaphold.service import host_registry
 from snaphold.service.deployment import Deployment, Peer, StoreGate
 from snaphold.store.base import CONTAINER, Stores
 
@@ -166,9 +166,9 @@ def make_local_token(deployment: Deployment, state: StateDirectory) -> None:
     """See that the agent of this machine has a token which the region's record knows."""
     path = state.agent_token(deployment.region)
     with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, Unauthorized):
-        hosts.authenticate_host(deployment, path.read_text("ascii").strip())
+        host_registry.authenticate_host(deployment, path.read_text("ascii").strip())
         return
-    _write_secret(path, hosts.add_host(deployment, socket.gethostname()))
+    _write_secret(path, host_registry.add_host(deployment, socket.gethostname()))
 
 
 def peer_token(state: StateDirectory, region: str) -> str:

@@ -23,10 +23,10 @@ _COLUMNS = {"host": "HOST", "state": "STATE", "last_seen": "LAST SEEN", "instanc
 @command(host_app, "add", with_state)
 def add(given: Given, name: _Name) -> None:
     """Make a host's token (a host of this name loses its old one). Prints JSON with the token, shown only now."""
-    from snaphold.service import hosts  # noqa: PLC0415
+    from snaphold.service import host_registry  # noqa: PLC0415
 
     with _deployment(given) as deployment:
-        told = {"host": name, "region": deployment.region, "token": hosts.add_host(deployment, name)}
+        told = {"host": name, "region": deployment.region, "token": host_registry.add_host(deployment, name)}
     print_json(told)
 
 

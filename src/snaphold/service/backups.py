@@ -26,9 +26,11 @@ from snaphold.protocol import TaskKind
 from snaphold.service import copies, limits
 from snaphold.service.chains import chain_of, named_parent, newest_parent
 from snaphold.service.deployment import Deployment
-from snaphold.service.hosts import abandon
+from snaphold.service.host_tasks import give_task
+from snaphold.service.outcomes import abandon
 from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
 from snaphold.steps import Step, reached
+from snaphold.task_kinds import Payload
 
 log = structlog.get_logger()
 
@@ -253,18 +255,14 @@ def _give_to_host(
         parent_named=named,
         instance=instance,
     )
-    tasks.insert(
+    give_task(
         tx,
-        task_id=str(uuid.uuid4()),
-        kind=TaskKind.BACKUP,
+        TaskKind.BACKUP,
+        Payload(backup=spec, chain=[] if parent is None else chain_of(tx, parent)),
         host_id=instance.host_id,
         account=backup.account,
         instance_id=instance.id,
         backup_id=backup.id,
-        payload={
-            "backup": spec.model_dump(mode="json"),
-            "chain": [link.model_dump(mode="json") for link in ([] if parent is None else chain_of(tx, parent))],
-        },
     )
 
 

@@ -4,7 +4,7 @@ import uuid
 
 import structlog
 
-from snaphold.catalog import backups, hosts, tasks
+from snaphold.catalog import backups, hosts
 from snaphold.errors import NotFound, Unprocessable
 from snaphold.facts import spec_of
 from snaphold.model import Backup, BackupStatus, Origin, Rate
@@ -13,8 +13,10 @@ from snaphold.service import limits
 from snaphold.service.backups import check_quota
 from snaphold.service.chains import chain_of, refuse_broken_chain
 from snaphold.service.deployment import Deployment
+from snaphold.service.host_tasks import give_task
 from snaphold.service.placement import choose_host_of
 from snaphold.steps import Step, reached
+from snaphold.task_kinds import Payload
 
 log = structlog.get_logger()
 
@@ -68,19 +70,8 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
         )
         backups.insert(tx, new)
         spec = spec_of(new, deployment_id=deployment.deployment_id, verify=deployment.verify_after_backup)
-        tasks.insert(
-            tx,
-            task_id=str(uuid.uuid4()),
-            kind=TaskKind.CONSOLIDATE,
-            host_id=host.id,
-            account=account,
-            instance_id=None,
-            backup_id=new.id,
-            payload={
-                "backup": spec.model_dump(mode="json"),
-                "chain": [link.model_dump(mode="json") for link in chain_of(tx, old)],
-            },
-        )
+        payload = Payload(backup=spec, chain=chain_of(tx, old))
+        give_task(tx, TaskKind.CONSOLIDATE, payload, host_id=host.id, account=account, backup_id=new.id)
         limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(host.id)

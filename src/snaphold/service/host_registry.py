@@ -1,19 +1,22 @@
-"""Which hosts a region has: listed and removed by its operator (``hosts.add_host`` adds them)."""
+"""The hosts of a region: added, listed and removed by its operator; each has a token of its own."""
 
+import hashlib
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from snaphold.catalog import host_calls, hosts, instances, schedules, tasks
-from snaphold.errors import NotFound, Unprocessable
+from snaphold.errors import NotFound, Unauthorized, Unprocessable
 from snaphold.model import Host, Instance
 from snaphold.service.deployment import Deployment
-from snaphold.service.hosts import abandon
+from snaphold.service.outcomes import abandon
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 _REMOVED = "Its host was removed from the service."
+_TOKEN_BYTES = 32
 _NAMED_AT_MOST = 20  # instances in a refusal
 
 
@@ -24,6 +27,23 @@ class HostListing:
     host: Host
     online: bool
     instances: int
+
+
+def add_host(deployment: Deployment, name: str) -> str:
+    """Make the token of the host of this name, which is shown only now; a known host loses its old token."""
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    with deployment.catalog.writing() as tx:
+        hosts.put(tx, name, _sha256(token))
+    return token
+
+
+def authenticate_host(deployment: Deployment, token: str) -> str:
+    """The id of the host that has this token. Raises ``Unauthorized``."""
+    with deployment.catalog.reading() as tx:
+        host_id = hosts.by_token(tx, _sha256(token))
+    if host_id is None:
+        raise Unauthorized("The host's token is not known.")
+    return host_id
 
 
 def list_hosts(deployment: Deployment) -> list[HostListing]:
@@ -66,7 +86,7 @@ def remove_host(deployment: Deployment, name: str, *, force: bool) -> Sequence[I
             instances.mark_deleted(tx, instance.id)
         host_calls.forget_of_host(tx, host.id)
         hosts.remove(tx, host.id)
-    log.info("host.removed", host=host.id, name=name, instances=[instance.id for instance in kept])
+    _log.info("host.removed", host=host.id, name=name, instances=[instance.id for instance in kept])
     return kept
 
 
@@ -77,3 +97,7 @@ def _refusal(name: str, kept: Sequence[Instance]) -> str:
         f"host {name} has {len(kept)} instance(s): {named}{more}. Delete them first; --force forgets them, keeps their "
         "backups and leaves their servers running"
     )
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -28,7 +28,8 @@ from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.chains import chain_of, refuse_broken_chain
 from snaphold.service.deployment import Deployment
-from snaphold.service.hosts import abandon
+from snaphold.service.host_tasks import give_task
+from snaphold.service.outcomes import abandon
 from snaphold.service.placement import (
     Offer,
     check_memory,
@@ -39,6 +40,7 @@ from snaphold.service.placement import (
 )
 from snaphold.service.requests import InstancePage, InstanceRequest, PageRequest
 from snaphold.steps import Step, reached
+from snaphold.task_kinds import Payload
 
 log = structlog.get_logger()
 
@@ -330,19 +332,14 @@ def _give_to_host(tx: Transaction, instance: Instance, request: InstanceRequest,
         databases=list(request.databases),
         users=list(request.users),
     )
-    chain = [] if backup is None else chain_of(tx, backup)
-    tasks.insert(
+    give_task(
         tx,
-        task_id=str(uuid.uuid4()),
-        kind=TaskKind.CREATE if backup is None else TaskKind.RESTORE,
+        TaskKind.CREATE if backup is None else TaskKind.RESTORE,
+        Payload(instance=spec, chain=[] if backup is None else chain_of(tx, backup)),
         host_id=instance.host_id,
         account=instance.account,
         instance_id=instance.id,
         backup_id=None if backup is None else backup.id,
-        payload={
-            "instance": spec.model_dump(mode="json"),
-            "chain": [link.model_dump(mode="json") for link in chain],
-        },
     )
 
 
@@ -366,13 +363,5 @@ def _simple_task(tx: Transaction, instance: Instance, kind: TaskKind, flavor: Fl
     former = FLAVORS[instance.flavor_id]
     wanted = flavor or former
     memory = Memory(ram_mb=wanted.ram_mb, former_ram_mb=former.ram_mb)
-    tasks.insert(
-        tx,
-        task_id=str(uuid.uuid4()),
-        kind=kind,
-        host_id=instance.host_id,
-        account=instance.account,
-        instance_id=instance.id,
-        backup_id=None,
-        payload={"memory": memory.model_dump(), "flavor_id": wanted.id},
-    )
+    payload = Payload(memory=memory, flavor_id=wanted.id)
+    give_task(tx, kind, payload, host_id=instance.host_id, account=instance.account, instance_id=instance.id)

@@ -3,11 +3,9 @@
 A verification never changes a backup's status and never removes anything; while it is under way the backup is in use.
 """
 
-import uuid
-
 import structlog
 
-from snaphold.catalog import backups, hosts, tasks
+from snaphold.catalog import backups, hosts
 from snaphold.catalog.database import Transaction
 from snaphold.errors import NotFound, Unavailable, Unprocessable, in_full
 from snaphold.model import Backup, Rate, VerificationLevel, verification_is_due
@@ -16,8 +14,10 @@ from snaphold.service import limits
 from snaphold.service.chains import chain_of
 from snaphold.service.copies import counterparts_of
 from snaphold.service.deployment import Deployment
+from snaphold.service.host_tasks import give_task
 from snaphold.service.placement import choose_host_of
 from snaphold.steps import Step, reached
+from snaphold.task_kinds import Payload
 
 log = structlog.get_logger()
 
@@ -122,14 +122,6 @@ def _begin(
         return None
     there = hosts.seen_since(tx, tx.now_us - deployment.lease_us)
     host = choose_host_of(tx, there, backup.datastore, backup.version, backup.account)
-    tasks.insert(
-        tx,
-        task_id=str(uuid.uuid4()),
-        kind=TaskKind.VERIFY,
-        host_id=host.id,
-        account=backup.account,
-        instance_id=None,
-        backup_id=backup.id,
-        payload={"chain": [link.model_dump(mode="json") for link in chain_of(tx, backup)]},
-    )
+    payload = Payload(chain=chain_of(tx, backup))
+    give_task(tx, TaskKind.VERIFY, payload, host_id=host.id, account=backup.account, backup_id=backup.id)
     return host.id

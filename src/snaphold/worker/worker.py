@@ -15,7 +15,8 @@ import structlog
 from snaphold.errors import SnapholdError, in_full
 from snaphold.queue import QueueRunner
 from snaphold.service.deployment import Deployment
-from snaphold.service.hosts import HostWatch, forget_ended_tasks, reap
+from snaphold.service.outcomes import forget_ended_tasks, reap
+from snaphold.service.sessions import HostWatch
 from snaphold.store.base import Containers, Stores
 from snaphold.worker.copying import Copier
 from snaphold.worker.deletion import Remover

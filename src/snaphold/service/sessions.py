@@ -1,0 +1,241 @@
+"""Sessions of hosts: an agent says hello, sends heartbeats, claims tasks and answers calls (snaphold.protocol)."""
+
+from typing import Any, Final
+
+import structlog
+
+from snaphold.catalog import backups, host_calls, hosts, instances, tasks
+from snaphold.catalog.database import Transaction
+from snaphold.errors import Superseded
+from snaphold.model import BackupStatus, Instance, InstanceStatus, rfc3339
+from snaphold.protocol import (
+    Claim,
+    Desired,
+    Heartbeat,
+    Hello,
+    HostCall,
+    HostCallAnswer,
+    HostCallKind,
+    InstanceState,
+    Progress,
+    Task,
+    TaskKind,
+    Welcome,
+    Work,
+)
+from snaphold.service.deployment import Deployment
+from snaphold.service.outcomes import current_attempt, handle_silence
+from snaphold.steps import Step, reached
+from snaphold.task_kinds import MAKING_BACKUPS
+
+_log = structlog.get_logger()
+
+_LATE_US: Final = 5_000_000  # half of the time that an agent waits for an answer before it sends the next heartbeat
+
+
+def hello(deployment: Deployment, host_id: str, message: Hello) -> Welcome:
+    """A new agent process speaks for the host: what an earlier one had claimed is abandoned."""
+    with deployment.catalog.writing() as tx:
+        for attempt in tasks.of_other_sessions(tx, host_id, message.session):
+            handle_silence(tx, deployment, attempt, "The agent of its host was restarted.")
+        hosts.begin_session(
+            tx,
+            host_id,
+            message.session,
+            datastores=[entry.model_dump(mode="json") for entry in message.datastores],
+            shared_system_user=message.shared_system_user,
+            accepts_shared=message.accepts_shared,
+            memory_mb=message.memory_mb,
+            networks=message.networks,
+            instance_port=message.instance_port,
+            taken=message.taken,
+        )
+        desired = _note_instances(tx, host_id, message.instances)
+    _log.info("host.hello", host=host_id, instances=len(message.instances))
+    return Welcome(
+        host_id=host_id,
+        region=deployment.region,
+        lease_s=deployment.settings.lease_s,
+        renew_s=deployment.settings.renew_s,
+        instances=desired.instances,
+    )
+
+
+def heartbeat(deployment: Deployment, host_id: str, message: Heartbeat) -> Desired:
+    """The host is there. Raises ``Superseded`` when another process speaks for it: it must say hello again.
+
+    One that had to wait for the catalog may have been followed by another one, which was faster: what it says of
+    positions in logs is no news then, and must not look like a roll-back.
+    """
+    came_us = deployment.catalog.now_us()
+    with deployment.catalog.writing() as tx:
+        if not hosts.seen(tx, host_id, message.session, message.taken):
+            raise Superseded("Another agent process speaks for this host.")
+        return _note_instances(tx, host_id, message.instances, late=tx.now_us - came_us > _LATE_US)
+
+
+def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
+    """What the host is to do now: stop, answer a question, or begin a task; empty when there is nothing. Never waits.
+
+    Raises:
+        Superseded: another process speaks for this host.
+    """
+    with deployment.catalog.reading() as tx:
+        _check_session(tx, host_id, message.session)
+        given_up = tasks.given_up(tx, host_id, message.session, message.at_work)
+        if given_up:
+            return Work(given_up=given_up)
+        may_begin = message.accept_tasks and tasks.next_waiting(tx, host_id, message.free_slots) is not None
+        if not may_begin and not host_calls.has_asked(tx, host_id):
+            return Work()
+    with deployment.catalog.writing() as tx:
+        _check_session(tx, host_id, message.session)
+        asked = host_calls.take(tx, host_id)
+        if asked is not None:
+            question = HostCall(
+                id=asked.id,
+                kind=HostCallKind(asked.kind),
+                instance_id=asked.instance_id,
+                deadline_s=(asked.deadline_us - tx.now_us) / 1e6,
+                payload=asked.payload,
+            )
+            return Work(question=question)
+        task = _claim_task(tx, deployment, host_id, message) if message.accept_tasks else None
+    if task is not None:
+        reached(Step.CONTROL_CLAIMED)
+    return Work(task=task)
+
+
+def progress(deployment: Deployment, host_id: str, task_id: str, message: Progress) -> None:
+    """The attempt goes on: its lease is renewed. Raises ``Superseded`` when it is no longer the current one.
+
+    One of a task that is not known was not abandoned: the catalog was lost meanwhile. Its report decides.
+    """
+    with deployment.catalog.writing() as tx:
+        if not tasks.is_known(tx, task_id):
+            return
+        attempt = current_attempt(tx, host_id, task_id, message.session, message.attempt)
+        tasks.renew(tx, attempt, tx.now_us + deployment.lease_us)
+        if attempt.backup_id is not None and attempt.kind in MAKING_BACKUPS:
+            backups.note_progress(tx, attempt.backup_id, **_measured(message, "size_bytes"))
+        if attempt.instance_id is not None and attempt.kind == TaskKind.RESTORE:
+            instances.note_progress(tx, attempt.instance_id, **_measured(message))
+
+
+def answer(deployment: Deployment, host_id: str, call_id: str, message: HostCallAnswer) -> None:
+    """The answer to a question, for whoever still waits."""
+    answered = host_calls.Answered(ok=message.ok, payload=message.payload, error=message.error, message=message.message)
+    with deployment.catalog.writing() as tx:
+        host_calls.answer(tx, host_id, call_id, answered)
+    deployment.wakeups.notify(call_id)
+
+
+class HostWatch:
+    """Says in the log which hosts have fallen silent, and which are back: each once, by whoever watches."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._silent: set[str] = set()
+
+    def look(self) -> None:
+        """See which hosts were heard from within a lease's time."""
+        with self._deployment.catalog.reading() as tx:
+            known = hosts.last_seen(tx)
+            since_us = tx.now_us - self._deployment.lease_us
+            silent = {host_id for host_id, (_, seen_us) in known.items() if seen_us < since_us}
+            load = instances.tenants(tx)[0] if silent - self._silent else {}
+        for host_id in sorted(silent - self._silent):
+            name, seen_us = known[host_id]
+            _log.warning("host.silent", host=name, last_heard=rfc3339(seen_us), instances=load.get(host_id, 0))
+        for host_id in sorted((self._silent - silent) & known.keys()):
+            _log.info("host.back", host=known[host_id][0])
+        self._silent = silent
+
+
+def _measured(message: Progress, *more: str) -> dict[str, Any]:
+    """What an attempt has told of its progress this time."""
+    told = message.model_dump(include={"step", "done_bytes", "expected_bytes", "bytes_per_s", *more})
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _check_session(tx: Transaction, host_id: str, session: str) -> None:
+    host = hosts.get(tx, host_id)
+    if host is None or host.session != session:
+        raise Superseded("Another agent process speaks for this host.")
+
+
+def _claim_task(tx: Transaction, deployment: Deployment, host_id: str, message: Claim) -> Task | None:
+    claimed = tasks.claim(tx, host_id, message.session, tx.now_us + deployment.lease_us, message.free_slots)
+    if claimed is None:
+        return None
+    attempt, payload = claimed
+    if attempt.kind in MAKING_BACKUPS and attempt.backup_id is not None:
+        backups.move(tx, attempt.backup_id, [BackupStatus.NEW], BackupStatus.BUILDING)
+    return Task.model_validate(
+        {
+            "id": attempt.task_id,
+            "kind": attempt.kind,
+            "attempt": attempt.number,
+            "instance_id": attempt.instance_id,
+            "lease_s": deployment.settings.lease_s,
+            **payload,
+        }
+    )
+
+
+def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState], *, late: bool = False) -> Desired:
+    """Keep what a host tells of its instances, and what is wanted of them. ``late``: newer news may have come before.
+
+    A few statements, however many instances there are: everybody who writes waits for this transaction.
+    """
+    told = {state.id: state for state in states}
+    known = instances.told_by_host(tx, host_id, list(told))
+    open_tasks = tasks.open_kinds(tx, list(known))
+    observed: dict[str, dict[str, Any]] = {}
+    desired = {}
+    for instance_id, instance in known.items():
+        state = told[instance_id]
+        before = {name: getattr(instance, name) for name in instances.OBSERVED}
+        seen = before | _observed(instance, state, late=late)
+        if seen != before:
+            observed[instance_id] = seen
+        wanted = _wanted(instance, open_tasks.get(instance_id))
+        if wanted is not None:
+            desired[instance_id] = wanted
+        if state.running and instance.status is InstanceStatus.ERROR and wanted == "running":
+            instances.move(tx, instance_id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
+    instances.note_all(tx, observed)
+    return Desired.model_validate({"instances": desired})
+
+
+def _observed(instance: Instance, state: InstanceState, *, late: bool) -> dict[str, Any]:
+    """The columns of what a host has measured; a measure that it could not take leaves the last one."""
+    values: dict[str, Any] = {"running": state.running}
+    if state.used_bytes is not None:
+        values["used_bytes"] = state.used_bytes
+    if state.incarnation is not None and state.max_lsn is not None and not late:
+        sound, life = instances.incarnation_values(instance, state.incarnation, state.max_lsn)
+        if not sound and instance.incarnation is not None:
+            _log.warning("instance.rolled_back", instance=state.id, max_lsn=state.max_lsn, was=instance.max_lsn)
+        values |= life
+    return values
+
+
+def _wanted(instance: Instance, task_kind: str | None) -> str | None:
+    """What the catalog wants of a server, or None while its open task (of ``task_kind``) decides.
+
+    1. Of a deleted instance, and of one that was abandoned before it ever was ACTIVE, nothing is kept.
+    2. One that has been ACTIVE has data, which only its owner may throw away: its host goes on trying to run it, and
+       when it runs it is ACTIVE again.
+    3. While a task is open (create, restart, delete), the task decides; but a backup's server runs.
+    4. One that was stopped stays so.
+    """
+    if instance.deleted_us is not None:
+        return "absent"
+    if instance.status is InstanceStatus.ERROR:
+        return "absent" if instance.address is None else "running"
+    if instance.status is InstanceStatus.BUILD:
+        return None
+    if instance.status is InstanceStatus.SHUTDOWN:
+        return "stopped" if task_kind is None else None
+    return "running" if task_kind is None or task_kind == TaskKind.BACKUP else None
