@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from snaphold.api.context import Remembered
-from snaphold.cli.control import LocalStoreGate
 from snaphold.errors import Unavailable
 from snaphold.identity.base import Caller
-from snaphold.peers.region import Peer
+from snaphold.peers.region import PeerClient
+from snaphold.store.gates import LocalStoreGate
 from tests.api.site import Secrets, Site, check_fault, opened_site
 from tests.scenarios.served import free_port
 
@@ -185,10 +185,10 @@ class Place:
         return value
 
 
-def region_at(directory: Path, name: str, url: str) -> Peer:
+def region_at(directory: Path, name: str, url: str) -> PeerClient:
     """Another region, as this one sees it."""
     (directory / "peer.token").write_text(PEER_TOKEN, "ascii")
-    return Peer(name, url, directory / "peer.token")
+    return PeerClient(name, url, directory / "peer.token")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from snaphold.catalog import backups as rows
 from snaphold.catalog import copies as copy_rows
 from snaphold.errors import Damaged, Forbidden, ObjectMissing, Permanent, Transient, Unavailable, Unprocessable
 from snaphold.model import Backup, CopyStatus
-from snaphold.peers.region import Peer
+from snaphold.peers.region import PeerClient
 from snaphold.peers.store import PeerStores
 from snaphold.protocol import PeerAnnouncement, PeerQuery, PeerWithdrawal
 from snaphold.service.backups import list_backups, show_backup
@@ -51,9 +51,9 @@ class Join:
     source: LocalStores
     directory: Path
 
-    def peer(self, secret: str = ORD, url: str | None = None) -> Peer:
+    def peer(self, secret: str = ORD, url: str | None = None) -> PeerClient:
         """DFW's service, for whoever has this secret."""
-        return Peer("DFW", url or self.site.url, self._file(secret))
+        return PeerClient("DFW", url or self.site.url, self._file(secret))
 
     def store(self, secret: str = ORD, account: str = ACCOUNT, url: str | None = None) -> ObjectStore:
         """DFW's store, for whoever has this secret."""
@@ -465,7 +465,7 @@ def test_a_peers_answer_that_makes_no_sense(tmp_path: Path, content: bytes) -> N
     secret = tmp_path / "secret"
     secret.write_text(ORD)
     with served(Liar(200, content)) as url, pytest.raises(Unavailable):
-        Peer("DFW", url, secret).copies(QUESTION)
+        PeerClient("DFW", url, secret).copies(QUESTION)
 
 
 def test_a_peers_refusal_is_a_line_of_text(tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def test_a_peers_refusal_is_a_line_of_text(tmp_path: Path) -> None:
     secret.write_text(ORD)
     fault = {"forbidden": {"code": 403, "message": "no\n\x1b[31m" + "x" * 10_000}}
     with served(Liar(403, json.dumps(fault).encode())) as url, pytest.raises(Forbidden) as refused:
-        Peer("DFW", url, secret).copies(QUESTION)
+        PeerClient("DFW", url, secret).copies(QUESTION)
     assert str(refused.value) == "Region DFW refuses: no [31m" + "x" * 493
 
 

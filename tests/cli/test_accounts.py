@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from snaphold.cli.control import opened_deployment
-from snaphold.cli.state import StateDirectory
 from snaphold.config import Settings
 from snaphold.errors import Unauthorized
 from snaphold.identity.embedded import open_embedded
 from snaphold.service.host_registry import authenticate_host
+from snaphold.wiring.deployment import opened_deployment
+from snaphold.wiring.state_directory import StateDirectory
 from tests.cli.test_options import snaphold
 
 Run = Callable[..., Any]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from snaphold.cli.state import StateDirectory
 from snaphold.store.local import LocalStores
+from snaphold.wiring.state_directory import StateDirectory
 from tests.cli.test_options import snaphold
 from tests.support.manifests import a_backup_record, put_backup
 from tests.support.region import ACCOUNT

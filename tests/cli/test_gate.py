@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from snaphold.cli.control import CircuitBreaker, LocalStoreGate
 from snaphold.errors import Forbidden, SnapholdError, Unavailable
 from snaphold.store.base import CONTAINER
+from snaphold.store.gates import CircuitBreaker, LocalStoreGate
 from tests.support.region import OpenGate
 
 

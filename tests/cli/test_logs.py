@@ -5,9 +5,9 @@ import logging
 import pytest
 import structlog
 
-from snaphold.cli.logs import set_up_logs
-from snaphold.cli.output import print_outcome, print_rows, printable
+from snaphold.cli.output import print_outcome, print_rows
 from snaphold.config import Settings
+from snaphold.wiring.logs import printable, set_up_logs
 
 
 @pytest.fixture(autouse=True)

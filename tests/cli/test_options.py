@@ -7,8 +7,8 @@ import pytest
 from snaphold import __version__
 from snaphold.cli import main
 from snaphold.cli.options import Given, with_settings
-from snaphold.cli.state import StateDirectory
 from snaphold.config import Settings
+from snaphold.wiring.state_directory import StateDirectory
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from snaphold.cli.control import peer_token
-from snaphold.cli.peers import peer_registry_of
-from snaphold.cli.state import StateDirectory, parse_regions
 from snaphold.config import PeerSettings, Settings, load_settings
 from snaphold.errors import SetupError
+from snaphold.wiring.peers import peer_registry_of
+from snaphold.wiring.secrets import peer_token
+from snaphold.wiring.state_directory import StateDirectory, parse_regions
 
 REGIONS = parse_regions(["DFW=127.0.0.1:1", "IAD=127.0.0.1:2"])
 
@@ -49,7 +49,7 @@ def test_copies_go_where_the_settings_say(state: StateDirectory, tmp_path: Path)
     """To the regions beside and to the peers, and to no other."""
     settings = settings_of(tmp_path, ORD="o" * 20)
     neighbours = peer_registry_of(settings.peers, state, REGIONS, "DFW")
-    assert set(neighbours.services()) == set(neighbours.stores()) == {"IAD", "ORD"}
+    assert set(neighbours.clients()) == set(neighbours.stores()) == {"IAD", "ORD"}
 
 
 @pytest.mark.parametrize(("name", "secret", "complaint"), [

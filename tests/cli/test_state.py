@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from snaphold.cli.control import peer_token
-from snaphold.cli.state import Endpoint, StateDirectory, check_port, parse_regions
 from snaphold.errors import SetupError
+from snaphold.wiring.secrets import peer_token
+from snaphold.wiring.state_directory import Endpoint, StateDirectory, check_port, parse_regions
 
 
 def test_regions_as_written() -> None:
@@ -81,7 +81,7 @@ def test_an_owner_is_known_as_long_as_its_lock_is_held(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.make()
     code = (
-        "import sys; from pathlib import Path; from snaphold.cli.state import StateDirectory\n"
+        "import sys; from pathlib import Path; from snaphold.wiring.state_directory import StateDirectory\n"
         "with StateDirectory(Path(sys.argv[1])).lock('serve'): print('locked', flush=True); sys.stdin.read()\n"
     )
     words = [sys.executable, "-c", code, str(tmp_path)]
@@ -101,7 +101,7 @@ def test_the_lock_of_another_process(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     state.make()
     code = (
-        "import sys; from pathlib import Path; from snaphold.cli.state import StateDirectory\n"
+        "import sys; from pathlib import Path; from snaphold.wiring.state_directory import StateDirectory\n"
         "with StateDirectory(Path(sys.argv[1])).lock('serve'):\n    print('locked', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", code, str(tmp_path)]

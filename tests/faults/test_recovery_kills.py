@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import pytest
 
-from snaphold.cli.state import StateDirectory
 from snaphold.steps import Step
 from snaphold.store.local import LocalStores
+from snaphold.wiring.state_directory import StateDirectory
 from tests.faults.place import steps_of
 from tests.scenarios.served import snaphold
 from tests.support.manifests import a_backup_record, put_backup

@@ -47,7 +47,7 @@ def main() -> None:
     try:
         app()
     except SnapholdError as error:
-        from snaphold.cli.output import printable  # noqa: PLC0415
+        from snaphold.wiring.logs import printable  # noqa: PLC0415
 
         sys.stderr.write(f"snaphold: {printable(in_full(error) if error.detail else str(error))}\n")
         sys.exit(1)
@@ -201,7 +201,7 @@ def store_check(
 
     Prints JSON; what is being written right now is left out.
     """
-    from snaphold.cli.stores import check_store  # noqa: PLC0415
+    from snaphold.cli.object_store import check_store  # noqa: PLC0415
 
     check_store(given, account or [])
 
@@ -212,7 +212,7 @@ def state_backup(given: Given) -> None:
 
     Prints JSON: a line for each region.
     """
-    from snaphold.cli.saving import save_state  # noqa: PLC0415
+    from snaphold.cli.service_state import save_state  # noqa: PLC0415
 
     save_state(given)
 
@@ -232,7 +232,7 @@ def state_restore(
 
     The store must be where it was. Prints JSON; exit status 1 when one of our backups is not whole.
     """
-    from snaphold.cli.saving import restore_state  # noqa: PLC0415
+    from snaphold.cli.service_state import restore_state  # noqa: PLC0415
 
     if not restore_state(given, wanted, deployment):
         raise typer.Exit(1)

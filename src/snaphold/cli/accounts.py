@@ -201,14 +201,11 @@ def remove_key(
 
 @contextmanager
 def _identity(given: Given) -> Iterator["EmbeddedIdentity"]:
-    from snaphold.identity.embedded import open_embedded  # noqa: PLC0415
+    from snaphold.wiring.deployment import opened_identity  # noqa: PLC0415
 
     given.state.require()
-    identity = open_embedded(given.state.path, given.settings.token_lifetime_s)
-    try:
+    with opened_identity(given.settings, given.state) as identity:
         yield identity
-    finally:
-        identity.close()
 
 
 def _named(account: str, user: str | None) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snaphold.cli.admin import one_region
-from snaphold.cli.logs import set_up_logs
 from snaphold.cli.options import Given, command, with_state
 from snaphold.cli.output import AsJSON, print_json, print_outcome, print_rows
+from snaphold.wiring.logs import set_up_logs
 
 if TYPE_CHECKING:
     from snaphold.service.deployment import Deployment
@@ -81,9 +81,9 @@ def remove(
 
 @contextmanager
 def _deployment(given: Given) -> Iterator["Deployment"]:
-    from snaphold.cli.control import opened_deployment  # noqa: PLC0415
+    from snaphold.wiring.deployment import opened_deployment  # noqa: PLC0415
 
     given.state.require()
     set_up_logs(given.settings, "host")
-    with opened_deployment(given.settings, given.state, one_region(given, given.state)) as deployment:
+    with opened_deployment(given.settings, given.state, one_region(given)) as deployment:
         yield deployment

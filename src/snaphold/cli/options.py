@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from snaphold.cli.state import StateDirectory
 from snaphold.config import FILE_ONLY, Settings, is_list, load_settings
 from snaphold.errors import SetupError
-from snaphold.reasons import keep_private
+from snaphold.wiring.state_directory import StateDirectory
 
 _ADMIN = ("state_dir", "store_dir", "region")  # what a command that only looks into the state directory needs
 
@@ -37,13 +36,6 @@ class Given:
         """What lies where in the state directory. Raises ``SetupError`` where none was given."""
         store_dir = self.settings.store_dir
         return StateDirectory(self.state_dir, None if store_dir is None else store_dir.absolute())
-
-    def keep_private(self) -> None:
-        """Let no tenant be told where anything lies on this machine. Once, when a process starts."""
-        settings = self.settings
-        peers = [place for peer in settings.peers.values() for place in (peer.store_dir, peer.secret_file)]
-        named = [settings.store_dir, settings.engine_dir, settings.encryption_key_file, *peers]
-        keep_private([self.state_dir, *(place and place.absolute() for place in named)])
 
     def argv(self, **instead: Any) -> list[str]:
         """The same flags for a process that we start; those of ``instead`` replace ours."""

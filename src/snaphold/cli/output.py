@@ -1,4 +1,4 @@
-"""What administrative commands print: tables and sentences for people, JSON for scripts."""
+"""Prints the results of administrative commands: tables and sentences for people, JSON for scripts."""
 
 import json
 import sys
@@ -7,22 +7,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from snaphold.wiring.logs import printable
+
 AsJSON = Annotated[bool, typer.Option("--json", help="print JSON")]
 
-_WIDTH: Final = 1000  # columns where there is no terminal, so that no row is folded
-
-
-def printable(text: str) -> str:
-    r"""The text with every character that a terminal would not show as one written as an escape, ``\x1b`` for one.
-
-    Names are texts of orphaned objects: none of them moves the cursor, and none begins a line that looks like ours.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
+_WIDTH: Final = 1000  # columns without a terminal: no row is folded
 
 
 def print_json(value: Any) -> None:
@@ -31,7 +20,7 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool) -> None:
-    """Print rows as a table whose columns are ``columns`` (heading by key), or all that they hold as a JSON list."""
+    """Print rows as a table, or as a JSON list with every key. ``columns``: the table's headings by key, in order."""
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -48,7 +37,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *,
 
 
 def print_outcome(sentence: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print what was done: as a sentence, or as a JSON object."""
+    """Print the outcome of a command as a sentence or as a JSON object."""
     if as_json:
         print_json(facts)
     else:
@@ -60,4 +49,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_cell, value)) or "-"
-    return "-" if value is None else printable(str(value))  # hosts name what they run themselves
+    return "-" if value is None else printable(str(value))  # a host chooses what it reports

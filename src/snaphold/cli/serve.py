@@ -11,12 +11,12 @@ from typing import Final
 
 from rich.console import Console
 
-from snaphold.cli.logs import set_up_logs
-from snaphold.cli.machine import servers_of
 from snaphold.cli.options import Given
-from snaphold.cli.state import Endpoint, StateDirectory, check_port, parse_regions
 from snaphold.cli.supervisor import Child, python, supervise
 from snaphold.errors import SetupError
+from snaphold.wiring.agent import servers_of
+from snaphold.wiring.logs import set_up_logs
+from snaphold.wiring.state_directory import Endpoint, StateDirectory, check_port, parse_regions
 
 _RATE_FACTOR: Final = 10  # of the contract's rates: few people share one machine
 _STOP_TIMEOUT_S: Final = 30.0

@@ -8,14 +8,14 @@ from contextlib import suppress
 from typing import Final
 
 from snaphold.cli.admin import one_region
-from snaphold.cli.control import opened_deployment
-from snaphold.cli.logs import set_up_logs
 from snaphold.cli.options import Given
 from snaphold.errors import NotFound, Unavailable, Unprocessable
 from snaphold.model import Backup, VerificationLevel, VerificationStatus, rfc3339
 from snaphold.service.backups import show_backup
 from snaphold.service.deployment import Deployment
 from snaphold.service.verification import request_verification, verifiable_backups
+from snaphold.wiring.deployment import opened_deployment
+from snaphold.wiring.logs import set_up_logs
 
 _AT_ONCE: Final = 2  # backups that are being verified: hosts have other things to do
 _LOOK_S: Final = 0.2
@@ -29,7 +29,7 @@ def verify_backups(given: Given, level: VerificationLevel, account: str | None, 
     set_up_logs(given.settings, "verify")
     state = given.state
     state.require()
-    with opened_deployment(given.settings, state, one_region(given, state)) as deployment:
+    with opened_deployment(given.settings, state, one_region(given)) as deployment:
         return _Round(deployment, level, at_once=_AT_ONCE if wait else None).run(
             verifiable_backups(deployment, account)
         )

@@ -24,8 +24,8 @@ _MAX_ANSWER: Final = 1 << 20  # bytes
 _Answered = TypeVar("_Answered", bound=Message)
 
 
-class Peer:
-    """One other region. Implements ``service.deployment.Peer``; share one object among the threads of a process."""
+class PeerClient:
+    """A client of one other region, which threads may share. Implements ``service.deployment.Peer``."""
 
     def __init__(self, region: str, url: str, secret_file: Path) -> None:
         self._region = region

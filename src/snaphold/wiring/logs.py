@@ -1,4 +1,4 @@
-"""What a process says while it works: events with key=value pairs, on standard error."""
+"""Logs of a process: events with key=value pairs, or JSON, on standard error."""
 
 import logging
 import sys
@@ -6,12 +6,31 @@ from typing import Any, Final
 
 import structlog
 
-from snaphold.cli.output import printable
 from snaphold.config import Settings
 
-# Libraries whose INFO is about themselves.
 _FIRST_KEYS: Final = ("timestamp", "level", "process", "event")
-_QUIET: Final = ("alembic", "dbos", "httpcore", "httpx", "uvicorn", "asyncio", "sqlalchemy")
+_QUIET: Final = (  # libraries: only their warnings are logged
+    "alembic",
+    "dbos",
+    "httpcore",
+    "httpx",
+    "uvicorn",
+    "asyncio",
+    "sqlalchemy",
+)
+
+
+def printable(text: str) -> str:
+    r"""The text with each character that a terminal would interpret replaced by its escape, such as ``\x1b``.
+
+    Names of foreign objects may be any text: none may move the cursor, or begin a line that looks like one of ours.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
 
 
 def _escaped(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -19,7 +38,7 @@ def _escaped(_logger: Any, _method: str, event: structlog.typing.EventDict) -> s
 
 
 def _printable_value(value: Any) -> Any:
-    """Lines stay lines: what writes them escapes their ends."""
+    """Line ends are kept: the renderer escapes them."""
     if value is None or isinstance(value, (int, float)):
         return value
     return "\n".join(map(printable, str(value).split("\n")))
@@ -28,7 +47,7 @@ def _printable_value(value: Any) -> Any:
 def set_up_logs(settings: Settings, process: str) -> None:
     """Send the events of structlog and the records of logging to standard error, in the format of the settings.
 
-    ``process`` names the process in each line: ``agent``, ``DFW`` …
+    ``process``: the name of this process in each line: ``agent``, ``DFW`` …
     """
 
     def name_process(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
