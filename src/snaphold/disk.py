@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from snaphold.errors import Permanent
+from snaphold.errors import Permanent, SetupError
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD: Final = -100
@@ -50,6 +50,33 @@ def make_directory(path: Path, *, owner: Owner | None, mode: int = 0o700) -> Non
     if owner is not None:
         os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
     path.chmod(mode)
+
+
+def closed_ancestor(path: Path) -> Path | None:
+    """The outermost directory above ``path`` (or itself) that other system users cannot pass; None when they can."""
+    for directory in (*reversed(path.resolve().parents), path.resolve()):
+        if not directory.stat().st_mode & stat.S_IXOTH:
+            return directory
+    return None
+
+
+def make_traversable(directory: Path) -> None:
+    """Create the directory if necessary, and let other system users pass through it.
+
+    Raises:
+        SetupError: a directory above is closed to them, or this one cannot be created or changed.
+    """
+    try:
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        directory.chmod(stat.S_IMODE(directory.stat().st_mode) | stat.S_IXOTH)
+    except OSError as error:
+        raise SetupError(f"the directory {directory} cannot be used: {error.strerror}") from error
+    closed = closed_ancestor(directory)
+    if closed is not None:
+        raise SetupError(
+            f"{closed} is closed to the system users that the database servers run as: "
+            f"put the state directory elsewhere, or allow passing with 'chmod o+x {closed}'"
+        )
 
 
 def write_atomically(

@@ -13,7 +13,6 @@ from snaphold.agent.agent import Agent, Region
 from snaphold.agent.context import TaskContext
 from snaphold.agent.control import Control
 from snaphold.config import Settings
-from snaphold.engines.mariadb.tool import MariaDB
 from snaphold.host.servers import Servers
 from snaphold.service.outcomes import reap
 from snaphold.steps import Step, observers
@@ -21,6 +20,7 @@ from snaphold.store.local import LocalStores
 from tests.api.site import Site, opened_site
 from tests.api.site import served as served_app
 from tests.support.instances import wait_for
+from tests.support.servers import open_servers
 
 LEASE_S: Final = 30.0  # by the test's own clock
 RENEW_S: Final = 0.2
@@ -117,7 +117,7 @@ def when() -> Iterator[Callable[[Step, Callable[[], object]], None]]:
 @pytest.fixture
 def servers(host_settings: Settings) -> Servers:
     """The database servers of the test's state directory."""
-    return Servers(host_settings)
+    return open_servers(host_settings)
 
 
 class Running:
@@ -136,8 +136,7 @@ class Running:
 @contextmanager
 def running_agent(place: Place, servers: Servers, settings: Settings) -> Iterator[Running]:
     """An agent at work."""
-    engines = {"mariadb": MariaDB(servers.installation)}
-    context = TaskContext(servers=servers, engines=engines, stores=place.stores, settings=settings)
+    context = TaskContext(servers=servers, engines=servers.engines, stores=place.stores, settings=settings)
     region = Region(name="DFW", control=place.control, context=context)
     agent = Agent(settings=settings, regions=[region], servers=servers, accepts_shared=True)
     stopping = threading.Event()

@@ -16,8 +16,9 @@ from snaphold.agent.chain import Chain
 from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
 from snaphold.config import Settings
-from snaphold.engines.base import ServerAccess
-from snaphold.engines.mariadb.tool import MariaDB, MariaDBBackup
+from snaphold.engines.base import Engines, ServerAccess
+from snaphold.engines.mariadb.engine import MariaDB
+from snaphold.engines.mariadb.tool import MariaDBBackup
 from snaphold.errors import Damaged, ObjectMissing, Permanent
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
@@ -25,6 +26,7 @@ from snaphold.steps import Step
 from tests.agent.test_agent import When
 from tests.support.chains import ACCOUNT, ROUNDS, ChainBench, chain_bench, tables_of, writers
 from tests.support.instances import connect, query, wait_for
+from tests.support.servers import installation_of, open_servers
 
 pytestmark = pytest.mark.engine
 
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.engine
 @pytest.fixture
 def bench(host_settings: Settings) -> tuple[ChainBench, InstanceResult]:
     """An instance with tables of every kind."""
-    return chain_bench(Servers(host_settings), host_settings)
+    return chain_bench(open_servers(host_settings), host_settings)
 
 
 def test_a_chain_comes_back_to_each_moment(bench: tuple[ChainBench, InstanceResult]) -> None:
@@ -85,7 +87,7 @@ class StockEngine(MariaDB):
     """Takes increments as people do with the tool alone: from where the parent ended, not where it began."""
 
     def __init__(self, servers: Servers, chain: ChainBench) -> None:
-        super().__init__(servers.installation)
+        super().__init__(installation_of(servers))
         self._chain = chain
 
     @contextmanager
@@ -108,7 +110,7 @@ def stock(chain: ChainBench) -> None:
     """Have the chain taken so from now on."""
     chain.context = TaskContext(
         servers=chain.context.servers,
-        engines={"mariadb": StockEngine(chain.context.servers, chain)},
+        engines=Engines([StockEngine(chain.context.servers, chain)]),
         stores=chain.context.stores,
         settings=chain.context.settings,
     )
@@ -297,12 +299,12 @@ def test_a_tool_that_loses_a_race_gets_another_chance(bench: tuple[ChainBench, I
     marks = place / "marks"
     marks.mkdir(parents=True)
     marks.chmod(0o777)
-    installation = chain.context.servers.installation
+    installation = installation_of(chain.context.servers)
     tool = place / "mariabackup"
     tool.write_text(LOSING_TOOL.format(marks=marks, tool=installation.mariabackup))
     tool.chmod(0o755)
-    engine = MariaDB(replace(installation, mariabackup=tool), chain.context.servers.keys)
-    losing = replace(chain, context=replace(chain.context, engines={"mariadb": engine}))
+    engine = MariaDB(replace(installation, mariabackup=tool))
+    losing = replace(chain, context=replace(chain.context, engines=Engines([engine])))
 
     (marks / "1").touch()
     losing.take(full=True)

@@ -4,10 +4,10 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.errors import Permanent
-from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
 from tests.support.chains import ChainBench, plain_bench
 from tests.support.instances import query
+from tests.support.servers import open_servers
 
 pytestmark = pytest.mark.engine
 TOOLS_NAMES = ("xtrabackup_history", "xtrabackup_info", "xtrabackup_binlog_info", "mariadb_backup_checkpoints")
@@ -17,7 +17,7 @@ LONGEST = "表数字库备" * 10  # 250 bytes in a file's name; with .ibd.meta 2
 @pytest.fixture
 def bench(host_settings: Settings) -> tuple[ChainBench, InstanceResult]:
     """An instance whose databases have the names of the backup tool's files."""
-    return plain_bench(Servers(host_settings), host_settings, (*TOOLS_NAMES, "app"))
+    return plain_bench(open_servers(host_settings), host_settings, (*TOOLS_NAMES, "app"))
 
 
 def test_databases_and_tables_named_as_files_of_the_engine(bench: tuple[ChainBench, InstanceResult]) -> None:

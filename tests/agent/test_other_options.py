@@ -10,13 +10,15 @@ import pytest
 from snaphold.agent.chain import Chain
 from snaphold.agent.context import TaskContext
 from snaphold.config import Settings
-from snaphold.engines.base import BackupMetadata, ServerAccess
-from snaphold.engines.mariadb.tool import MariaDB, MariaDBBackup
+from snaphold.engines.base import BackupMetadata, Engines, ServerAccess
+from snaphold.engines.mariadb.engine import MariaDB
+from snaphold.engines.mariadb.tool import MariaDBBackup
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult
 from tests.support.chains import ROUNDS, ChainBench, chain_bench, tables_of, writers
 from tests.support.engine import settings_with_options
 from tests.support.instances import connect, query, superuser, wait_for
+from tests.support.servers import installation_of, open_servers
 
 pytestmark = pytest.mark.engine
 
@@ -35,7 +37,7 @@ def bench(host_settings: Settings, tmp_path: Path) -> tuple[ChainBench, Instance
     keys.chmod(0o600)
     settings = host_settings.model_copy(update={"encryption_key_file": keys})
     settings = settings_with_options(settings, "--log-bin=binlog", "--server-id=7")
-    return chain_bench(Servers(settings), settings)
+    return chain_bench(open_servers(settings), settings)
 
 
 def gtid(chain: ChainBench) -> str | None:
@@ -186,7 +188,7 @@ class WatchedEngine(MariaDB):
     """Does something in the middle of a backup, once a file of this name has begun to come."""
 
     def __init__(self, servers: Servers) -> None:
-        super().__init__(servers.installation)
+        super().__init__(installation_of(servers))
         self.to_come: dict[str, Callable[[], None]] = {}
 
     @contextmanager
@@ -208,11 +210,11 @@ def test_undo_tablespaces_that_are_truncated(host_settings: Settings) -> None:
     The tool finds a file shorter then than it was, and leaves the rest out. Undone changes need the undo that is new.
     """
     settings = settings_with_options(host_settings, *UNDO_OPTIONS)
-    chain, source = chain_bench(Servers(settings), settings)
+    chain, source = chain_bench(open_servers(settings), settings)
     engine = WatchedEngine(chain.context.servers)
     chain.context = TaskContext(
         servers=chain.context.servers,
-        engines={"mariadb": engine},
+        engines=Engines([engine]),
         stores=chain.context.stores,
         settings=chain.context.settings,
     )

@@ -8,6 +8,7 @@ import pytest
 from snaphold.agent.context import TaskContext
 from snaphold.agent.verification import verify_new
 from snaphold.config import Settings
+from snaphold.engines.base import Engines
 from snaphold.errors import Permanent
 from snaphold.model import VerificationLevel, VerificationStatus
 from snaphold.protocol import ChainLink
@@ -68,7 +69,7 @@ def test_silences_of_a_store(*, heard_between: bool) -> None:
     backup = put_in_segments(store, a_backup_record(1), "deployment", None)
     link = ChainLink(backup_id=backup.id, account=ACCOUNT, manifest_sha256=str(backup.manifest_sha256))
     settings = Settings(verify_wait_s=0.1, compression_threads=1)
-    context = TaskContext(servers=cast("Servers", None), engines={}, stores=stores, settings=settings)
+    context = TaskContext(servers=cast("Servers", None), engines=Engines([]), stores=stores, settings=settings)
     if heard_between:
 
         def look(method: str) -> None:

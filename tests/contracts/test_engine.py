@@ -12,17 +12,17 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.engines.base import BackupStream, Engine
-from snaphold.engines.mariadb.tool import MariaDB
 from snaphold.errors import Permanent, Superseded
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult, InstanceSpec
 from tests.conftest import processes_naming
 from tests.support.backups import BUFFER, extract, restore, take_to_file
 from tests.support.instances import PASSWORD, connect, instance_spec, query, user_spec
+from tests.support.servers import installation_of, mariadb_of, open_servers
 
 pytestmark = pytest.mark.engine
 
-ENGINES: dict[str, Callable[[Servers], Engine]] = {"mariadb": lambda servers: MariaDB(servers.installation)}
+ENGINES: dict[str, Callable[[Servers], Engine]] = {"mariadb": mariadb_of}
 
 
 @dataclass(kw_only=True)
@@ -39,14 +39,14 @@ class Bench:
         """Take a backup into a file."""
         target = self.directory / f"{name}.xbstream"
         access = self.servers.access(self.spec.id)
-        take_to_file(self.engine, access, target, installation=self.servers.installation, **options)  # type: ignore[arg-type]
+        take_to_file(self.engine, access, target, **options)  # type: ignore[arg-type]
         return target
 
 
 @pytest.fixture(params=ENGINES)
 def bench(request: pytest.FixtureRequest, host_settings: Settings, tmp_path: Path) -> Bench:
     """A source with tables of several kinds, views, routines, and users of several hosts."""
-    servers = Servers(host_settings)
+    servers = open_servers(host_settings)
     users = [user_spec("app", PASSWORD, ["shop"]), user_spec("reader", "it's", [], host="127.%")]
     spec = instance_spec(databases=("shop", "a_b"), users=users)
     source = servers.create(spec, 1)
@@ -118,12 +118,12 @@ def test_a_path_may_hold_any_letter(name: str, state_dir: Path, tmp_path: Path, 
     odd = state_dir / "a#b \"c' \\s;d:e%41?f=g"
     odd.mkdir()
     (state_dir / "template").rename(odd / "template")
-    servers = Servers(Settings(state_dir=odd, instance_networks=[instance_network]))
+    servers = open_servers(Settings(state_dir=odd, instance_networks=[instance_network]))
     spec, copy = instance_spec(), instance_spec(databases=(), users=[])
     source = servers.create(spec, 1)
     query(source, "CREATE TABLE shop.t AS SELECT seq FROM shop.seq_1_to_5")
     stream = tmp_path / "full.xbstream"
-    take_to_file(ENGINES[name](servers), servers.access(spec.id), stream, installation=servers.installation)
+    take_to_file(ENGINES[name](servers), servers.access(spec.id), stream)
     result = restore(ENGINES[name](servers), servers, stream, copy)
     assert query(result, "SELECT COUNT(*) FROM shop.t") == [(5,)]
 
@@ -152,7 +152,7 @@ def test_a_backup_of_a_restored_instance_can_be_taken(bench: Bench) -> None:
     bench.servers.restart(first.id)
     target = bench.directory / "again.xbstream"
     access = bench.servers.access(first.id)
-    take_to_file(bench.engine, access, target, installation=bench.servers.installation)
+    take_to_file(bench.engine, access, target)
     second = instance_spec(databases=(), users=[])
     assert _checksums(restore(bench.engine, bench.servers, target, second)) == _checksums(bench.source)
 
@@ -161,22 +161,21 @@ def test_the_facts_are_the_streams_own(bench: Bench) -> None:
     """Versions and positions come from the stream: a full starts nowhere, its checkpoint is not after its end."""
     access = bench.servers.access(bench.spec.id)
     target = bench.directory / "facts.xbstream"
-    taken = take_to_file(bench.engine, access, target, installation=bench.servers.installation)
+    taken = take_to_file(bench.engine, access, target)
     assert taken.from_lsn is None
     assert taken.checkpoint_lsn is not None
     assert 0 < taken.checkpoint_lsn <= taken.to_lsn <= taken.last_lsn
-    assert taken.server_version == bench.servers.installation.version
-    assert taken.tool_version == bench.servers.installation.version
+    assert taken.server_version == installation_of(bench.servers).version
+    assert taken.tool_version == installation_of(bench.servers).version
 
 
 def test_an_increment_is_taken_from_its_parents_checkpoint(bench: Bench) -> None:
     """With a parent's LSN the stream says so, and is smaller than a full one."""
     access = bench.servers.access(bench.spec.id)
-    installation = bench.servers.installation
     full, increment = bench.directory / "full.xbstream", bench.directory / "increment.xbstream"
-    parent = take_to_file(bench.engine, access, full, installation=installation)
+    parent = take_to_file(bench.engine, access, full)
     query(bench.source, "INSERT INTO shop.orders (v) VALUES ('later')")
-    child = take_to_file(bench.engine, access, increment, installation=installation, parent_lsn=parent.checkpoint_lsn)
+    child = take_to_file(bench.engine, access, increment, parent_lsn=parent.checkpoint_lsn)
     assert child.from_lsn == parent.checkpoint_lsn
     assert child.last_lsn > parent.last_lsn  # whether a checkpoint came between is the server's to say
     assert increment.stat().st_size < full.stat().st_size / 2
@@ -214,7 +213,6 @@ def test_a_lock_that_is_released_in_time_hinders_nothing(bench: Bench) -> None:
             bench.engine,
             access,
             bench.directory / "patient.xbstream",
-            installation=bench.servers.installation,
             started=started,
         )
         assert started.wait(30)
@@ -288,7 +286,7 @@ def test_files_that_are_no_backup_cannot_be_prepared(bench: Bench) -> None:
     stream = bench.take()
     copy = instance_spec(databases=(), users=[])
     staging = bench.servers.staging(copy, 1)
-    extract(bench.servers.installation, stream, staging.directory, uid=staging.uid, gid=staging.gid)
+    extract(installation_of(bench.servers), stream, staging.directory, uid=staging.uid, gid=staging.gid)
     redo = staging.directory / "ib_logfile0"
     redo.write_bytes(b"\0" * redo.stat().st_size)
     with pytest.raises(Permanent):
@@ -302,7 +300,7 @@ def test_a_stopped_preparation_ends_at_once(bench: Bench) -> None:
     copy = instance_spec(databases=(), users=[])
     stream = bench.take()
     staging = bench.servers.staging(copy, 1)
-    extract(bench.servers.installation, stream, staging.directory, uid=staging.uid, gid=staging.gid)
+    extract(installation_of(bench.servers), stream, staging.directory, uid=staging.uid, gid=staging.gid)
     stop = threading.Event()
     stop.set()
     with suppress(Superseded):  # it may have been faster

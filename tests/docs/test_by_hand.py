@@ -12,10 +12,8 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.engines.mariadb.installation import Installation
-from snaphold.engines.mariadb.tool import MariaDB
 from snaphold.formats.manifest import DataFacts, IndexFacts, Manifest, sha256_of
 from snaphold.formats.xbstream import Watch
-from snaphold.host.servers import Servers
 from snaphold.store.base import CONTAINER
 from snaphold.store.local import LocalStores
 from snaphold.stream.segments import write_backup
@@ -24,6 +22,7 @@ from tests.scenarios.served import ACCOUNT, eventually, served
 from tests.scenarios.served import query as ask
 from tests.stream.backups import manifest_of
 from tests.support.instances import PASSWORD, instance_spec, query
+from tests.support.servers import installation_of, mariadb_of, open_servers
 
 pytestmark = pytest.mark.engine
 
@@ -62,11 +61,11 @@ class Source:
     """A server whose backups are put into a local store as the agent would."""
 
     def __init__(self, settings: Settings, root: Path) -> None:
-        self.servers = Servers(settings)
+        self.servers = open_servers(settings)
         self.spec = instance_spec()
         self.result = self.servers.create(self.spec, 1)
         self.store = LocalStores(root).of(ACCOUNT)
-        self.engine = MariaDB(self.servers.installation)
+        self.engine = mariadb_of(self.servers)
         self.written_meanwhile = False
 
     def backup(self, number: int, parent: Manifest | None, *, busy: bool = True) -> Manifest:
@@ -74,7 +73,7 @@ class Source:
 
         ``busy``: rows are written meanwhile, so that it ends behind where it began, and an increment on it overlaps.
         """
-        name, watch = f"{number:08d}-0000-4000-8000-000000000000", Watch()
+        name, watch = f"{number:08d}-0000-4000-8000-000000000000", Watch(self.engine.captures)
         parent_lsn = None if parent is None else parent.lineage.checkpoint_lsn
         access = self.servers.access(self.spec.id)
         prefix = f"snaphold/d/{name}/1/"
@@ -144,9 +143,9 @@ def test_a_chain_comes_back_by_hand(host_settings: Settings, tmp_path: Path) -> 
         "WORK": tmp_path / "work",
         "TARGET": target,
     }
-    messages = restored_by_hand(source.servers.installation, values)
+    messages = restored_by_hand(installation_of(source.servers), values)
     assert messages.count("completed OK!") == 3
-    with started(source.servers.installation, target) as connection, closing(connection):
+    with started(installation_of(source.servers), target) as connection, closing(connection):
         assert said(connection, tables) == expected
         assert said(connection, "SHOW TABLES IN shop") == [("last",), ("t",)]
 
@@ -154,7 +153,7 @@ def test_a_chain_comes_back_by_hand(host_settings: Settings, tmp_path: Path) -> 
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     (tmp_path / "again").mkdir()
     values |= {"WORK": tmp_path / "again", "TARGET": tmp_path / "never"}
-    ended = followed(source.servers.installation, values)
+    ended = followed(installation_of(source.servers), values)
     assert ended.returncode != 0
     assert f"{first.id}.sha256 differ" in ended.stdout
     assert not (tmp_path / "never").exists()

@@ -13,6 +13,7 @@ from snaphold.errors import BadRequest, NotFound, Unavailable, Unprocessable
 from snaphold.host.servers import Servers
 from snaphold.protocol import HostCallKind, InstanceResult
 from tests.support.instances import connect, instance_spec, query, user_spec
+from tests.support.servers import open_servers
 
 pytestmark = pytest.mark.engine
 
@@ -47,7 +48,7 @@ class Asked:
 @pytest.fixture
 def asked(host_settings: Settings) -> Iterator[Asked]:
     """An instance with the database ``shop`` and its user ``app``."""
-    servers = Servers(host_settings)
+    servers = open_servers(host_settings)
     asked = Asked(servers)
     yield asked
     servers.delete(asked.spec.id)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from snaphold.disk import closed_ancestor
 from snaphold.engines.mariadb.installation import (
     Installation,
-    closed_ancestor,
     find_installation,
     reachable_installation,
 )

@@ -11,6 +11,7 @@ from snaphold.host.servers import Servers
 from snaphold.names import charset_fault, file_name_length
 from tests.support.collations import FILE, STATEMENT, by_charset
 from tests.support.instances import instance_spec
+from tests.support.servers import installation_of, open_servers
 
 pytestmark = pytest.mark.engine
 
@@ -38,7 +39,7 @@ PAIRS = [
 def server(lasting_state_dir: Path, instance_network: str) -> Iterator[tuple[Servers, str]]:
     """A host with one instance, and its id."""
     servers, spec = (
-        Servers(Settings(state_dir=lasting_state_dir, instance_networks=[instance_network])),
+        open_servers(Settings(state_dir=lasting_state_dir, instance_networks=[instance_network])),
         instance_spec(),
     )
     servers.create(spec, 1)
@@ -50,7 +51,7 @@ def test_the_file_has_the_servers_collations(server: tuple[Servers, str]) -> Non
     """If not: ``.venv/bin/python -m tests.support.collations`` writes them anew."""
     servers, instance_id = server
     rows = servers.access(instance_id).administer(STATEMENT, 10)
-    assert json.loads(FILE.read_text("ascii"))[servers.installation.series] == by_charset(rows)
+    assert json.loads(FILE.read_text("ascii"))[installation_of(servers).series] == by_charset(rows)
 
 
 def test_the_length_of_a_directorys_name(server: tuple[Servers, str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from snaphold.engines.mariadb.engine import MariaDB
 from snaphold.host.processes import Spawned, end_process, find_server, spawn_detached
 from snaphold.sandbox import Sandbox
 
@@ -27,18 +28,18 @@ def running(program: Path, data: Path) -> Iterator[int]:
 def test_a_server_is_found_by_its_name_and_its_data(tmp_path: Path, name: str) -> None:
     """A program of this name with exactly this data directory is the server, and of no other directory."""
     with running(tmp_path / name, tmp_path / "data") as pid:
-        found = find_server(tmp_path / "data", None)
+        found = find_server(tmp_path / "data", None, MariaDB.serves)
         assert found is not None
         assert found.pid == pid
-        assert find_server(tmp_path / "dat", None) is None
-    assert find_server(tmp_path / "data", None) is None
+        assert find_server(tmp_path / "dat", None, MariaDB.serves) is None
+    assert find_server(tmp_path / "data", None, MariaDB.serves) is None
 
 
 @pytest.mark.parametrize("name", ["mariadb-backup", "mariabackup"])
 def test_the_backup_tool_is_no_server(tmp_path: Path, name: str) -> None:
     """The backup tool has the same argument and owner: a server that died during a backup is not taken as running."""
     with running(tmp_path / name, tmp_path / "data"):
-        assert find_server(tmp_path / "data", None) is None
+        assert find_server(tmp_path / "data", None, MariaDB.serves) is None
 
 
 def test_a_started_program_is_known_by_its_number(tmp_path: Path) -> None:

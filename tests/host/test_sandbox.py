@@ -14,10 +14,10 @@ import pymysql
 import pytest
 
 from snaphold.config import Settings
-from snaphold.host.servers import Servers
 from snaphold.sandbox import Sandbox, command, launched, protection
 from tests.conftest import processes_naming
 from tests.support.instances import connect, instance_spec, promote, query, wait_for
+from tests.support.servers import open_servers
 
 AS_ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -146,7 +146,7 @@ class Promoted:
     """An instance whose user ``app`` has every right that its server can give."""
 
     def __init__(self, settings: Settings) -> None:
-        self.servers = Servers(settings)
+        self.servers = open_servers(settings)
         self.spec = instance_spec()
         self.result = self.servers.create(self.spec, 1)
         promote(self.servers, self.spec.id, "app")

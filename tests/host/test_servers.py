@@ -16,14 +16,17 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.disk import Owner, copy_data
+from snaphold.engines.base import Engines
+from snaphold.engines.files import ServerFiles
+from snaphold.engines.mariadb.engine import MariaDB
 from snaphold.engines.mariadb.installation import Installation
 from snaphold.engines.mariadb.template import template_directory
 from snaphold.errors import NotFound, Permanent, SetupError, Superseded, in_full
-from snaphold.host.directory import InstanceDirectory
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceState
 from tests.conftest import processes_naming
 from tests.support.instances import connect, instance_spec, query, wait_for
+from tests.support.servers import installation_of, open_servers
 
 pytestmark = pytest.mark.engine
 
@@ -31,17 +34,18 @@ CREATE = """
 import sys
 from pathlib import Path
 from snaphold.config import Settings
+from snaphold.engines.installed import installed_engines
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceSpec
 settings = Settings(state_dir=Path(sys.argv[1]), instance_networks=[sys.argv[2]])
-Servers(settings).create(InstanceSpec.model_validate_json(sys.argv[3]), 1)
+Servers(settings, installed_engines(settings)).create(InstanceSpec.model_validate_json(sys.argv[3]), 1)
 """
 
 
 @pytest.fixture
 def servers(host_settings: Settings) -> Servers:
     """A host without instances."""
-    return Servers(host_settings)
+    return open_servers(host_settings)
 
 
 def test_an_instance_lives_from_create_to_delete(servers: Servers, state_dir: Path) -> None:
@@ -49,7 +53,7 @@ def test_an_instance_lives_from_create_to_delete(servers: Servers, state_dir: Pa
     spec = instance_spec()
     result = servers.create(spec, 1)
     assert result.port == 3306
-    assert result.full_version == servers.installation.version
+    assert result.full_version == installation_of(servers).version
     query(result, "CREATE TABLE shop.t (id INT PRIMARY KEY) ENGINE=InnoDB")
     query(result, "INSERT INTO shop.t VALUES (7)")
 
@@ -126,7 +130,7 @@ def test_servers_outlive_the_host_process_and_are_found_again(
     subprocess.run(argv, check=True, timeout=120)
     before = processes_naming(state_dir)
 
-    servers = Servers(host_settings)
+    servers = open_servers(host_settings)
     servers.clear_leftovers()
     servers.start(spec.id)
 
@@ -152,7 +156,7 @@ def test_a_create_that_was_killed_leaves_nothing(
             wait_for(lambda: list(empty_state_dir.glob(sign_of_progress)), sign_of_progress)
         creator.kill()
 
-    servers = Servers(Settings(state_dir=empty_state_dir, instance_networks=[instance_network]))
+    servers = open_servers(Settings(state_dir=empty_state_dir, instance_networks=[instance_network]))
     servers.clear_leftovers()
 
     assert list((empty_state_dir / "instances").iterdir()) == []
@@ -168,7 +172,7 @@ def test_no_second_server_on_one_data_directory(servers: Servers, host_settings:
     servers.stop(spec.id)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: servers.start(spec.id), range(4)))
-    Servers(host_settings).start(spec.id)
+    open_servers(host_settings).start(spec.id)
     assert len(processes_naming(state_dir)) == 1
 
 
@@ -176,12 +180,12 @@ def test_instances_created_at_once_share_one_template_and_nothing_else(
     empty_state_dir: Path, instance_network: str
 ) -> None:
     """The template is made once; addresses, system users and incarnations differ."""
-    servers = Servers(Settings(state_dir=empty_state_dir, instance_networks=[instance_network]))
+    servers = open_servers(Settings(state_dir=empty_state_dir, instance_networks=[instance_network]))
     specs = [instance_spec() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda spec: servers.create(spec, 1), specs))
     assert sorted(path.name for path in (empty_state_dir / "template").iterdir()) == [
-        servers.installation.version,
+        installation_of(servers).version,
         "lock",
     ]
     assert len({result.address for result in results}) == 4
@@ -256,14 +260,14 @@ def test_another_version_than_the_hosts_is_refused(servers: Servers) -> None:
 def test_a_full_disk_ends_a_create_with_that_reason(state_dir: Path, instance_network: str, megabytes: int) -> None:
     """No space: Permanent with that reason, and everything removed, so that the space is given back."""
     template = state_dir / "roomy"
-    roomy = Servers(Settings(state_dir=template, instance_networks=[instance_network]))
-    template_directory(template, roomy.installation)
+    roomy = open_servers(Settings(state_dir=template, instance_networks=[instance_network]))
+    template_directory(template, installation_of(roomy))
     small = state_dir / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(small)], check=True)
     try:
         shutil.copytree(template / "template", small / "template")
-        servers = Servers(Settings(state_dir=small, instance_networks=[instance_network]))
+        servers = open_servers(Settings(state_dir=small, instance_networks=[instance_network]))
         with pytest.raises(Permanent, match="the disk of this host is full"):
             servers.create(instance_spec(), 1)
         assert list((small / "instances").iterdir()) == []
@@ -276,7 +280,7 @@ def test_a_taken_address_means_the_next_one(host_settings: Settings) -> None:
     chance = random.SystemRandom()
     start = f"127.{chance.randint(80, 126)}.{chance.randint(0, 255)}"
     network, chosen = f"{start}.8/30", f"{start}.10"
-    servers = Servers(host_settings.model_copy(update={"instance_networks": [network]}))
+    servers = open_servers(host_settings.model_copy(update={"instance_networks": [network]}))
     results = []
     for _ in range(4):
         spec = instance_spec().model_copy(update={"address": chosen})
@@ -294,7 +298,7 @@ def test_a_taken_address_means_the_next_one(host_settings: Settings) -> None:
 def test_a_state_directory_may_lie_deep(state_dir: Path, instance_network: str) -> None:
     """A path too long for a socket's address (107 bytes) hinders nothing."""
     deep = state_dir / ("d" * 60) / ("e" * 60)
-    servers = Servers(Settings(state_dir=deep, instance_networks=[instance_network]))
+    servers = open_servers(Settings(state_dir=deep, instance_networks=[instance_network]))
     spec = instance_spec()
     result = servers.create(spec, 1)
     assert query(result, "SELECT 1") == [(1,)]
@@ -307,10 +311,10 @@ def test_a_closed_directory_above_is_named(state_dir: Path) -> None:
     closed = state_dir / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(SetupError, match=f"^{closed} is closed .*chmod o\\+x {closed}'$"):
-        Servers(Settings(state_dir=closed / "state"))
+        open_servers(Settings(state_dir=closed / "state"))
     ours = state_dir / "ours"
     ours.mkdir(mode=0o700)
-    Servers(Settings(state_dir=ours))
+    open_servers(Settings(state_dir=ours))
     assert ours.stat().st_mode & 0o777 == 0o701
 
 
@@ -331,15 +335,16 @@ def test_an_incarnation_is_one_life_of_the_data(servers: Servers) -> None:
     assert servers.incarnation(spec.id) != first
 
 
-class Delayed(Servers):
+class Delayed(MariaDB):
     """Hears the server's position late, once: when ``go_on`` is set."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+    def __init__(self, installation: Installation) -> None:
+        super().__init__(installation)
         self.asked, self.go_on = threading.Event(), threading.Event()
 
-    def _lsns(self, directory: InstanceDirectory, *, timeout_s: float) -> tuple[int, int]:
-        found = super()._lsns(directory, timeout_s=timeout_s)
+    def lsns(self, files: ServerFiles, timeout_s: float) -> tuple[int, int]:
+        """The position as it is when asked."""
+        found = super().lsns(files, timeout_s)
         if not self.asked.is_set():
             self.asked.set()
             assert self.go_on.wait(30)
@@ -348,18 +353,19 @@ class Delayed(Servers):
 
 def test_a_look_that_was_overtaken_is_no_rollback(host_settings: Settings) -> None:
     """Each region of an agent looks by itself: a position that was asked for first and heard last is no lower one."""
-    servers, spec = Delayed(host_settings), instance_spec()
-    servers.asked.set()
+    engine, spec = Delayed(installation_of(open_servers(host_settings))), instance_spec()
+    servers = Servers(host_settings, Engines([engine]))
+    engine.asked.set()
     result = servers.create(spec, 1)
     query(result, "CREATE TABLE shop.t (v LONGBLOB) ENGINE=InnoDB")
     first = servers.incarnation(spec.id)
-    servers.asked.clear()
+    engine.asked.clear()
     with ThreadPoolExecutor(1) as pool:
         early = pool.submit(servers.state, spec.id)
-        assert servers.asked.wait(30)
+        assert engine.asked.wait(30)
         query(result, "INSERT INTO shop.t VALUES (REPEAT('x', 20000))")
         late = servers.state(spec.id)
-        servers.go_on.set()
+        engine.go_on.set()
     assert early.result().incarnation == first
     assert late.incarnation in {first, None}
     assert servers.incarnation(spec.id) == first
@@ -483,12 +489,12 @@ def test_a_server_that_is_tried_out(
     spec = instance_spec()
     staging = servers.staging(spec, 1, kind="proof")
     owner = None if staging.uid is None else Owner(uid=staging.uid, gid=staging.uid)
-    copy_data(template_directory(state_dir, servers.installation), staging.directory, owner)
+    copy_data(template_directory(state_dir, installation_of(servers)), staging.directory, owner)
     administer = servers.start_scratch_server(spec, 1)
     assert administer("SELECT @@skip_networking, @@port", 5) == [(1, 0)]
     assert (servers.ids(), len(processes_naming(state_dir))) == ([], 1)
     if after_a_kill:
-        Servers(host_settings).clear_leftovers()
+        open_servers(host_settings).clear_leftovers()
     else:
         servers.discard_attempt(spec.id, 1)
     assert processes_naming(state_dir) == []

@@ -9,14 +9,15 @@ import pymysql
 import pytest
 
 from snaphold.config import Settings
+from snaphold.engines.base import Denied
 from snaphold.engines.mariadb.accounts import ADMIN, BACKUP, native_hash
-from snaphold.engines.mariadb.session import Denied, Session, TooMuch, session
-from snaphold.engines.mariadb.tool import MariaDB
+from snaphold.engines.mariadb.engine import MariaDB
+from snaphold.engines.mariadb.session import Session, TooMuch, session
 from snaphold.errors import SnapholdError, Unavailable, Unprocessable
-from snaphold.host.servers import Servers
 from snaphold.protocol import HostCallKind
 from tests.support.backups import take_to_file
 from tests.support.instances import connect, instance_spec, superuser, user_spec, wait_for
+from tests.support.servers import installation_of, open_servers
 
 pytestmark = pytest.mark.engine
 
@@ -43,7 +44,7 @@ class Tenant:
 
     def __init__(self, settings: Settings) -> None:
         self.spec = instance_spec()
-        self.servers = Servers(settings)
+        self.servers = open_servers(settings)
         self.result = self.servers.create(self.spec, 1)
         self.ask(HostCallKind.ENABLE_ROOT, password_hash=native_hash("root"))
 
@@ -61,7 +62,7 @@ class Tenant:
     @contextmanager
     def session(self, timeout_s: float = 10, most_bytes: int = 1 << 20) -> Iterator[Session]:
         """The host's own, with other limits."""
-        directory = self.servers._directory(self.spec.id)
+        directory = self.servers.records.directory(self.spec.id)
         with session(directory.admin_file, directory.socket, timeout_s=timeout_s, most_bytes=most_bytes) as opened:
             yield opened
 
@@ -232,10 +233,10 @@ def test_clients_that_take_every_connection_shut_nobody_of_ours_out(tenant: Tena
         with pytest.raises(pymysql.err.OperationalError, match="Too many connections"):
             connect(tenant.result)
         assert tenant.ask(HostCallKind.SHOW_ROOT) == {"enabled": True}
-        access, installation = tenant.servers.access(tenant.spec.id), tenant.servers.installation
+        access, installation = tenant.servers.access(tenant.spec.id), installation_of(tenant.servers)
         with ExitStack() as ours:
             opened = [ours.enter_context(tenant.session()) for _ in range(8)]
             assert [one.run("SELECT 1") for one in opened] == [[(1,)]] * 8
             assert access.administer_as_tool("SELECT 1", 10) == [(1,)]
-        take_to_file(MariaDB(installation), access, access.scratch / "backup", installation=installation)
+        take_to_file(MariaDB(installation), access, access.scratch / "backup")
         change("SET GLOBAL max_connections = 151", 10)

@@ -14,9 +14,9 @@ import pymysql
 import pytest
 
 from snaphold.config import Settings
-from snaphold.host.servers import Servers
 from tests.conftest import processes_naming
 from tests.support.instances import instance_spec, promote, query
+from tests.support.servers import installation_of, open_servers
 
 pytestmark = [
     pytest.mark.engine,
@@ -28,7 +28,7 @@ class PeerRegistry:
     """An instance that attacks, with an all-powerful user, and one that is attacked."""
 
     def __init__(self, settings: Settings) -> None:
-        self.servers = Servers(settings)
+        self.servers = open_servers(settings)
         self.attacker, self.victim = instance_spec(), instance_spec()
         self.result = self.servers.create(self.attacker, 1)
         self.target = self.servers.create(self.victim, 1)
@@ -67,7 +67,7 @@ def _without_the_servers_own_rule(neighbours: PeerRegistry) -> None:
         user=access.uid,
         group=access.gid,
         extra_groups=[],
-        env=dict(neighbours.servers.installation.environment),
+        env=dict(installation_of(neighbours.servers).environment),
         cwd=access.data_directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -17,11 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snaphold.config import Settings
-from snaphold.engines.mariadb.tool import MariaDB
+from snaphold.engines.mariadb.engine import MariaDB
 from snaphold.errors import Damaged, ObjectMissing, Permanent, Superseded
 from snaphold.formats.manifest import CodecName, Manifest
 from snaphold.formats.xbstream import Watch
-from snaphold.host.servers import Servers
 from snaphold.store.base import ObjectStore
 from snaphold.store.local import LocalStores
 from snaphold.stream import extractor
@@ -36,6 +35,7 @@ from tests.stream.xb import INFO, end, head, payload, remove, rename, seek, stre
 from tests.support.instances import instance_spec, query, wait_for
 from tests.support.members import member_of
 from tests.support.mounts import in_a_file_system
+from tests.support.servers import installation_of, mariadb_of, open_servers
 
 AS_ROOT = os.geteuid() == 0
 NOISE = random.Random(1).randbytes(6 * BLOCK_SIZE)
@@ -341,7 +341,7 @@ def test_a_directory_of_somebody_else(memory: MemoryStore, target: Path) -> None
 @pytest.mark.engine
 def test_the_same_files_as_the_standard_tools(host_settings: Settings, state_dir: Path, tmp_path: Path) -> None:
     """A real backup: our files are byte for byte those of ``gzip -dc | mbstream -x``, and the watch saw them all."""
-    servers = Servers(host_settings)
+    servers = open_servers(host_settings)
     spec = instance_spec()
     source = servers.create(spec, 1)
     for statement in (
@@ -355,8 +355,8 @@ def test_the_same_files_as_the_standard_tools(host_settings: Settings, state_dir
         "CREATE TABLE shop.parts (id INT) PARTITION BY HASH (id) PARTITIONS 4",
     ):
         query(source, statement)
-    store, watch = LocalStores(tmp_path / "store", segment_size=SEGMENT).of("1234"), Watch()
-    engine = MariaDB(servers.installation)
+    store, watch = LocalStores(tmp_path / "store", segment_size=SEGMENT).of("1234"), Watch(MariaDB.captures)
+    engine = mariadb_of(servers)
     with engine.take(servers.access(spec.id), parent_lsn=None, lock_wait_timeout_s=60) as stream:
         written = write_backup(
             stream.readinto, store, PREFIX, level=1, watch=watch, kill=stream.kill, segment_size=SEGMENT
@@ -374,11 +374,11 @@ def test_the_same_files_as_the_standard_tools(host_settings: Settings, state_dir
         os.chown(ours, 312_345, 312_345)
     extract_backup([manifest_of(written)], store, ours, uid=owner, gid=owner)
 
-    environment = {**servers.installation.environment, "PATH": os.environ["PATH"]}
+    environment = {**installation_of(servers).environment, "PATH": os.environ["PATH"]}
     data = tmp_path / "store" / "1234" / "z_CLOUDDB_BACKUPS" / NAME
     pipeline = 'gzip -dc "$0" | "$1" -x -C "$2"'
     subprocess.run(
-        ["bash", "-o", "pipefail", "-c", pipeline, data, servers.installation.mbstream, theirs],
+        ["bash", "-o", "pipefail", "-c", pipeline, data, installation_of(servers).mbstream, theirs],
         env=environment,
         check=True,
     )

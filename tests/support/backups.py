@@ -2,13 +2,14 @@
 
 import subprocess
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 from snaphold.engines.base import BackupMetadata, Engine, ServerAccess
 from snaphold.engines.mariadb.installation import Installation
+from snaphold.formats.xbstream import Watch
 from snaphold.host.servers import Servers
 from snaphold.protocol import InstanceResult, InstanceSpec
+from tests.support.servers import installation_of
 
 BUFFER = 1 << 20  # bytes
 
@@ -18,13 +19,12 @@ def take_to_file(
     server: ServerAccess,
     target: Path,
     *,
-    installation: Installation,
     parent_lsn: int | None = None,
     lock_wait_timeout_s: float = 60,
     started: threading.Event | None = None,
 ) -> BackupMetadata:
-    """Take a backup into a file, and read the engine's facts from what mbstream makes of it."""
-    buffer = memoryview(bytearray(BUFFER))
+    """Take a backup into a file, and return the engine's metadata, as the agent does."""
+    buffer, watch = memoryview(bytearray(BUFFER)), Watch(engine.captures)
     with (
         target.open("wb") as file,
         engine.take(server, parent_lsn=parent_lsn, lock_wait_timeout_s=lock_wait_timeout_s) as stream,
@@ -33,20 +33,9 @@ def take_to_file(
             started.set()
         while count := stream.readinto(buffer):
             file.write(buffer[:count])
-        file.flush()
-        return stream.taken(captured(engine, installation, target))
-
-
-def captured(engine: Engine, installation: Installation, stream: Path) -> Mapping[str, bytes]:
-    """The starts of the files that the engine wants to see."""
-    directory = stream.with_suffix(".extracted")
-    directory.mkdir()
-    extract(installation, stream, directory, uid=None, gid=None)
-    return {
-        name: (directory / name).read_bytes()[:limit]
-        for name, limit in engine.captures.items()
-        if (directory / name).exists()
-    }
+            watch.feed(buffer[:count])
+        watch.finish()
+        return stream.taken(watch.captured)
 
 
 def extract(installation: Installation, stream: Path, directory: Path, *, uid: int | None, gid: int | None) -> None:
@@ -66,6 +55,6 @@ def extract(installation: Installation, stream: Path, directory: Path, *, uid: i
 def restore(engine: Engine, servers: Servers, stream: Path, spec: InstanceSpec, attempt: int = 1) -> InstanceResult:
     """The way back: staging, extract, prepare, finish."""
     staging = servers.staging(spec, attempt)
-    extract(servers.installation, stream, staging.directory, uid=staging.uid, gid=staging.gid)
+    extract(installation_of(servers), stream, staging.directory, uid=staging.uid, gid=staging.gid)
     engine.prepare(staging.directory, uid=staging.uid, gid=staging.gid, memory_bytes=staging.memory_bytes)
     return servers.finish_restore(spec, attempt)

@@ -18,8 +18,8 @@ from snaphold.agent.control import Control
 from snaphold.agent.lease import Lease
 from snaphold.agent.restore import restored_instance
 from snaphold.config import Settings
-from snaphold.engines.mariadb.tool import MariaDB
-from snaphold.host.servers import Servers, Staging
+from snaphold.host.provisioning import Staging
+from snaphold.host.servers import Servers
 from snaphold.model import rfc3339
 from snaphold.protocol import (
     BackupResult,
@@ -33,6 +33,7 @@ from snaphold.protocol import (
 )
 from snaphold.store.local import LocalStores
 from tests.support.instances import PASSWORD, instance_spec, query, superuser, user_spec
+from tests.support.servers import installation_of, mariadb_of
 
 ACCOUNT = "1234"
 _PLAIN = {".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".par", ".opt"}  # whole in every increment
@@ -99,7 +100,7 @@ class ChainBench:
         staging = self.context.servers.staging(copy, 1)
         task = self.task(TaskKind.RESTORE, self.links, instance=copy)
         way(Chain.opened(self.context.stores, self.links), self.context, staging, lease_of(task))
-        self.context.engines["mariadb"].prepare(
+        mariadb_of(self.context.servers).prepare(
             staging.directory, uid=staging.uid, gid=staging.gid, memory_bytes=staging.memory_bytes
         )
         paths = [path for path in staging.directory.rglob("*") if path.is_file()]
@@ -126,7 +127,7 @@ class ChainBench:
             volume_gb=1,
             flavor_ram_mb=512,
             datastore="mariadb",
-            version=self.context.servers.installation.series,
+            version=installation_of(self.context.servers).series,
             version_id="v",
         )
 
@@ -178,8 +179,7 @@ def plain_bench(servers: Servers, settings: Settings, databases: Sequence[str]) 
     """An instance with these databases, empty, and a client that owns them."""
     assert settings.state_dir is not None
     stores = LocalStores(settings.state_dir / "store")
-    engines = {"mariadb": MariaDB(servers.installation, servers.keys)}
-    context = TaskContext(servers=servers, engines=engines, stores=stores, settings=settings)
+    context = TaskContext(servers=servers, engines=servers.engines, stores=stores, settings=settings)
     spec = instance_spec(databases=databases, users=[user_spec("app", PASSWORD, databases)])
     return ChainBench(context=context, spec=spec), servers.create(spec, 1)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from snaphold import names
 from snaphold.config import Settings
-from snaphold.host.servers import Servers
 from tests.support.instances import instance_spec
+from tests.support.servers import installation_of, open_servers
 
 STATEMENT = (
     "SELECT CHARACTER_SET_NAME, FULL_COLLATION_NAME FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY"
@@ -29,14 +29,14 @@ def main() -> None:
     """Write those of the server that the tests run on into the file."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
-        servers, spec = Servers(Settings(state_dir=Path(directory))), instance_spec(databases=(), users=[])
+        servers, spec = open_servers(Settings(state_dir=Path(directory))), instance_spec(databases=(), users=[])
         servers.create(spec, 1)
         try:
             rows = servers.access(spec.id).administer(STATEMENT, 10)
         finally:
             servers.delete(spec.id)
     known = json.loads(FILE.read_text("ascii")) if FILE.exists() else {}
-    known[servers.installation.series] = by_charset(rows)
+    known[installation_of(servers).series] = by_charset(rows)
     FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "ascii")
 
 

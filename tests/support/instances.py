@@ -69,7 +69,7 @@ def promote(servers: Servers, instance_id: str, user: str) -> None:
 
 def superuser(servers: Servers, instance_id: str) -> Administer:
     """Runs statements with SUPER, for what tests change about a server and the service does not."""
-    directory = servers._directory(instance_id)
+    directory = servers.records.directory(instance_id)
 
     def administer(statement: str, timeout_s: float) -> list[tuple[Any, ...]]:
         with session(directory.super_file, directory.socket, timeout_s=timeout_s) as asked:

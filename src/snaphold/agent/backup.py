@@ -66,7 +66,7 @@ class _Attempt:
         self._spec = spec
         self._lease = lease
         self._publishing = publishing
-        self._engine = context.engines[spec.datastore]
+        self._engine = context.engines.of(spec.datastore, spec.version)
 
     def take(self) -> BackupResult:
         """Measure, stream, publish; what the catalog is to keep of it.
@@ -197,7 +197,7 @@ class _Attempt:
         imported = self._imported()
         if parent is not None:
             self._insist_on_fit(parent, incarnation, imported)
-        settings, watch = self._context.settings, Watch()
+        settings, watch = self._context.settings, Watch(self._engine.captures)
         server = self._context.servers.access(self._spec.instance_id)
         scanned = None if parent is None else ScanProgress(server.data_directory, watch)
         parent_lsn = None if parent is None else parent.lineage.checkpoint_lsn

@@ -12,7 +12,7 @@ from snaphold.agent.lease import Lease
 from snaphold.disk import Owner, make_directory
 from snaphold.errors import Damaged, Permanent
 from snaphold.formats.manifest import Manifest, load
-from snaphold.host.servers import Staging
+from snaphold.host.provisioning import Staging
 from snaphold.protocol import ChainLink
 from snaphold.store.base import ObjectStore, Stores
 from snaphold.stream.extract import extract_backup
@@ -106,7 +106,7 @@ class Chain:
 
     def apply_in_turn(self, context: TaskContext, staging: Staging, lease: Lease) -> None:
         """Have the tool apply one increment after the other, each from a directory beside."""
-        engine = context.engines[self.newest.datastore.type]
+        engine = context.engines.of(self.newest.datastore.type, self.newest.datastore.version)
         owner = None if staging.uid is None or staging.gid is None else Owner(uid=staging.uid, gid=staging.gid)
         rights = {"uid": staging.uid, "gid": staging.gid}
         full, *increments = self.manifests

@@ -14,7 +14,7 @@ from snaphold.errors import Permanent, Superseded
 from snaphold.formats.manifest import Datastore
 from snaphold.formats.xbstream import XbstreamReader
 from snaphold.formats.xbstream_writer import TreeStream
-from snaphold.host.servers import Staging
+from snaphold.host.provisioning import Staging
 from snaphold.protocol import BackupResult, BackupSpec, InstanceSpec, Task
 from snaphold.steps import Step, reached
 from snaphold.stream.segments import Written, write_backup

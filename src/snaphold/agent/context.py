@@ -2,14 +2,14 @@
 
 import contextvars
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from snaphold.config import Settings
-from snaphold.engines.base import Engine
+from snaphold.engines.base import Engines
 from snaphold.host.servers import Servers
 from snaphold.store.base import Stores
 from snaphold.stream.priority import Priority
@@ -23,7 +23,7 @@ class TaskContext:
     """The machine's servers, what can back them up, and the region's object stores."""
 
     servers: Servers
-    engines: Mapping[str, Engine]  # by datastore type
+    engines: Engines
     stores: Stores
     settings: Settings
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from snaphold.engines.mariadb.session import Denied
+from snaphold.engines.base import Denied
 from snaphold.errors import Refused, SnapholdError, in_full
 from snaphold.host.servers import Servers
 from snaphold.protocol import HostCall, HostCallAnswer

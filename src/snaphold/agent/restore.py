@@ -9,7 +9,6 @@ from snaphold.agent.chain import Chain
 from snaphold.agent.context import TaskContext
 from snaphold.agent.instances import removed_when_superseded
 from snaphold.agent.lease import Lease
-from snaphold.agent.tables import checked_tables
 from snaphold.errors import Damaged, Permanent
 from snaphold.protocol import InstanceResult, InstanceSpec, Task
 from snaphold.steps import Step, reached
@@ -37,7 +36,7 @@ def restored_instance(context: TaskContext, task: Task, spec: InstanceSpec, leas
         context.low_priority(chain.materialize, context, staging, lease)
         reached(Step.RESTORE_EXTRACTED)
         lease.tell(step="preparing")
-        context.engines[spec.datastore].prepare(
+        context.engines.of(spec.datastore, spec.version).prepare(
             staging.directory,
             uid=staging.uid,
             gid=staging.gid,
@@ -68,7 +67,9 @@ def _insist_on_sound_tables(context: TaskContext, spec: InstanceSpec, lease: Lea
     """
     lease.tell(step="checking tables")
     try:
-        checked_tables(context.servers.access(spec.id).administer, lease)
+        context.engines.of(spec.datastore, spec.version).check_tables(
+            context.servers.access(spec.id).administer, lease.check
+        )
     except BaseException as error:
         context.servers.delete(spec.id)
         if isinstance(error, Damaged):

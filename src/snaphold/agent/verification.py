@@ -13,7 +13,6 @@ from snaphold import __version__
 from snaphold.agent.chain import Chain
 from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
-from snaphold.agent.tables import agreed, checked_tables
 from snaphold.engines.base import Administer
 from snaphold.errors import Damaged, ObjectMissing, Permanent, SnapholdError, Superseded, Transient, in_full
 from snaphold.model import VerificationLevel, VerificationStatus, rfc3339
@@ -109,7 +108,7 @@ def verify(
 ) -> VerificationResult:
     """Prove the last backup of a chain once, and keep the verification record.
 
-    ``on_progress``: as ``verify_objects`` has it. ``source``: as ``checked_tables`` has it.
+    ``on_progress``: as ``verify_objects`` has it. ``source``: see ``Engine.check_tables``.
 
     Raises:
         ObjectMissing, Damaged: bytes are gone, or differ from what was recorded; the message names the object.
@@ -197,10 +196,11 @@ def _checked_in_scratch_server(
 ) -> Checksums:
     """Restore a chain into a throw-away server and look at every table; the checksums of those that clients made.
 
-    ``source``: as ``checked_tables`` has it.
+    ``source``: see ``Engine.check_tables``.
     """
     chain = Chain.opened(context.stores, links)
     of, link = chain.newest.datastore, links[-1]
+    engine = context.engines.of(of.type, of.version)
     earlier = read_verification_record(chain.store, link.backup_id, link.manifest_sha256)
     with _naming_ancestors(chain):
         for manifest in chain.manifests:
@@ -221,7 +221,7 @@ def _checked_in_scratch_server(
         with _naming_ancestors(chain):
             context.low_priority(chain.materialize, context, staging, lease)
         reached(Step.VERIFY_EXTRACTED)
-        context.engines[of.type].prepare(
+        engine.prepare(
             staging.directory,
             uid=staging.uid,
             gid=staging.gid,
@@ -234,7 +234,7 @@ def _checked_in_scratch_server(
         reached(Step.VERIFY_STARTED)
         with ThreadPoolExecutor(1, "check") as pool:
             known = earlier.checksums.unsound if earlier is not None and earlier.checksums is not None else ()
-            checking = pool.submit(checked_tables, administer, lease, known=known, source=source)
+            checking = pool.submit(engine.check_tables, administer, lease.check, known=known, source=source)
             while not wait([checking], _STOP_POLL_S).done:
                 if lease.stop.is_set():  # a statement on a large table ends with its server only
                     context.servers.discard_attempt(spec.id, 1)
@@ -243,7 +243,7 @@ def _checked_in_scratch_server(
         reached(Step.VERIFY_CHECKED)
     finally:
         context.servers.discard_attempt(spec.id, 1)
-    return agreed(link.backup_id, None if earlier is None else earlier.checksums, found)
+    return engine.compare_checksums(link.backup_id, None if earlier is None else earlier.checksums, found)
 
 
 @contextmanager

@@ -33,14 +33,14 @@ def serve(given: Given) -> None:
         raise SetupError("there is no setpriv on this machine (Debian's package util-linux)")
     set_up_logs(given.settings, "serve")
     with state.lock("serve"):
-        installation = servers_of(given.settings, state).installation
+        engines = servers_of(given.settings, state).engines
         for region in regions:
             check_port(region)
         children = [_control_child(given, region) for region in regions]
         shared = given.settings.shared_system_user or "warn"
         words = given.argv(state_dir=state.path, shared_system_user=shared)
         children.append(Child("agent", python("agent", *words)))
-        engine = f"MariaDB {installation.version}"
+        engine = ", ".join(engine.title for engine in engines)
         supervise(children, [region.url for region in regions], lambda: _tell(state, regions, engine))
 
 

@@ -17,6 +17,7 @@ file is never completed, and when a file cannot be created: none of that is good
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from snaphold.errors import Damaged
@@ -28,6 +29,7 @@ MAX_PART: Final = 255  # bytes; NAME_MAX
 MADE_UP: Final = (".meta", ".delta")  # what an increment puts behind a file's name: such a file need never be made
 MAX_DEPTH: Final = 8
 MAX_OPEN: Final = 256  # files that may be incomplete at once; the tool has as many as it has threads
+_NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 _PREFIXES: Final = ("xtrabackup_", "mariadb_backup_")  # of the tool's own files, until and since MariaDB 11
 LAST_FILES: Final = frozenset(f"{prefix}info" for prefix in _PREFIXES)
 CHECKPOINT_FILES: Final = tuple(f"{prefix}checkpoints" for prefix in _PREFIXES)
@@ -268,21 +270,7 @@ class Watch(XbstreamReader):
     ``captured``.
     """
 
-    WANTED: Final[Mapping[str, int]] = {
-        "xtrabackup_checkpoints": 64 << 10,
-        "mariadb_backup_checkpoints": 64 << 10,
-        "xtrabackup_info": 64 << 10,
-        "mariadb_backup_info": 64 << 10,
-        "backup-my.cnf": 64 << 10,
-        "ib_logfile0": 0x3000,  # the redo log's header and both of its checkpoint blocks
-        "*.frm": 4,  # which engine a table is of
-        "*.ren": 512,  # where a table was renamed to meanwhile
-        "*.meta": 4096,  # which tablespace a file is of; in its first page otherwise
-        "*.ibd": 38,
-        "*.new": 38,
-    }
-
-    def __init__(self, wanted: Mapping[str, int] = WANTED) -> None:
+    def __init__(self, wanted: Mapping[str, int] = _NOTHING) -> None:
         self._capture = _Capture(wanted)
         super().__init__(self._capture)
 

@@ -29,10 +29,11 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from snaphold.disk import Owner, birth_ns, make_directory, read_untrusted, write_atomically
+from snaphold.engines.files import ServerFiles
 
 IDENTIFIER: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _SERVER_DIRECTORIES: Final = ("run", "log", "tmp", "scratch")
-_SYSTEM_TABLESPACE: Final = "ibdata1"
+INCARNATION: Final = "snaphold.incarnation"  # in the data directory
 
 
 class Record(BaseModel):
@@ -77,34 +78,14 @@ class Seen(BaseModel):
     max_lsn: int
 
 
-class InstanceDirectory:
-    """The paths of one instance, and its record."""
+class InstanceDirectory(ServerFiles):
+    """The files of one instance, and its record."""
 
     def __init__(self, instances: Path, instance_id: str) -> None:
         if not IDENTIFIER.fullmatch(instance_id):
             raise ValueError(f"no id of an instance: {instance_id!r}")
-        self.path: Final = instances / instance_id
-        self.data: Final = self.path / "data"
-        self.socket: Final = self.path / "run" / "s"
-        self.pid_file: Final = self.path / "run" / "pid"
-        self.error_log: Final = self.path / "log" / "error.log"
-        self.start_log: Final = self.path / "start.log"
-        self.tool_log: Final = self.path / "backup.log"
-        self.lsn_file: Final = self.path / "lsn.json"
-        self.init_sql: Final = self.path / "init.sql"
-        self.admin_file: Final = self.path / "admin.cnf"
-        self.backup_file: Final = self.path / "backup.cnf"
-        self.super_file: Final = self.path / "super.cnf"
-        self.temporary: Final = self.path / "tmp"
-        self.scratch: Final = self.path / "scratch"
-        self.files: Final = self.path / "files"
-        self.plugins: Final = self.path / "plugins"
-        self.keys: Final = self.path / "keys"
-
-    @property
-    def of_the_server(self) -> list[Path]:
-        """The directories beside the data that the server writes to."""
-        return [self.path / name for name in _SERVER_DIRECTORIES if name != "scratch"]
+        super().__init__(instances / instance_id)
+        self._lsn_file: Final = self.path / "lsn.json"
 
     def staging(self, attempt: int) -> Path:
         """Where this attempt at a restore puts the data."""
@@ -132,7 +113,15 @@ class InstanceDirectory:
         """Keep the record, durably."""
         write_atomically(self.path / "instance.json", record.model_dump_json(indent=1).encode() + b"\n")
 
-    def incarnation(self, record: Record, *, lsn: int | None = None, max_lsn: int = 0, ended: str | None = None) -> str:
+    def incarnation(
+        self,
+        record: Record,
+        *,
+        identity_file: str,
+        lsn: int | None = None,
+        max_lsn: int = 0,
+        ended: str | None = None,
+    ) -> str:
         """The random id of this life of the data directory; a new one when the files are not the ones it was given to.
 
         A data directory that was copied, replaced or restored has another system tablespace (inode, birth), and an
@@ -140,8 +129,8 @@ class InstanceDirectory:
         its server's ``lsn`` is lower than one seen before, here or by the record (``max_lsn``). ``ended``: a life that
         the record knows to be over. A crash leaves the old life, or a new one more than is needed.
         """
-        path = self.data / "snaphold.incarnation"
-        tablespace = self.data / _SYSTEM_TABLESPACE
+        path = self.data / INCARNATION
+        tablespace = self.data / identity_file
         inode, born = tablespace.lstat().st_ino, birth_ns(tablespace)
         with suppress(ValidationError):
             known = Incarnation.model_validate_json(read_untrusted(path, 4096) or b"")
@@ -162,19 +151,9 @@ class InstanceDirectory:
 
     def _seen(self) -> Seen | None:
         try:
-            return Seen.model_validate_json(self.lsn_file.read_bytes())
+            return Seen.model_validate_json(self._lsn_file.read_bytes())
         except (FileNotFoundError, ValidationError):  # a power failure may leave an empty one
             return None
 
     def _keep(self, seen: Seen, *, sync: bool) -> None:
-        write_atomically(self.lsn_file, seen.model_dump_json().encode() + b"\n", sync=sync)
-
-    def last_words(self) -> str | None:
-        """The errors that the server logged last, in one line; None when there are none."""
-        for path in (self.error_log, self.start_log):
-            text = (read_untrusted(path, 16 << 10, tail=True) or b"").decode(errors="replace")
-            lines = [line.split("[ERROR]", 1)[1].strip() for line in text.splitlines() if "[ERROR]" in line]
-            lines = lines or (text.strip().splitlines()[-1:] if path == self.start_log else [])
-            if lines:
-                return "; ".join(dict.fromkeys(lines[-4:]))[:500]
-        return None
+        write_atomically(self._lsn_file, seen.model_dump_json().encode() + b"\n", sync=sync)

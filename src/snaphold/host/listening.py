@@ -20,8 +20,6 @@ from typing import Final
 from snaphold.disk import Owner
 from snaphold.errors import Permanent
 
-MOST_EXTRA: Final = 16  # connections of the host's own
-SOCKET_NAMES: Final = "clients:extra"  # of the sockets that ``listening`` opens, in their order
 _BACKLOG: Final = 512
 
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,9 @@ from typing import Final
 
 from snaphold.disk import Owner
 from snaphold.errors import Permanent
-from snaphold.host.listening import SOCKET_NAMES
 from snaphold.sandbox import Sandbox, command, launched
 
 SERVER_FILES: Final = 1 << 15  # open at once by a server: what MariaDB wants of its own accord
-_SERVER_PROGRAMS: Final = {b"mariadbd", b"mysqld"}
 _THREADS: Final = 17  # of the fields of /proc/PID/stat behind the name
 _STARTED: Final = 19
 _children: Final[list[subprocess.Popen[bytes]]] = []  # servers that this process started and must reap
@@ -64,6 +62,7 @@ def spawn_detached(
     owner: Owner | None,
     output: Path,
     listening: Sequence[socket.socket] = (),
+    socket_names: str | None = None,
 ) -> Spawned:
     """Start a program in a session of its own, as ``owner`` and in a sandbox; it goes on when this process ends.
 
@@ -72,7 +71,7 @@ def spawn_detached(
     """
     clients, extra = (handed.fileno() for handed in listening) if listening else (None, None)
     if listening:
-        environment = {**environment, "LISTEN_FDS": "2", "LISTEN_FDNAMES": SOCKET_NAMES}
+        environment = {**environment, "LISTEN_FDS": "2", "LISTEN_FDNAMES": socket_names or ""}
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         child = subprocess.Popen(  # reaped by _reap
@@ -103,7 +102,7 @@ def spawn_detached(
     return spawned
 
 
-def find_server(data: Path, owner: Owner | None) -> Process | None:
+def find_server(data: Path, owner: Owner | None, serves: Callable[[Sequence[bytes], Path], bool]) -> Process | None:
     """The server of a data directory: it is called as one, names it on its command line and runs as its owner.
 
     Who else names it there is not meant: another user can write anything on a command line, and the backup tool gets
@@ -111,7 +110,7 @@ def find_server(data: Path, owner: Owner | None) -> Process | None:
     """
     _reap()
     uid = os.geteuid() if owner is None else owner.uid
-    return next((process for process in _processes() if _serves(process.pid, data, uid)), None)
+    return next((process for process in _processes() if _serves(process.pid, data, uid, serves)), None)
 
 
 def processes_of(owner: Owner, directory: Path) -> list[Process]:
@@ -185,13 +184,13 @@ def _processes() -> Iterator[Process]:
             yield Process(pid=int(path.name), started=started)
 
 
-def _serves(pid: int, data: Path, uid: int) -> bool:
+def _serves(pid: int, data: Path, uid: int, serves: Callable[[Sequence[bytes], Path], bool]) -> bool:
     line = _command_line(pid)
-    program, *arguments = launched(line) or [b""]
-    if program.rsplit(b"/", 1)[-1] not in _SERVER_PROGRAMS or b"--datadir=" + os.fsencode(data) not in arguments:
+    argv = launched(line) or [b""]
+    if not serves(argv, data):
         return False
     # While it is being started it may still be ourselves, who are nobody else's user.
-    return _uid_of(pid) in ({uid} if program == line[0] else {uid, os.geteuid()})
+    return _uid_of(pid) in ({uid} if argv[:1] == line[:1] else {uid, os.geteuid()})
 
 
 def _start_of(pid: int) -> int | None:

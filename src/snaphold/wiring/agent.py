@@ -10,7 +10,7 @@ from snaphold.agent.agent import Agent, Region
 from snaphold.agent.context import TaskContext, priority_of
 from snaphold.agent.control import Control
 from snaphold.config import Settings
-from snaphold.engines.mariadb.tool import MariaDB
+from snaphold.engines.installed import installed_engines
 from snaphold.host.servers import Servers
 from snaphold.reasons import keep_private
 from snaphold.sandbox import protection
@@ -33,7 +33,8 @@ def run_agent(settings: Settings, state: StateDirectory, regions: Sequence[Endpo
 
 def servers_of(settings: Settings, state: StateDirectory) -> Servers:
     """The database servers of this machine. Raises ``SetupError`` when no engine is found, or it cannot be run."""
-    return Servers(settings.model_copy(update={"state_dir": state.path}))
+    settings = settings.model_copy(update={"state_dir": state.path})
+    return Servers(settings, installed_engines(settings))
 
 
 def agent_of(settings: Settings, state: StateDirectory, endpoints: Sequence[Endpoint]) -> Agent:
@@ -45,14 +46,13 @@ def agent_of(settings: Settings, state: StateDirectory, endpoints: Sequence[Endp
     _log_sandbox()
     _log_open_files()
     servers = servers_of(settings, state)
-    keep_private([servers.installation.root])
-    engines = {"mariadb": MariaDB(servers.installation, servers.keys)}
+    keep_private(directory for engine in servers.engines for directory in engine.private_directories)
     regions = [
         Region(
             name=endpoint.name,
             control=Control(endpoint.url, state.agent_token(endpoint.name)),
             context=TaskContext(
-                servers=servers, engines=engines, stores=stores_of(state, endpoint.name), settings=settings
+                servers=servers, engines=servers.engines, stores=stores_of(state, endpoint.name), settings=settings
             ),
         )
         for endpoint in endpoints

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import snaphold
+from snaphold.disk import closed_ancestor
 from snaphold.errors import SetupError
 
 MINIMUM: Final = (10, 11)  # BACKUP STAGE, the redo log in one file, and mbstream's fixes
@@ -98,14 +99,6 @@ def reachable_installation(installation: Installation, state_dir: Path) -> Insta
     if not copy.exists():
         _copy_tree(installation.root, copy)
     return _examine(copy)
-
-
-def closed_ancestor(path: Path) -> Path | None:
-    """The outermost directory above ``path`` (or itself) that other system users cannot pass; None when they can."""
-    for directory in (*reversed(path.resolve().parents), path.resolve()):
-        if not directory.stat().st_mode & stat.S_IXOTH:
-            return directory
-    return None
 
 
 def _examine(root: Path, search: Iterable[str] = ()) -> Installation:

@@ -20,6 +20,7 @@ import pymysql
 from pymysql.constants import CR, ER
 from pymysql.cursors import SSCursor
 
+from snaphold.engines.base import Denied
 from snaphold.engines.mariadb.accounts import LONGEST_SOCKET_PATH, credentials
 from snaphold.errors import BadRequest, NotFound, SnapholdError, Unavailable, Unprocessable
 
@@ -88,10 +89,6 @@ class Session:
 
 class TooMuch(Unprocessable):
     """A server's answer is larger than anything that this host asks for."""
-
-
-class Denied(Unavailable):
-    """The server does not know the host's account, or not with this password: a client has changed it."""
 
 
 @contextmanager

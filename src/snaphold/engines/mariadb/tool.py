@@ -92,10 +92,9 @@ _CLIENTS: Final = (
 )
 
 
-class MariaDB:
-    """The engine (engines/base.py) over the programs of one installation."""
+class MariaDBTool:
+    """MariaDB's half of ``BackupTool`` (engines/base.py), with the programs of one installation."""
 
-    name = "mariadb"
     captures: Mapping[str, int] = {
         **dict.fromkeys((*_CHECKPOINTS, *_INFO), 64 << 10),
         _REDO_LOG: _REDO_HEADER,
@@ -107,7 +106,7 @@ class MariaDB:
     }
 
     def __init__(self, installation: Installation, keys: KeyManagement | None = None) -> None:
-        self._installation = installation
+        self.installation = installation
         self._keys = keys
 
     @contextmanager
@@ -135,7 +134,7 @@ class MariaDB:
             gid=server.gid,
             directory=server.data_directory,
             sandbox=Sandbox(
-                reads=[*self._installation.directories, server.data_directory.parent], writes=[server.scratch]
+                reads=[*self.installation.directories, server.data_directory.parent], writes=[server.scratch]
             ),
         )
         with ToolStream(tool) as stream, _LockWatch(server, stream, lock_wait_timeout_s) as watch:
@@ -236,14 +235,14 @@ class MariaDB:
             "--tmpdir=.",  # the directory: the option is a list, with ':' between its members
             f"--use-memory={memory_bytes}",
             # Without keys a directory that is not ours to write, nor the instance's, and has no library in it.
-            f"--plugin-dir={self._installation.share if self._keys is None else self._keys.library.parent}",
+            f"--plugin-dir={self.installation.share if self._keys is None else self._keys.library.parent}",
             *options,
             messages=messages,
             uid=uid,
             gid=gid,
             directory=directory,
             sandbox=Sandbox(
-                reads=[*self._installation.directories, options_file, directory.parent / _KEYS], writes=writes
+                reads=[*self.installation.directories, options_file, directory.parent / _KEYS], writes=writes
             ),
         )
         _insist_on_the_verdict(run_tool(tool, timeout_s=PREPARE_TIMEOUT_S, stop=stop), "prepare the backup")
@@ -284,11 +283,11 @@ class MariaDB:
         sandbox: Sandbox,
     ) -> Tool:
         return Tool(
-            argv=[self._installation.mariabackup, *arguments],
+            argv=[self.installation.mariabackup, *arguments],
             messages=messages,
             uid=uid,
             gid=gid,
-            env=self._installation.environment,
+            env=self.installation.environment,
             cwd=directory,
             explain=explained,
             sandbox=sandbox,
@@ -300,7 +299,7 @@ class MariaDB:
             version = str(server.administer("SELECT @@version", ANSWER_TIMEOUT_S)[0][0])
         except SnapholdError as error:
             raise Permanent(f"the database server cannot be asked for its version: {error}") from error
-        series = self._installation.series
+        series = self.installation.series
         if not version.startswith(f"{series}."):
             raise Permanent(f"the server is MariaDB {version}, but the backup tool is for {series}")
 
@@ -327,7 +326,7 @@ class MariaDB:
 
     def _is_renamed(self) -> bool:
         """Whether the tool has the name that it got with 11.1."""
-        return tuple(map(int, self._installation.series.split("."))) >= (11, 1)
+        return tuple(map(int, self.installation.series.split("."))) >= (11, 1)
 
 
 class MariaDBBackup:

@@ -1,14 +1,13 @@
-"""What a server says of every table: whether it is sound, and what is in it.
+"""Checks every table of a server, and computes checksums of what is in it.
 
-Not everything that a server calls unsound is damage of a backup. A table may have been so in the source, and comes back
-as it was: a MERGE table without its child, a discarded tablespace, a table of an engine that is not loaded, one that
-was marked as crashed. These are named in the verification, which passes.
+A table that the server reports as unsound need not be damaged by the backup. It may have been unsound in the source and
+be restored as it was: a MERGE table without its child, a discarded tablespace, a table of a storage engine that is not
+loaded, or a table marked as crashed. The verification names these tables and passes.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
-from snaphold.agent.lease import Lease
 from snaphold.engines.base import Administer
 from snaphold.errors import Damaged, SnapholdError
 from snaphold.stream.verification import Checksums
@@ -38,24 +37,20 @@ _SOURCES_OWN: Final = (  # of such a state the files tell: no damage looks like 
 )
 
 
-def checked_tables(
-    administer: Administer, lease: Lease, *, known: Collection[str] = (), source: Administer | None = None
+def check_tables(
+    administer: Administer,
+    check: Callable[[], None],
+    *,
+    known: Collection[str] = (),
+    source: Administer | None = None,
 ) -> Checksums:
-    """Have a restored server check every table.
-
-    ``known``: tables ("database.table") that an earlier verification of the same backup found unsound in the source.
-    ``source``: asks the server that the backup was taken from just now; it is asked only for what is not sound here.
-
-    Raises:
-        Damaged: a table is not sound, and it is not known to have been so in the source; the message names it.
-        Unavailable: the server does not answer.
-    """
+    """Have a restored server check every table; see Administration.check_tables (engines/base.py)."""
     tables: dict[str, int] = {}
     rows: dict[str, str] = {}
     unsound: dict[str, str] = {}
     with_generated = set(administer(_WITH_GENERATED, _STATEMENT_S))
     for schema, table, engine, kind in administer(_TABLES, _STATEMENT_S):
-        lease.check()
+        check()
         name, quoted = f"{schema}.{table}", f"{_quoted(schema)}.{_quoted(table)}"
         if faults := _faults(administer, quoted, engine, _STATEMENT_S):
             if not (name in known or _was_so_before(engine, faults) or _is_so_there(source, quoted, engine)):
@@ -74,16 +69,8 @@ def checked_tables(
     return Checksums(server_version=version, tables=tables, rows=rows, unsound=unsound)
 
 
-def agreed(backup_id: str, first: Checksums | None, found: Checksums) -> Checksums:
-    """The checksums that the verification record keeps: those of the first verification by a restore.
-
-    A server of the same series must find them again.
-
-    A table that one of the verifications did not look into, or looked at in another way, is not compared.
-
-    Raises:
-        Damaged: it finds other tables, or others in them; the message says which, and what was compared.
-    """
+def compare_checksums(backup_id: str, first: Checksums | None, found: Checksums) -> Checksums:
+    """Compare with the first verification by a restore; see Administration.compare_checksums (engines/base.py)."""
     if first is None or _series(first) != _series(found):
         return found
     there, then = found.tables | found.rows, first.tables | first.rows
