@@ -416,16 +416,6 @@ def copy_name(name: str) -> str:
     return f"{name}-copy"[:64]
 
 
-def segment_prefix(deployment: str, backup_id: str, attempt: int) -> str:
-    """Where an attempt's segments lie in the container; the first parts say whose they are."""
-    return f"snaphold/{deployment}/{backup_id}/{attempt}/"
-
-
-def backup_prefix(deployment: str, backup_id: str) -> str:
-    """Where the segments of every attempt at a backup lie."""
-    return f"snaphold/{deployment}/{backup_id}/"
-
-
 def flavor_from_reference(reference: object) -> Flavor | None:
     """The flavor that an int, a numeric string, or an href ending in the id names; None when there is none."""
     if isinstance(reference, bool) or not isinstance(reference, (int, str)):

@@ -23,9 +23,9 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from snaphold.model import ID_FORM, KNOWN_DATASTORES, VerificationLevel, VerificationStatus, parse_rfc3339
+from snaphold.objects import DATA_OBJECT_FORM
 
 VERSION = 1
-SEGMENT_BYTES = 64 << 20  # every segment of an object but the last; no body that a peer sends is larger
 MAX_INSTANCES: Final = 10_000  # of one host
 MAX_TAKEN: Final = 20_000  # addresses
 MAX_REASON: Final = 4_000  # characters of a reason; what is longer is cut
@@ -68,7 +68,7 @@ User = Annotated[str, Field(pattern=r"^\S{1,128}$")]
 RegionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 Incarnation = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-ObjectName = Annotated[str, Field(pattern=f"^{ID_FORM}\\.xbstream\\.(?:gz|zst)$")]  # of a backup's data
+ObjectName = Annotated[str, Field(pattern=f"^{DATA_OBJECT_FORM}$")]  # of a backup's data
 DatastoreType = Annotated[str, Field(pattern=f"^(?:{'|'.join(KNOWN_DATASTORES)})$")]
 Series = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")]  # "10.11"
 FullVersion = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$")]  # "10.11.19"

@@ -11,9 +11,10 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.errors import Transient
+from snaphold.formats.verification_record import VerificationRecord
 from snaphold.host.servers import Servers
+from snaphold.objects import verification_record_name
 from snaphold.steps import Step
-from snaphold.stream.verification import VerificationRecord, verification_record_name
 from tests.agent.conftest import Place, Running, running_agent
 from tests.agent.test_agent import When, an_instance, begin_backup, ends
 from tests.api.site import StoredObjects

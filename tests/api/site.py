@@ -23,10 +23,11 @@ from snaphold.api.document import DescribedAPI
 from snaphold.identity.base import ADMIN, CREATOR, OBSERVER
 from snaphold.identity.embedded import EmbeddedIdentity, open_embedded
 from snaphold.model import Rate
+from snaphold.objects import SEGMENT_SIZE
 from snaphold.protocol import Task
 from snaphold.service import limits
 from snaphold.service.deployment import Peer, StoreGate
-from snaphold.store.base import SEGMENT_SIZE, Stores
+from snaphold.store.base import Stores
 from snaphold.store.local import LocalStores
 from tests.support.region import Region, a_result, open_region
 

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaphold.api.links import CONTAINER
 from snaphold.api.objects import parse_range
 from snaphold.errors import Forbidden, Permanent, Transient, Unavailable
-from snaphold.store import base
+from snaphold.objects import CONTAINER
 from tests.api.site import FailingGate, FailingObjects, Site, check_fault, opened_site
 
 NAME = "b1.xbstream.gz"
@@ -36,8 +35,8 @@ def _read(
 
 
 def test_container() -> None:
-    """The edge, which knows no store, and the stores mean the same container."""
-    assert CONTAINER == base.CONTAINER
+    """The container has the name that the contract gives it, at the edge and in the stores."""
+    assert CONTAINER == "z_CLOUDDB_BACKUPS"
 
 
 @pytest.mark.parametrize("account", ["MossoCloudFS_1234", "AUTH_1234"])

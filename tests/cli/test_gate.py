@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from snaphold.errors import Forbidden, SnapholdError, Unavailable
-from snaphold.store.base import CONTAINER
+from snaphold.objects import CONTAINER
 from snaphold.store.gates import CircuitBreaker, LocalStoreGate
 from tests.support.region import OpenGate
 

@@ -14,7 +14,7 @@ from snaphold.config import Settings
 from snaphold.engines.mariadb.installation import Installation
 from snaphold.formats.manifest import DataFacts, IndexFacts, Manifest, sha256_of
 from snaphold.formats.xbstream import Watch
-from snaphold.store.base import CONTAINER
+from snaphold.objects import CONTAINER
 from snaphold.store.local import LocalStores
 from snaphold.stream.segments import write_backup
 from tests.docs.by_hand import followed, restored_by_hand

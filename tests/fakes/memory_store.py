@@ -8,8 +8,15 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.store.base import SEGMENT_SIZE, ObjectInfo, sha256_of_pieces
-from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix
+from snaphold.objects import (
+    SEGMENT_SIZE,
+    ObjectInfo,
+    check_account,
+    check_list_prefix,
+    check_name,
+    check_prefix,
+)
+from snaphold.store.base import sha256_of_pieces
 
 PIECE = 4 << 20  # bytes
 Item = TypeVar("Item")

@@ -3,7 +3,16 @@
 import io
 from typing import TYPE_CHECKING
 
-from snaphold.formats.manifest import CodecName, DataFacts, Datastore, IndexFacts, Lineage, Manifest, Source, sha256_of
+from snaphold.formats.manifest import (
+    CodecName,
+    DataFacts,
+    DatastoreFacts,
+    IndexFacts,
+    Lineage,
+    Manifest,
+    Source,
+    sha256_of,
+)
 from snaphold.store.base import ObjectStore
 from snaphold.stream.segments import Written, write_backup
 
@@ -51,7 +60,7 @@ def manifest_of(written: Written, segment_size: int = SEGMENT) -> Manifest:
         stream_bytes=written.stream_bytes,
         codec="gzip",
         level=1,
-        datastore=Datastore(
+        datastore=DatastoreFacts(
             type="mariadb", version="10.11", version_id="v", server_version="10.11.19", tool_version="10.11.19"
         ),
         lineage=Lineage(incarnation="i", from_lsn=None, checkpoint_lsn=1, to_lsn=2, last_lsn=3),

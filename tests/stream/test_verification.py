@@ -8,14 +8,10 @@ import pytest
 
 from snaphold.errors import Damaged, ObjectMissing, Permanent, SnapholdError, Superseded, Transient
 from snaphold.formats.manifest import Manifest, sha256_of
+from snaphold.formats.verification_record import Checksums, VerificationRecord
 from snaphold.model import VerificationLevel, VerificationStatus
-from snaphold.stream.verification import (
-    Checksums,
-    VerificationRecord,
-    read_verification_record,
-    verification_record_name,
-    verify_objects,
-)
+from snaphold.objects import verification_record_name
+from snaphold.stream.verification import read_verification_record, verify_objects
 from tests.fakes.memory_store import Fault, MemoryStore
 from tests.stream.backups import NAME, SEGMENT, taken
 

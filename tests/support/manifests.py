@@ -2,7 +2,16 @@
 
 from dataclasses import replace
 
-from snaphold.formats.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, Segment, Source, sha256_of
+from snaphold.formats.manifest import (
+    DataFacts,
+    DatastoreFacts,
+    IndexFacts,
+    Lineage,
+    Manifest,
+    Segment,
+    Source,
+    sha256_of,
+)
 from snaphold.model import Backup, BackupStatus, Origin, rfc3339, rfc3339_exact, version_id
 from snaphold.store.base import ObjectStore
 from tests.support.region import ACCOUNT
@@ -80,7 +89,7 @@ def manifest_of(backup: Backup, deployment: str, parent: Backup | None = None) -
         stream_bytes=300 << 20,
         codec="gzip",
         level=1,
-        datastore=Datastore(
+        datastore=DatastoreFacts(
             type="mariadb",
             version="10.11",
             version_id=version_id("mariadb", "10.11"),

@@ -6,7 +6,8 @@ import pytest
 
 from snaphold.catalog import backups as rows
 from snaphold.errors import NotFound, Permanent
-from snaphold.model import Backup, BackupStatus, backup_prefix, segment_prefix
+from snaphold.model import Backup, BackupStatus
+from snaphold.objects import backup_prefix, segment_prefix
 from snaphold.service.backups import delete_backup, request_backup, show_backup
 from snaphold.worker.deletion import Remover
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores

@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from snaphold.catalog import backups as rows
-from snaphold.model import SERVICE_ACCOUNT, Backup, BackupStatus, backup_prefix, segment_prefix
+from snaphold.model import SERVICE_ACCOUNT, Backup, BackupStatus
+from snaphold.objects import backup_prefix, segment_prefix
 from snaphold.store.local import LocalStores
 from snaphold.wiring.state_directory import StateDirectory
 from snaphold.worker.orphans import Kind, OrphanedObjects, OrphanScanner, Tally, changes

@@ -9,14 +9,15 @@ import sqlalchemy as sa
 
 from snaphold.catalog import backups, instances
 from snaphold.errors import Superseded, Transient
-from snaphold.model import Backup, BackupStatus, backup_prefix, parse_rfc3339
+from snaphold.formats.verification_record import VerificationRecord
+from snaphold.model import Backup, BackupStatus, parse_rfc3339
+from snaphold.objects import backup_prefix, verification_record_name
 from snaphold.protocol import BackupResult, Report
 from snaphold.service.backups import list_instance_backups, request_backup, show_backup
 from snaphold.service.outcomes import report
 from snaphold.service.requests import PageRequest, ScheduleRequest
 from snaphold.service.schedules import create_schedule
 from snaphold.steps import Step, observers
-from snaphold.stream.verification import VerificationRecord, verification_record_name
 from snaphold.worker.deletion import Remover
 from snaphold.worker.rebuild import Rebuilt, end_rebuild, rebuild
 from snaphold.worker.schedules import Scheduler

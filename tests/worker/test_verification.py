@@ -10,18 +10,15 @@ import pytest
 
 from snaphold.errors import Permanent, SnapholdError, Transient
 from snaphold.formats.manifest import DataFacts, IndexFacts, Manifest, sha256_of
+from snaphold.formats.verification_record import Checksums, VerificationRecord
 from snaphold.model import Backup, BackupStatus, VerificationLevel, VerificationStatus
+from snaphold.objects import verification_record_name
 from snaphold.protocol import Report
 from snaphold.service import outcomes
 from snaphold.service.backups import request_backup, show_backup
 from snaphold.service.verification import request_verification
 from snaphold.steps import Step, observers
-from snaphold.stream.verification import (
-    Checksums,
-    VerificationRecord,
-    read_verification_record,
-    verification_record_name,
-)
+from snaphold.stream.verification import read_verification_record
 from snaphold.worker.verification import Verifier
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
 from tests.stream.backups import NAME, SEGMENT, taken

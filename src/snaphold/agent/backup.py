@@ -14,7 +14,7 @@ from snaphold.agent.scan_progress import ScanProgress
 from snaphold.disk import birth_ns
 from snaphold.engines.base import BackupMetadata, SourceChanged, SourceLocked
 from snaphold.errors import Permanent, Superseded
-from snaphold.formats.manifest import Datastore, Lineage, Manifest
+from snaphold.formats.manifest import DatastoreFacts, Lineage, Manifest
 from snaphold.formats.xbstream import Watch
 from snaphold.protocol import BackupResult, BackupSpec, Task
 from snaphold.steps import Step, reached
@@ -111,7 +111,7 @@ class _Attempt:
                 imported=sorted(imported),
                 unfinished=sorted(taken.unfinished),
             ),
-            Datastore(
+            DatastoreFacts(
                 type=spec.datastore,
                 version=spec.version,
                 version_id=spec.version_id,

@@ -13,6 +13,7 @@ from snaphold.disk import Owner, make_directory
 from snaphold.errors import Damaged, Permanent
 from snaphold.formats.manifest import Manifest, load
 from snaphold.host.provisioning import Staging
+from snaphold.objects import manifest_name
 from snaphold.protocol import ChainLink
 from snaphold.store.base import ObjectStore, Stores
 from snaphold.stream.extract import extract_backup
@@ -147,7 +148,7 @@ class Chain:
 
 
 def _checked(store: ObjectStore, link: ChainLink) -> Manifest:
-    name = f"{link.backup_id}.json"
+    name = manifest_name(link.backup_id)
     manifest = load(b"".join(store.get(name)), name=name, sha256=link.manifest_sha256)
     if manifest.id != link.backup_id or manifest.account != link.account:
         raise Damaged(f"the manifest {name} is of another backup")

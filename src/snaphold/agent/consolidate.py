@@ -11,7 +11,7 @@ from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
 from snaphold.agent.publishing import Publishing
 from snaphold.errors import Permanent, Superseded
-from snaphold.formats.manifest import Datastore
+from snaphold.formats.manifest import DatastoreFacts
 from snaphold.formats.xbstream import XbstreamReader
 from snaphold.formats.xbstream_writer import TreeStream
 from snaphold.host.provisioning import Staging
@@ -109,7 +109,7 @@ def _write(context: TaskContext, staging: Staging, lease: Lease, publishing: Pub
         )
 
 
-def _place(spec: BackupSpec, datastore: Datastore) -> InstanceSpec:
+def _place(spec: BackupSpec, datastore: DatastoreFacts) -> InstanceSpec:
     """Where the files lie meanwhile: as those of an instance that is never built, with a system user of its own."""
     return InstanceSpec(
         id=spec.id,

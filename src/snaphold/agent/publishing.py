@@ -13,14 +13,19 @@ from snaphold.agent.verification import verify_new
 from snaphold.errors import ObjectExists, SnapholdError, in_full
 from snaphold.facts import result_of
 from snaphold.formats.backup_facts import facts_of, new_manifest
-from snaphold.formats.manifest import DataFacts, Datastore, IndexFacts, Lineage, Manifest, sha256_of
-from snaphold.model import segment_prefix
+from snaphold.formats.manifest import DataFacts, DatastoreFacts, IndexFacts, Lineage, Manifest, sha256_of
+from snaphold.objects import (
+    SEGMENT_SIZE,
+    data_name,
+    index_name,
+    manifest_name,
+    segment_prefix,
+    verification_record_name,
+)
 from snaphold.protocol import BackupResult, BackupSpec, ChainLink, Task, VerificationResult
 from snaphold.steps import Step, reached
-from snaphold.store.base import SEGMENT_SIZE
 from snaphold.stream.compress import CODECS
 from snaphold.stream.segments import Written, discard
-from snaphold.stream.verification import verification_record_name
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +49,7 @@ class Publishing:
         self,
         written: Written,
         lineage: Lineage,
-        datastore: Datastore,
+        datastore: DatastoreFacts,
         *,
         chain: list[ChainLink],
         size_bytes: int,
@@ -102,18 +107,18 @@ class Publishing:
     def _put_data(self, written: Written) -> DataFacts:
         """Make the segments the data object."""
         suffix = CODECS[self._context.settings.codec].suffix
-        name, count = f"{self._spec.id}.xbstream.{suffix}", len(written.segments)
+        name, count = data_name(self._spec.id, suffix), len(written.segments)
         self._put(name, lambda: self.store.publish(name, self.prefix, count, size_bytes=written.size_bytes))
         return DataFacts(name=name, size_bytes=written.size_bytes)
 
     def _put_index(self, content: bytes) -> IndexFacts:
-        name = f"{self._spec.id}.index"
+        name = index_name(self._spec.id)
         self._put(name, lambda: self.store.put(name, content))
         return IndexFacts(name=name, size_bytes=len(content), sha256=sha256_of(content))
 
     def _put_manifest(self, manifest: Manifest) -> ChainLink:
         """From now on it is a backup, unless the attempt was abandoned meanwhile (``Superseded``)."""
-        name, document = f"{manifest.id}.json", manifest.dump()
+        name, document = manifest_name(manifest.id), manifest.dump()
         self._lease.confirm()
         self._put(name, lambda: self.store.put(name, document))
         _log.info(

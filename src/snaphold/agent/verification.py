@@ -15,19 +15,17 @@ from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
 from snaphold.engines.base import Administer
 from snaphold.errors import Damaged, ObjectMissing, Permanent, SnapholdError, Superseded, Transient, in_full
+from snaphold.formats.verification_record import Checksums, ObjectFacts, VerificationRecord
 from snaphold.model import VerificationLevel, VerificationStatus, rfc3339
+from snaphold.objects import manifest_name, object_prefix, verification_record_name
 from snaphold.protocol import ChainLink, InstanceSpec, Task, VerificationResult
 from snaphold.reasons import reason_of
 from snaphold.steps import Step, reached
 from snaphold.stream.verification import (
-    Checksums,
-    ObjectFacts,
-    VerificationRecord,
     damage_below,
     object_facts,
     read_verification_record,
     verdict_on,
-    verification_record_name,
     verify_index,
     verify_objects,
     write_verification_record,
@@ -164,7 +162,7 @@ def _forget_record_of_nothing(context: TaskContext, link: ChainLink) -> None:
     store = context.stores.of(link.account)
     with suppress(SnapholdError):
         try:
-            store.size(f"{link.backup_id}.json")
+            store.size(manifest_name(link.backup_id))
         except ObjectMissing:
             store.delete(verification_record_name(link.backup_id))
 
@@ -253,7 +251,7 @@ def _naming_ancestors(chain: Chain) -> Iterator[None]:
         yield
     except (Damaged, ObjectMissing) as error:
         for manifest in chain.manifests[:-1]:
-            if f"{manifest.id}." in str(error):
+            if object_prefix(manifest.id) in str(error):
                 raise damage_below(manifest.name, manifest.id, error) from error
         raise
 

@@ -33,7 +33,8 @@ from snaphold.errors import (
     Unavailable,
     Unprocessable,
 )
-from snaphold.protocol import SEGMENT_BYTES, Nothing, PeerDigest, PeerListing, PeerObject, PeerPublication
+from snaphold.objects import SEGMENT_SIZE
+from snaphold.protocol import Nothing, PeerDigest, PeerListing, PeerObject, PeerPublication
 
 _MAX_MESSAGE_BYTES: Final = 1 << 20
 _IDLE_S: Final = 30.0  # of silence in the middle of a body
@@ -211,8 +212,8 @@ async def _read(request: Request) -> list[bytes]:
     declared = request.headers.get("content-length", "")
     if not (declared.isascii() and declared.isdigit()):
         raise BadRequest("The body does not tell its length.")
-    if int(declared) > SEGMENT_BYTES:
-        raise OverLimit(f"The body is larger than {SEGMENT_BYTES} bytes.")
+    if int(declared) > SEGMENT_SIZE:
+        raise OverLimit(f"The body is larger than {SEGMENT_SIZE} bytes.")
     expected = _digest_in(request.headers.get("content-digest", ""))
     parts: list[bytes] = []
     sha256 = hashlib.sha256()

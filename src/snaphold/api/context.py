@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from snaphold.api.links import Links
 from snaphold.errors import Forbidden, Unauthorized
 from snaphold.identity.base import Caller, Identity, Right
+from snaphold.objects import ObjectInfo
 from snaphold.service import limits
 from snaphold.service.deployment import Deployment
 
@@ -42,22 +43,6 @@ class ObjectReader(Protocol):
 
     def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
         """The object's bytes from ``start`` on, ``length`` of them or all, in pieces."""
-
-
-class ObjectInfo(Protocol):
-    """One object as its store lists it."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Its length."""
-
-    @property
-    def modified_s(self) -> float:
-        """When it was written, seconds since the epoch, by the store's clock."""
 
 
 class Container(Protocol):

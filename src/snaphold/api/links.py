@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlencode
 
-CONTAINER: Final = "z_CLOUDDB_BACKUPS"  # the chapter's name of the container of backups
+from snaphold.objects import CONTAINER
+
 STORAGE_PREFIX: Final = "MossoCloudFS_"  # of an account's name in the paths of Cloud Files
 
 

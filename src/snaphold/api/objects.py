@@ -27,8 +27,9 @@ from snaphold.api.context import (
     on_threads_of,
 )
 from snaphold.api.faults import documented, fault
-from snaphold.api.links import CONTAINER, STORAGE_PREFIX
+from snaphold.api.links import STORAGE_PREFIX
 from snaphold.errors import Forbidden, NotFound, ObjectMissing, Permanent, Transient, Unavailable
+from snaphold.objects import CONTAINER, is_name
 
 router = APIRouter(tags=["objects"], responses=documented(401, 403, 404, 405, 416, 500, 503))
 on_stores_threads = on_threads_of(ThreadPoolExecutor(16, thread_name_prefix="objects"))
@@ -37,8 +38,6 @@ handed_on = handing_on(on_stores_threads)
 T = TypeVar("T")
 _PARTIAL: Final[dict[int | str, dict[str, Any]]] = {206: {"description": "The range that was asked for."}}
 _PREFIXES: Final = (STORAGE_PREFIX, "AUTH_")  # Rackspace's and OpenStack's
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}(?:/[A-Za-z0-9._-]{1,200})*", re.ASCII)
-_MAX_NAME: Final = 1000  # characters
 _RANGE: Final = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})", re.ASCII)
 _TYPES: Final = {"gz": "application/gzip", "zst": "application/zstd", "json": "application/json"}
 
@@ -64,7 +63,7 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     account = _account(storage_account)
     check_account(caller, account)
     check_right(caller, request.method)
-    if container != CONTAINER or not _is_name(name):
+    if container != CONTAINER or not is_name(name):
         raise NotFound("The object cannot be found.")
     size = await _in_time(context, _size(context, account, name))
     etag = f'"{hashlib.sha256(f"{account}/{name}/{size}".encode()).hexdigest()[:32]}"'
@@ -109,10 +108,6 @@ def _account(storage_account: str) -> str:
         if storage_account.startswith(prefix):
             return storage_account.removeprefix(prefix)
     raise NotFound("The resource could not be found.")
-
-
-def _is_name(name: str) -> bool:
-    return len(name) <= _MAX_NAME and bool(_NAME.fullmatch(name)) and not {".", ".."} & set(name.split("/"))
 
 
 async def _in_time(context: RequestContext, answer: Awaitable[T]) -> T:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from snaphold.api.context import ObjectReader
 from snaphold.errors import ObjectMissing, Permanent, Transient, Unavailable
+from snaphold.objects import manifest_name
 
 
 class Claimed(Protocol):
@@ -32,14 +33,14 @@ def why_not_stored(objects: ObjectReader, account: str, backup_id: str, claimed:
         return f"The object {claimed.object_name} is not backup {backup_id}'s."
     try:
         digest = hashlib.sha256()
-        for piece in objects.get(account, f"{backup_id}.json", 0, None):
+        for piece in objects.get(account, manifest_name(backup_id), 0, None):
             digest.update(piece)
         if digest.hexdigest() != claimed.manifest_sha256:
             return f"The manifest of backup {backup_id} is another one."
         if objects.size(account, claimed.object_name) != claimed.object_bytes:
             return f"The data object of backup {backup_id} has another length."
     except ObjectMissing as error:
-        what = "manifest" if error.name.endswith(".json") else "data object"
+        what = "manifest" if error.name == manifest_name(backup_id) else "data object"
         return f"The {what} of backup {backup_id} is not in the store."
     except Permanent:
         return f"The objects of backup {backup_id} cannot be read."

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from snaphold.disk import Owner
 from snaphold.engines.files import ServerFiles
 from snaphold.errors import Permanent, Unavailable
+from snaphold.formats.verification_record import Checksums
 from snaphold.protocol import DatabaseSpec, Datastore, HostCallKind, UserSpec
 from snaphold.sandbox import Sandbox
-from snaphold.stream.verification import Checksums
 
 
 class SourceLocked(Permanent):

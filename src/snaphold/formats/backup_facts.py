@@ -3,8 +3,9 @@
 from typing import Any, Literal
 
 from snaphold.facts import BackupFacts
-from snaphold.formats.manifest import Datastore, Lineage, Manifest, Source
+from snaphold.formats.manifest import DatastoreFacts, Lineage, Manifest, Source
 from snaphold.model import Origin, parse_rfc3339, rfc3339, rfc3339_exact
+from snaphold.objects import index_name
 from snaphold.protocol import BackupSpec
 
 
@@ -17,7 +18,7 @@ def new_manifest(
     made: Literal["taken", "consolidated"],
     made_from: str | None,
     size_bytes: int,
-    datastore: Datastore,
+    datastore: DatastoreFacts,
     lineage: Lineage,
     **objects: Any,
 ) -> Manifest:
@@ -96,6 +97,6 @@ def with_facts(
             "made_from_region": facts.made_from_region,
             "lineage": manifest.lineage.model_copy(update={"parent_manifest_sha256": parent_sha256}),
             "data": manifest.data.model_copy(update={"name": facts.object_name}),
-            "index": manifest.index.model_copy(update={"name": f"{facts.id}.index"}),
+            "index": manifest.index.model_copy(update={"name": index_name(facts.id)}),
         }
     )

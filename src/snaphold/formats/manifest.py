@@ -46,7 +46,7 @@ class IndexFacts(Frozen):
     sha256: str
 
 
-class Datastore(Frozen):
+class DatastoreFacts(Frozen):
     """What server the data came from."""
 
     type: str
@@ -110,7 +110,7 @@ class Manifest(Frozen):
     stream_bytes: int  # the xbstream, decompressed
     codec: CodecName
     level: int
-    datastore: Datastore
+    datastore: DatastoreFacts
     lineage: Lineage
     data: DataFacts
     index: IndexFacts

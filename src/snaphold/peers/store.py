@@ -15,10 +15,9 @@ import httpx
 from pydantic import ValidationError
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
+from snaphold.objects import ObjectInfo, check_account, check_list_prefix, check_name, check_prefix, is_name
 from snaphold.peers.http_client import Said, ask, open_http_client, whole
 from snaphold.protocol import PeerDigest, PeerListing, PeerPublication
-from snaphold.store.base import ObjectInfo
-from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_name
 
 _PIECE: Final = 4 << 20  # bytes that get() hands on at once
 _TIMEOUT_S: Final = 60.0  # of silence

@@ -3,7 +3,6 @@
 What was announced may be written by its peer, and nothing else; once it is recorded, or was abandoned, not even that.
 """
 
-import re
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -13,7 +12,8 @@ from snaphold.catalog import backups, copies, incoming_copies
 from snaphold.catalog.database import Transaction
 from snaphold.errors import Forbidden, OverLimit, Unprocessable
 from snaphold.facts import completed_backup, facts_of_record
-from snaphold.model import ID_FORM, IncomingCopy, backup_prefix
+from snaphold.model import IncomingCopy
+from snaphold.objects import backup_of_name
 from snaphold.protocol import (
     PeerAnnouncement,
     PeerAnswer,
@@ -28,7 +28,6 @@ from snaphold.service.deployment import Deployment
 
 log = structlog.get_logger()
 
-_ID: Final = re.compile(ID_FORM)
 _NOTED_US: Final = 3600 * 1_000_000  # how often it is noted that something came
 
 
@@ -119,7 +118,7 @@ def check_write(deployment: Deployment, regions: AbstractSet[str], account: str,
     this peer has announced and that has not ended.
     """
     with deployment.catalog.reading() as tx:
-        coming = incoming_copies.get(tx, _id_in(deployment, name))
+        coming = incoming_copies.get(tx, backup_of_name(name, deployment=deployment.deployment_id) or "")
         now_us = tx.now_us
     if coming is None or coming.ended_us is not None or coming.account != account or coming.region not in regions:
         raise Forbidden(f"{name} belongs to no copy that was announced.")
@@ -135,7 +134,7 @@ def check_read(deployment: Deployment, regions: AbstractSet[str], account: str, 
 
     It may read those of a copy that it makes, and of both backups of a pair that it shares. Raises ``Forbidden``.
     """
-    backup_id = _id_in(deployment, name)
+    backup_id = backup_of_name(name, deployment=deployment.deployment_id) or ""
     with deployment.catalog.reading() as tx:
         coming = incoming_copies.get(tx, backup_id)
         theirs = copies.regions_of(tx, account, backup_id)
@@ -143,16 +142,6 @@ def check_read(deployment: Deployment, regions: AbstractSet[str], account: str, 
         theirs.add(coming.region)
     if not theirs & regions:
         raise Forbidden(f"{name} belongs to no copy of yours.")
-
-
-def _id_in(deployment: Deployment, name: str) -> str:
-    """The id of the backup whose object this is, by its name; a text that is none where it is nobody's."""
-    found = _ID.match(name)
-    if found is not None:
-        return found[0] if name[found.end() :].startswith(".") else ""
-    own = backup_prefix(deployment.deployment_id, "").rstrip("/") + "/"
-    found = _ID.match(name.removeprefix(own)) if name.startswith(own) else None
-    return found[0] if found is not None and name[len(own) + found.end() :].startswith("/") else ""
 
 
 def _is_of(known: IncomingCopy, message: PeerAnnouncement) -> bool:

@@ -2,20 +2,9 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-CONTAINER = "z_CLOUDDB_BACKUPS"
-SEGMENT_SIZE = 64 << 20  # bytes; every segment of an object but the last has exactly this size
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectInfo:
-    """One object of a container. ``modified_s``: seconds since the epoch, by the store's clock."""
-
-    name: str
-    size_bytes: int
-    modified_s: float
+from snaphold.objects import ObjectInfo
 
 
 class ObjectStore(Protocol):

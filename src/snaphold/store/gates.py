@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from snaphold.errors import Forbidden, Unavailable
-from snaphold.store.base import CONTAINER
+from snaphold.objects import CONTAINER
 
 _log = structlog.get_logger(__name__)
 

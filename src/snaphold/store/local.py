@@ -5,7 +5,7 @@
     <root>/<account>/z_CLOUDDB_BACKUPS/<prefix>sizes              their sizes: u64 little-endian at number * 8
 
 Directories are made and removed as names need them. What is durable has been fsynced, its directories too. Files whose
-names this project would not give (:mod:`snaphold.store.names`), directories and symbolic links in a container belong
+names this project would not give (:mod:`snaphold.objects`), directories and symbolic links in a container belong
 to somebody else: they are neither shown nor touched.
 
 A crash leaves an attempt's two segment files, or a ``<name>.<random>.tmp``; ``list`` shows both, ``delete`` takes them.
@@ -25,9 +25,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.store.base import CONTAINER, SEGMENT_SIZE, ObjectInfo, sha256_of_pieces
+from snaphold.objects import (
+    CONTAINER,
+    SEGMENT_SIZE,
+    ObjectInfo,
+    check_account,
+    check_list_prefix,
+    check_name,
+    check_prefix,
+    is_account,
+    is_name,
+)
+from snaphold.store.base import sha256_of_pieces
 from snaphold.store.direct import DirectWriter, read_pieces, write_all
-from snaphold.store.names import check_account, check_list_prefix, check_name, check_prefix, is_account, is_name
 
 Made = TypeVar("Made")
 _RACES_S = 10.0  # lost at most, for a directory that others remove

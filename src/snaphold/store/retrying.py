@@ -8,7 +8,8 @@ from typing import Final, TypeVar
 import tenacity
 
 from snaphold.errors import ObjectExists, Transient
-from snaphold.store.base import Containers, ObjectInfo, ObjectStore, OwnStore, Stores
+from snaphold.objects import ObjectInfo
+from snaphold.store.base import Containers, ObjectStore, OwnStore, Stores
 
 Result = TypeVar("Result")
 

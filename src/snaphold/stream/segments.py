@@ -24,7 +24,8 @@ from snaphold.errors import Damaged, SnapholdError, Superseded
 from snaphold.formats.index import Index
 from snaphold.formats.manifest import CodecName, Manifest, Segment
 from snaphold.formats.xbstream import Chunk, File
-from snaphold.store.base import SEGMENT_SIZE, ObjectStore
+from snaphold.objects import MAX_SEGMENT_SIZE, SEGMENT_SIZE
+from snaphold.store.base import ObjectStore
 from snaphold.store.direct import WRITE_SIZE, block_memory
 from snaphold.stream.compress import BLOCK_SIZE, Member, compress_block, keep_block_memory
 from snaphold.stream.priority import Throttle
@@ -215,7 +216,7 @@ def check_length(manifest: Manifest, store: ObjectStore) -> None:
     name, sizes = manifest.data.name, [segment.size_bytes for segment in manifest.segments]
     full = manifest.segment_size_bytes
     whole = all(size == full for size in sizes[:-1]) and all(0 < size <= full for size in sizes[-1:])
-    if sum(sizes) != manifest.data.size_bytes or not whole or not 0 < full <= SEGMENT_SIZE:
+    if sum(sizes) != manifest.data.size_bytes or not whole or not 0 < full <= MAX_SEGMENT_SIZE:
         raise Damaged(f"the manifest's segments of {name} do not add up")
     if (size := store.size(name)) != manifest.data.size_bytes:
         raise Damaged(f"{name} has {size} bytes instead of {manifest.data.size_bytes}")

@@ -1,75 +1,24 @@
-"""The verification of a backup: its objects are read back and compared with what was recorded.
-
-The verification record (``<id>.proof.json``, docs/reference/format.md) is an object of its own beside the manifest,
-replaced by each verification that found an answer. It verifies nothing to a restore, which checks everything again.
-"""
+"""Verifies a backup: reads its objects back and compares them with what was recorded."""
 
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from typing import Final, Literal, TypeVar
+from typing import TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from snaphold.errors import Damaged, ObjectMissing, SnapholdError, Superseded
-from snaphold.formats.manifest import Frozen, IndexFacts, Manifest, load, sha256_of
-from snaphold.model import VerificationLevel, VerificationStatus
+from snaphold.formats.manifest import IndexFacts, Manifest, load, sha256_of
+from snaphold.formats.verification_record import ObjectFacts, VerificationRecord
+from snaphold.model import VerificationStatus
+from snaphold.objects import manifest_name, object_prefix, verification_record_name
 from snaphold.store.base import ObjectStore
 from snaphold.stream.priority import Priority
 from snaphold.stream.segments import check_length, segment_pieces
 
 Result = TypeVar("Result")
-FORMAT: Final = "snaphold-proof"
-VERSION: Final = 1
-
-
-class Checksums(Frozen):
-    """What is in every table that clients made, as the first verification by a restore found it.
-
-    It is what a later restore of the same backup must give again, by a server of the same series. Keys are
-    ``database.table``. ``unsound``: those that are not sound, as they were in the source, and what the server said.
-    """
-
-    server_version: str  # "10.11.19"
-    tables: dict[str, int]  # CHECKSUM TABLE, where it is the same each time
-    rows: dict[str, str] = Field(default_factory=dict)  # count and sum of the rows, where columns are generated
-    unsound: dict[str, str] = Field(default_factory=dict)
-
-
-class ObjectFacts(Frozen):
-    """By what it is noticed that an object has changed since it was read."""
-
-    size_bytes: int
-    modified_s: float  # seconds since the epoch, by the store's clock
-
-
-class VerificationRecord(Frozen):
-    """What the newest verification has shown. ``at``: RFC 3339, UTC. ``by``: the release that did it."""
-
-    format: Literal["snaphold-proof"] = FORMAT
-    version: Literal[1] = VERSION
-    id: str
-    manifest_sha256: str  # of the backup that was verified
-    status: Literal[VerificationStatus.PASSED, VerificationStatus.FAILED]
-    level: VerificationLevel
-    at: str
-    seconds: float
-    by: str
-    reason: str | None = None
-    mend_from: str | None = None  # the region that has what is damaged
-    checksums: Checksums | None = None
-    objects: dict[str, ObjectFacts] = Field(default_factory=dict)  # by name, as they were before they were read
-
-    def dump(self) -> bytes:
-        """The bytes that are stored."""
-        return self.model_dump_json(indent=1).encode() + b"\n"
-
-
-def verification_record_name(backup_id: str) -> str:
-    """The name of a backup's verification record."""
-    return f"{backup_id}.proof.json"
 
 
 def read_verification_record(store: ObjectStore, backup_id: str, manifest_sha256: str) -> VerificationRecord | None:
@@ -95,7 +44,7 @@ def object_facts(store: ObjectStore, backup_id: str) -> dict[str, ObjectFacts]:
     """
     return {
         found.name: ObjectFacts(size_bytes=found.size_bytes, modified_s=found.modified_s)
-        for found in store.list(f"{backup_id}.")
+        for found in store.list(object_prefix(backup_id))
         if found.name != verification_record_name(backup_id)
     }
 
@@ -163,7 +112,7 @@ def verify_objects(
         Transient, Permanent: the store does not answer, or refuses.
         Superseded: ``stop`` was set.
     """
-    name = f"{backup_id}.json"
+    name = manifest_name(backup_id)
     manifest = _confirmed(lambda: load(b"".join(store.get(name)), name=name, sha256=manifest_sha256))
     verify_index(store, manifest.index)
     check_length(manifest, store)

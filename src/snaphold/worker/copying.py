@@ -28,7 +28,8 @@ from snaphold.errors import (
 from snaphold.facts import facts_of_copy, record_of
 from snaphold.formats.backup_facts import facts_of, with_facts
 from snaphold.formats.manifest import Manifest, load, sha256_of
-from snaphold.model import Backup, Copy, CopyStatus, copy_waits_us, segment_prefix
+from snaphold.model import Backup, Copy, CopyStatus, copy_waits_us
+from snaphold.objects import index_name, manifest_name, segment_prefix
 from snaphold.protocol import PeerAnswer
 from snaphold.reasons import reason_of
 from snaphold.service.copies import announce_copy, ask, begin_ancestor, give_up, resume_copies, retry_copies
@@ -138,7 +139,7 @@ class Copier:
             parent_sha256=None if parent is None else parent.manifest_sha256,
         )
         document = new.dump()
-        target.replace(f"{copy.copy_id}.json", document)
+        target.replace(manifest_name(copy.copy_id), document)
         reached(Step.COPY_MANIFEST_WRITTEN)
         self._deployment.peers[copy.region].record(record_of(facts, sha256_of(document)))
         reached(Step.COPY_RECORDED)
@@ -200,7 +201,7 @@ class Copier:
 
 
 def _manifest_of(source: ObjectStore, backup: Backup) -> Manifest:
-    name = f"{backup.id}.json"
+    name = manifest_name(backup.id)
     manifest = load(b"".join(source.get(name)), name=name, sha256=backup.manifest_sha256 or "")
     check_length(manifest, source)
     return manifest
@@ -211,7 +212,7 @@ def _copy_index(source: ObjectStore, target: ObjectStore, manifest: Manifest, co
     data = b"".join(source.get(manifest.index.name))
     if sha256_of(data) != manifest.index.sha256:
         raise Damaged(f"the index {manifest.index.name} differs from what was written")
-    name = f"{copy.copy_id}.index"
+    name = index_name(copy.copy_id)
     try:
         target.put(name, data)
     except ObjectExists:

@@ -9,7 +9,8 @@ import structlog
 from snaphold.catalog import backups, hosts, incoming_copies
 from snaphold.catalog.database import Catalog
 from snaphold.errors import SnapholdError, in_full
-from snaphold.model import INCOMING_COPY_WAIT_US, Backup, BackupStatus, IncomingCopy, backup_prefix
+from snaphold.model import INCOMING_COPY_WAIT_US, Backup, BackupStatus, IncomingCopy
+from snaphold.objects import backup_prefix, manifest_name, object_prefix
 from snaphold.reasons import reason_of
 from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
@@ -109,9 +110,9 @@ class Remover:
     def _remove_objects(self, backup: Backup | IncomingCopy) -> int:
         store = self._stores.of(backup.account)
         reached(Step.REMOVAL_BEGUN)
-        store.delete(f"{backup.id}.json")
+        store.delete(manifest_name(backup.id))
         reached(Step.REMOVAL_MANIFEST_REMOVED)
-        removed = self._remove_under(store, f"{backup.id}.") + self._remove_under(
+        removed = self._remove_under(store, object_prefix(backup.id)) + self._remove_under(
             store, backup_prefix(self._deployment_id, backup.id)
         )
         reached(Step.REMOVAL_OBJECTS_REMOVED)

@@ -1,6 +1,5 @@
 """What lies in accounts' containers and belongs to no backup in the catalog: told of, never touched."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,13 +9,12 @@ import structlog
 
 from snaphold.catalog import backups
 from snaphold.catalog.database import Catalog
-from snaphold.model import ID_FORM, SERVICE_ACCOUNT
-from snaphold.store.base import ObjectInfo, Stores
+from snaphold.model import SERVICE_ACCOUNT
+from snaphold.objects import ObjectInfo, backup_of_object, owner_of_segment
+from snaphold.store.base import Stores
 
 log = structlog.get_logger()
 
-_OF_BACKUP: Final = re.compile(rf"({ID_FORM})\.")
-_SEGMENT: Final = re.compile(r"snaphold/([^/]+)/([^/]+)")
 _NAMES: Final = 20  # told of each kind
 
 
@@ -98,13 +96,13 @@ def sort_out(
 
 def _kind_of(name: str, endings: Mapping[str, int | None], deployment_id: str) -> tuple[Kind, str]:
     """What kind of orphaned object it would be, and the id of the backup whose it could be, else an empty text."""
-    segment = _SEGMENT.match(name)
-    if segment is not None:
-        return (Kind.OURS, segment[2]) if segment[1] == deployment_id else (Kind.OTHERS, "")
-    named = _OF_BACKUP.match(name)
+    if (owner := owner_of_segment(name)) is not None:
+        owner_deployment, backup_id = owner
+        return (Kind.OURS, backup_id) if owner_deployment == deployment_id else (Kind.OTHERS, "")
+    named = backup_of_object(name)
     if named is None:
         return Kind.FOREIGN, ""
-    return Kind.OURS if named[1] in endings else Kind.UNKNOWN, named[1]
+    return Kind.OURS if named in endings else Kind.UNKNOWN, named
 
 
 def changes(before: Mapping[str, Counts], found: Iterable[OrphanedObjects]) -> list[OrphanedObjects]:

@@ -21,21 +21,20 @@ from snaphold.formats.backup_facts import facts_of
 from snaphold.formats.manifest import FORMAT, parse, sha256_of
 from snaphold.model import (
     FLAVORS,
-    ID_FORM,
     SERVICE_ACCOUNT,
     Backup,
     BackupStatus,
     Instance,
     InstanceStatus,
 )
+from snaphold.objects import ObjectInfo, backup_of_manifest, manifest_name, object_prefix
 from snaphold.service.deployment import Enqueuer
 from snaphold.steps import Step, reached
-from snaphold.store.base import ObjectInfo, ObjectStore, Stores
+from snaphold.store.base import ObjectStore, Stores
 from snaphold.stream.verification import read_verification_record
 
 log = structlog.get_logger()
 
-_MANIFEST: Final = re.compile(rf"({ID_FORM})\.json")
 _DEPLOYMENT: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")  # an id that a person is told of and types
 _MOST_BYTES: Final = 256 << 20  # of a manifest; one of 100 TB has a fifth of that
 _MOST: Final = (1 << 63) - 1  # what a column holds
@@ -173,7 +172,7 @@ class _Container:
 
     def _candidates(self) -> Iterator[_Candidate]:
         for info in self._store.list(""):
-            if _MANIFEST.fullmatch(info.name):
+            if backup_of_manifest(info.name) is not None:
                 try:
                     yield self._read(info)
                 except _Refused as refused:
@@ -197,10 +196,10 @@ class _Container:
         document = b"".join(self._store.get(info.name))
         _refuse_others(document, self._deployment_id)
         manifest = parse(document, name=info.name)
-        if (f"{manifest.id}.json", manifest.account) != (info.name, self._account):
+        if (manifest_name(manifest.id), manifest.account) != (info.name, self._account):
             raise _Refused(f"it is of backup {manifest.id} of account {manifest.account}", damaged=True)
         for facts in (manifest.data, manifest.index):
-            if not facts.name.startswith(f"{manifest.id}."):
+            if not facts.name.startswith(object_prefix(manifest.id)):
                 raise _Refused(f"it speaks of the object {facts.name}", damaged=True)
             size_bytes = self._store.size(facts.name)
             if size_bytes != facts.size_bytes:

@@ -21,7 +21,8 @@ from snaphold.errors import Damaged, ObjectMissing, SnapholdError, Superseded, T
 from snaphold.facts import facts_of_replica
 from snaphold.formats.backup_facts import facts_of, with_facts
 from snaphold.formats.manifest import Manifest, load, sha256_of
-from snaphold.model import Backup, segment_prefix
+from snaphold.model import Backup
+from snaphold.objects import manifest_name, segment_prefix
 from snaphold.service.copies import counterparts_of
 from snaphold.service.deployment import Deployment
 from snaphold.steps import Step, reached
@@ -90,7 +91,7 @@ class Repairer:
         repaired += _repair_index(store, manifest, replicas)
         reached(Step.REPAIR_INDEX_WRITTEN)
         if lost:
-            store.replace(f"{backup.id}.json", manifest.dump())
+            store.replace(manifest_name(backup.id), manifest.dump())
             repaired.append("manifest")
         reached(Step.REPAIR_MANIFEST_WRITTEN)
         if repaired:
@@ -104,7 +105,7 @@ class Repairer:
         for region, there in counterparts_of(self._deployment, backup).items():
             if region not in self._targets:
                 continue
-            store, name = self._targets[region].of(backup.account), f"{there.id}.json"
+            store, name = self._targets[region].of(backup.account), manifest_name(there.id)
             try:
                 manifest = load(b"".join(store.get(name)), name=name, sha256=there.manifest_sha256)
             except (Transient, Unavailable) as error:
@@ -134,7 +135,7 @@ class Repairer:
                 )
                 if sha256_of(manifest.dump()) == backup.manifest_sha256:
                     return manifest
-        raise Damaged(f"the manifest {backup.id}.json is damaged or gone, {_nobody(replicas)}")
+        raise Damaged(f"the manifest {manifest_name(backup.id)} is damaged or gone, {_nobody(replicas)}")
 
     def _repair_data(self, store: OwnStore, backup: Backup, manifest: Manifest, replicas: Replicas) -> list[str]:
         """What was repaired of the data object."""
@@ -188,7 +189,7 @@ class Repairer:
 
 def _manifest_here(store: ObjectStore, backup: Backup) -> Manifest | None:
     """The backup's own manifest; None where it is damaged or gone."""
-    name = f"{backup.id}.json"
+    name = manifest_name(backup.id)
     for _ in range(2):  # one bad read verifies nothing
         with suppress(Damaged, ObjectMissing):
             return load(b"".join(store.get(name)), name=name, sha256=backup.manifest_sha256 or "")

@@ -11,6 +11,7 @@ import structlog
 from snaphold import __version__
 from snaphold.catalog import backups
 from snaphold.errors import Damaged, ObjectMissing, Permanent, SnapholdError, Superseded, in_full
+from snaphold.formats.verification_record import ObjectFacts, VerificationRecord
 from snaphold.model import Backup, VerificationLevel, VerificationStatus, rfc3339
 from snaphold.protocol import VerificationResult
 from snaphold.reasons import reason_of
@@ -21,8 +22,6 @@ from snaphold.steps import Step, reached
 from snaphold.store.base import Containers, ObjectStore, Stores
 from snaphold.stream.priority import Priority
 from snaphold.stream.verification import (
-    ObjectFacts,
-    VerificationRecord,
     damage_below,
     object_facts,
     read_verification_record,

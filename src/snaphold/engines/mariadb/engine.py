@@ -11,8 +11,8 @@ from snaphold.engines.mariadb.server import MariaDBServer
 from snaphold.engines.mariadb.session import session
 from snaphold.engines.mariadb.tool import MariaDBTool
 from snaphold.errors import Unavailable
+from snaphold.formats.verification_record import Checksums
 from snaphold.protocol import DatabaseSpec, Datastore, HostCallKind, UserSpec
-from snaphold.stream.verification import Checksums
 
 _LSNS: Final = "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')"
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from snaphold.engines.base import Administer
 from snaphold.errors import Damaged, SnapholdError
-from snaphold.stream.verification import Checksums
+from snaphold.formats.verification_record import Checksums
 
 _STATEMENT_S: Final = 24 * 3600.0  # a large table takes its time
 _SOURCE_S: Final = 600.0  # of a table that is asked for in the source
