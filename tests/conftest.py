@@ -4,6 +4,7 @@ The empty data directory that instances start from is made once a test process, 
 an ``empty_state_dir``.
 """
 
+import logging
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import structlog
 
 from snaphold.config import Settings
 from snaphold.engines.mariadb.installation import Installation, find_installation
@@ -24,6 +26,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start servers come first: a long one that is begun last is waited for by everybody else."""
     long = {item.path for item in items if item.get_closest_marker("engine")}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A test that sets up the logs of a process leaves those of later tests alone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    configured = structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**configured)
 
 
 @pytest.fixture(scope="session")

@@ -9,19 +9,6 @@ from snaphold.cli.output import print_outcome, print_rows
 from snaphold.config import Settings
 from snaphold.wiring.logs import printable, set_up_logs
 
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> "object":
-    """Other tests log as if this one had not been."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    configured = structlog.get_config()
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-    structlog.configure(**configured)
-
-
 NAME = "\x1b[31mred\x07\r\nevent=forged \u202ereversed\u2028 \x9b0m"
 
 

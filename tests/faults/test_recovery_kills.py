@@ -74,6 +74,13 @@ class Site:
         """A command, undisturbed."""
         subprocess.run(self.words(words), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
 
+    def status_of(self, *words: str) -> int:
+        """The exit status of a command that may fail."""
+        done = subprocess.run(
+            self.words(words), check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60
+        )
+        return done.returncode
+
     def killed(self, step: Step, *words: str) -> None:
         """The same, killed at a step."""
         self.pauses.at(step)
@@ -168,7 +175,7 @@ def test_a_catalog_that_lost_its_own_id(site: Site) -> None:
     before, deployment = site.recorded(), site.deployment
     for each in site.catalog.parent.glob("catalog.db*"):
         each.unlink()
-    site.run("catalog", "rebuild")
+    assert site.status_of("catalog", "rebuild") == 1
     assert site.recorded()["backups"] == []
     site.run("catalog", "rebuild", "--deployment", deployment)
     after = site.recorded()

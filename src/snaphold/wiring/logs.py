@@ -70,7 +70,7 @@ def set_up_logs(settings: Settings, process: str) -> None:
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # a cached logger would keep this configuration for good
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
