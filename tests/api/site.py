@@ -20,6 +20,7 @@ import uvicorn
 from snaphold.api import KnownPeers, ObjectReader, create_app
 from snaphold.api.connections import Bounds, Connections
 from snaphold.api.document import DescribedAPI
+from snaphold.engines.password_hashes import PASSWORD_HASHES
 from snaphold.identity.base import ADMIN, CREATOR, OBSERVER
 from snaphold.identity.embedded import EmbeddedIdentity, open_embedded
 from snaphold.model import Rate
@@ -348,6 +349,7 @@ def opened_site(
         identity,
         regions=regions,
         object_reader=objects or StoredObjects(stores),
+        password_hashes=PASSWORD_HASHES,
         containers=stores.of,
         known_peers=known_peers,
     )

@@ -6,16 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snaphold.api import bodies
+from snaphold.api.backups import backup_request
+from snaphold.api.instances import instance_request
 from snaphold.api.paging import page_by_key, parse_page
-from snaphold.api.request_body import Body, parse_body
+from snaphold.api.request_body import parse_body
+from snaphold.api.users import user_spec
+from snaphold.engines.mariadb.accounts import native_hash
 from snaphold.errors import BadRequest
+from snaphold.schemas import backups, databases, groups, instances, logins, schedules, users
+from snaphold.schemas.base import RequestSchema
 from snaphold.service.requests import BackupRequest, PageRequest
 
-MODELS: list[type[Body]] = [
-    *(bodies.BackupCreate, bodies.BackupAction, bodies.InstanceCreate, bodies.InstanceChange, bodies.InstanceAction),
-    *(bodies.DatabasesCreate, bodies.UsersCreate, bodies.UserChanged, bodies.UserGrants, bodies.GroupCreate),
-    *(bodies.GroupAction, bodies.ScheduleCreate, bodies.ScheduleChange, bodies.AuthV2, bodies.AuthV3),
+MODELS: list[type[RequestSchema]] = [
+    *(
+        backups.BackupCreate,
+        backups.BackupAction,
+        instances.InstanceCreate,
+        instances.InstanceChange,
+        instances.InstanceAction,
+    ),
+    *(databases.DatabasesCreate, users.UsersCreate, users.UserChanged, users.UserGrants, groups.GroupCreate),
+    *(groups.GroupAction, schedules.ScheduleCreate, schedules.ScheduleChange, logins.AuthV2, logins.AuthV3),
 ]
 KEYS = sorted(
     {key for model in MODELS for key in (json.dumps(model.model_json_schema()).split('"')) if key.isidentifier()}
@@ -32,7 +43,7 @@ def _json(document: object) -> bytes:
     return json.dumps(document).encode("utf-8", "surrogatepass")
 
 
-def _refusal(model: type[Body], raw: bytes) -> str | None:
+def _refusal(model: type[RequestSchema], raw: bytes) -> str | None:
     """The words of the refusal, None when the body was understood."""
     try:
         parse_body(model, raw)
@@ -43,7 +54,7 @@ def _refusal(model: type[Body], raw: bytes) -> str | None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 @given(document=VALUES)
-def test_any_document(model: type[Body], document: Any) -> None:
+def test_any_document(model: type[RequestSchema], document: Any) -> None:
     """Whatever JSON a body is: it is understood, or refused in words."""
     assert _refusal(model, _json(document)) != ""
 
@@ -51,7 +62,7 @@ def test_any_document(model: type[Body], document: Any) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes(raw: bytes) -> None:
     """Whatever bytes a body is: it is understood, or refused."""
-    assert _refusal(bodies.BackupCreate, raw) != ""
+    assert _refusal(backups.BackupCreate, raw) != ""
 
 
 @given(st.dictionaries(st.sampled_from(["name", "password", "host", "databases"]), VALUES), st.uuids())
@@ -60,8 +71,8 @@ def test_refusals_repeat_no_value(user: dict[str, Any], canary: Any) -> None:
     secret = str(canary)
     for password in (secret, [secret], {"value": secret}):
         raw = _json({"users": [{**user, "password": password}]})
-        refusal = _refusal(bodies.UsersCreate, raw)
-        shown = repr(parse_body(bodies.UsersCreate, raw)) if refusal is None else refusal
+        refusal = _refusal(users.UsersCreate, raw)
+        shown = repr(parse_body(users.UsersCreate, raw)) if refusal is None else refusal
         assert secret not in shown
 
 
@@ -69,14 +80,15 @@ def test_refusals_repeat_no_value(user: dict[str, Any], canary: Any) -> None:
 def test_password_hash(password: str) -> None:
     """`mysql_native_password`: an asterisk, and SHA-1 of SHA-1 in 40 upper-case digits."""
     body = {"users": [{"name": "u", "password": password}]}
-    spec = parse_body(bodies.UsersCreate, json.dumps(body).encode()).users[0].spec()
+    spec = user_spec(parse_body(users.UsersCreate, json.dumps(body).encode()).users[0], native_hash)
     assert spec.password_hash == "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()  # noqa: S324
 
 
 def test_known_password_hash() -> None:
     """What the server itself says: `SELECT PASSWORD('p')`."""
     raw = b'{"users": [{"name": "u", "password": "p"}]}'
-    assert parse_body(bodies.UsersCreate, raw).users[0].password_hash == "*7B9EBEED26AA52ED10C0F549FA863F13C39E0209"
+    spec = user_spec(parse_body(users.UsersCreate, raw).users[0], native_hash)
+    assert spec.password_hash == "*7B9EBEED26AA52ED10C0F549FA863F13C39E0209"
 
 
 @given(st.text(max_size=70))
@@ -84,17 +96,18 @@ def test_backup_names(name: str) -> None:
     """1 to 64 characters with a letter or a digit among them, and no NUL: exactly these are names."""
     fits = 1 <= len(name) <= 64 and any(character.isalnum() for character in name) and "\0" not in name
     try:
-        request = parse_body(bodies.BackupCreate, json.dumps({"backup": {"name": name, "instance": "i"}}).encode())
+        request = parse_body(backups.BackupCreate, json.dumps({"backup": {"name": name, "instance": "i"}}).encode())
     except BadRequest:
         assert not fits
     else:
-        assert (fits, request.request("demo").name) == (True, name)
+        assert (fits, backup_request(request, "demo").name) == (True, name)
 
 
 def test_backup_request() -> None:
     """A body becomes the service's request; regions that are named twice count once."""
     fields = {"name": "n", "instance": "i", "incremental": 1, "parent_id": "p", "copy_to": ["IAD", "ORD", "IAD"]}
-    assert parse_body(bodies.BackupCreate, _json({"backup": fields})).request("demo") == BackupRequest(
+    body = parse_body(backups.BackupCreate, _json({"backup": fields}))
+    assert backup_request(body, "demo") == BackupRequest(
         name="n",
         description=None,
         source_type="instance",
@@ -110,7 +123,7 @@ def test_words() -> None:
     """A refusal says which element, and what is wrong with it."""
     fields = {"flavorRef": 99, "name": "n" * 256, "volume": {"size": "x"}, "databases": {}, "users": [{}]}
     with pytest.raises(BadRequest) as refusal:
-        parse_body(bodies.InstanceCreate, _json({"instance": fields}))
+        parse_body(instances.InstanceCreate, _json({"instance": fields}))
     assert str(refusal.value) == (
         "instance.flavorRef names no flavor; instance.name must have at most 255 characters; "
         "instance.volume.size must be an integer; instance.databases must be a list; "
@@ -122,18 +135,19 @@ def test_words() -> None:
 def test_a_volume_as_text(size: object, gb: int) -> None:
     """A volume's size may be digits in a string, as Trove takes it, wherever one is named."""
     asked = {"flavorRef": 1, "volume": {"size": size}}
-    create = parse_body(bodies.InstanceCreate, _json({"instance": asked}))
-    resize = parse_body(bodies.InstanceAction, _json({"resize": {"volume": {"size": size}}})).resize
-    group = parse_body(bodies.GroupCreate, _json({"ha": {"name": "g", "replica_source": [asked], "replicas": [asked]}}))
+    create = parse_body(instances.InstanceCreate, _json({"instance": asked}))
+    resize = parse_body(instances.InstanceAction, _json({"resize": {"volume": {"size": size}}})).resize
+    group = parse_body(groups.GroupCreate, _json({"ha": {"name": "g", "replica_source": [asked], "replicas": [asked]}}))
     assert resize is not None
     assert resize.volume is not None
-    assert (create.request().volume_gb, resize.volume.size, group.ha.replicas[0].volume.size) == (gb, gb, gb)
+    request = instance_request(create, lambda _: native_hash)
+    assert (request.volume_gb, resize.volume.size, group.ha.replicas[0].volume.size) == (gb, gb, gb)
 
 
 @pytest.mark.parametrize("size", ["", " 2", "2.0", "-2", "0", "65537", "\uff12", "9" * 5000, 2.5, True, [2]])
 def test_a_volume_that_is_none(size: object) -> None:
     """Whatever else stands there is no size."""
-    refusal = _refusal(bodies.InstanceCreate, _json({"instance": {"flavorRef": 1, "volume": {"size": size}}}))
+    refusal = _refusal(instances.InstanceCreate, _json({"instance": {"flavorRef": 1, "volume": {"size": size}}}))
     assert refusal is not None
     assert refusal.startswith("instance.volume.size must be ")
 
@@ -145,23 +159,29 @@ DB = {"flavorRef": 1, "volume": {"size": 2}}
 @pytest.mark.parametrize(
     ("model", "document", "where", "wrong", "right"),
     [
-        (bodies.BackupCreate, {"backup": {**BACKUP, "parent": "p"}}, "backup", "parent", "parent_id"),
-        (bodies.BackupCreate, {"backup": {**BACKUP, "parentId": "p"}}, "backup", "parentId", "parent_id"),
-        (bodies.BackupCreate, {"backup": {**BACKUP, "parrent_id": "p"}}, "backup", "parrent_id", "parent_id"),
-        (bodies.BackupCreate, {"backup": {**BACKUP, "increment": 1}}, "backup", "increment", "incremental"),
-        (bodies.BackupCreate, {"backup": {**BACKUP, "copy-to": ["IAD"]}}, "backup", "copy-to", "copy_to"),
-        (bodies.BackupAction, {"verify": {"levels": "restore"}}, "verify", "levels", "level"),
-        (bodies.BackupAction, {"verify": {}, "copy_backup": {}}, "The body", "copy_backup", "copy-backup"),
-        (bodies.InstanceCreate, {"instance": {**DB, "restore_point": {}}}, "instance", "restore_point", "restorePoint"),
-        (bodies.InstanceCreate, {"instance": {**DB, "backupRef": "b"}}, "instance", "backupRef", "restorePoint"),
-        (bodies.InstanceCreate, {"instance": {**DB, "slave_of": "i"}}, "instance", "slave_of", "replica_of"),
-        (bodies.DatabasesCreate, {"databases": [{"charset": "x"}]}, "databases.0", "charset", "character_set"),
-        (bodies.InstanceAction, {"resize": {"flavor_ref": 2}}, "resize", "flavor_ref", "flavorRef"),
-        (bodies.ScheduleChange, {"schedule": {"runNow": "true"}}, "schedule", "runNow", "run_now"),
-        (bodies.ScheduleChange, {"schedule": {"retention": 5}}, "schedule", "retention", "full_backup_retention"),
+        (backups.BackupCreate, {"backup": {**BACKUP, "parent": "p"}}, "backup", "parent", "parent_id"),
+        (backups.BackupCreate, {"backup": {**BACKUP, "parentId": "p"}}, "backup", "parentId", "parent_id"),
+        (backups.BackupCreate, {"backup": {**BACKUP, "parrent_id": "p"}}, "backup", "parrent_id", "parent_id"),
+        (backups.BackupCreate, {"backup": {**BACKUP, "increment": 1}}, "backup", "increment", "incremental"),
+        (backups.BackupCreate, {"backup": {**BACKUP, "copy-to": ["IAD"]}}, "backup", "copy-to", "copy_to"),
+        (backups.BackupAction, {"verify": {"levels": "restore"}}, "verify", "levels", "level"),
+        (backups.BackupAction, {"verify": {}, "copy_backup": {}}, "The body", "copy_backup", "copy-backup"),
+        (
+            instances.InstanceCreate,
+            {"instance": {**DB, "restore_point": {}}},
+            "instance",
+            "restore_point",
+            "restorePoint",
+        ),
+        (instances.InstanceCreate, {"instance": {**DB, "backupRef": "b"}}, "instance", "backupRef", "restorePoint"),
+        (instances.InstanceCreate, {"instance": {**DB, "slave_of": "i"}}, "instance", "slave_of", "replica_of"),
+        (databases.DatabasesCreate, {"databases": [{"charset": "x"}]}, "databases.0", "charset", "character_set"),
+        (instances.InstanceAction, {"resize": {"flavor_ref": 2}}, "resize", "flavor_ref", "flavorRef"),
+        (schedules.ScheduleChange, {"schedule": {"runNow": "true"}}, "schedule", "runNow", "run_now"),
+        (schedules.ScheduleChange, {"schedule": {"retention": 5}}, "schedule", "retention", "full_backup_retention"),
     ],
 )
-def test_near_misses(model: type[Body], document: Any, where: str, wrong: str, right: str) -> None:
+def test_near_misses(model: type[RequestSchema], document: Any, where: str, wrong: str, right: str) -> None:
     """A key that is nearly one of ours is refused, and the right one named: what was meant would not be done."""
     assert f'{where} has no key "{wrong}": the right one is "{right}"' == _refusal(model, _json(document))
 
@@ -169,11 +189,11 @@ def test_near_misses(model: type[Body], document: Any, where: str, wrong: str, r
 @pytest.mark.parametrize(
     ("model", "document", "wrong", "inside"),
     [
-        (bodies.BackupCreate, {"backup": BACKUP, "parent_id": "p"}, "parent_id", "backup"),
-        (bodies.InstanceCreate, {"instance": DB, "restorePoint": {"backupRef": "b"}}, "restorePoint", "instance"),
+        (backups.BackupCreate, {"backup": BACKUP, "parent_id": "p"}, "parent_id", "backup"),
+        (instances.InstanceCreate, {"instance": DB, "restorePoint": {"backupRef": "b"}}, "restorePoint", "instance"),
     ],
 )
-def test_keys_one_step_too_high(model: type[Body], document: Any, wrong: str, inside: str) -> None:
+def test_keys_one_step_too_high(model: type[RequestSchema], document: Any, wrong: str, inside: str) -> None:
     """A key of ours that stands beside the part that it belongs into is refused too."""
     assert f'The body has no key "{wrong}": it belongs inside "{inside}"' == _refusal(model, _json(document))
 
@@ -182,7 +202,7 @@ def test_keys_one_step_too_high(model: type[Body], document: Any, wrong: str, in
     ("model", "document"),
     [
         pytest.param(
-            bodies.BackupCreate,
+            backups.BackupCreate,
             {
                 "backup": {
                     **BACKUP,
@@ -201,7 +221,7 @@ def test_keys_one_step_too_high(model: type[Body], document: Any, wrong: str, in
             id="backup",
         ),
         pytest.param(
-            bodies.InstanceCreate,
+            instances.InstanceCreate,
             {
                 "instance": {
                     **DB,
@@ -221,7 +241,7 @@ def test_keys_one_step_too_high(model: type[Body], document: Any, wrong: str, in
             id="instance",
         ),
         pytest.param(
-            bodies.AuthV3,
+            logins.AuthV3,
             {
                 "auth": {
                     "identity": {
@@ -235,7 +255,7 @@ def test_keys_one_step_too_high(model: type[Body], document: Any, wrong: str, in
         ),
     ],
 )
-def test_what_means_nothing_here(model: type[Body], document: Any) -> None:
+def test_what_means_nothing_here(model: type[RequestSchema], document: Any) -> None:
     """Keys that clients send and that mean nothing here are ignored, and so is a near miss that asks for nothing."""
     assert _refusal(model, _json(document)) is None
 
@@ -269,12 +289,12 @@ def test_pages_by_key(keys: set[str], limit: int) -> None:
 @pytest.mark.parametrize("name", ["xtrabackup_checkpoints", "mariadb_backup_binlog_pos_innodb", "ib_logfile1"])
 def test_a_database_where_the_engine_needs_a_file(name: str) -> None:
     """Refused at once: its server would not start again, or no backup of it could be restored."""
-    refusal = _refusal(bodies.DatabasesCreate, _json({"databases": [{"name": name}]}))
+    refusal = _refusal(databases.DatabasesCreate, _json({"databases": [{"name": name}]}))
     assert refusal == "databases.0.name is reserved"
 
 
 @pytest.mark.parametrize("name", ["xtrabackup_info", "xtrabackup_history", "mariadb_backup_x", "ib_logfile_x"])
 def test_a_database_called_like_a_file(name: str) -> None:
     """Other names are the customer's, whatever they begin with."""
-    body = bodies.DatabasesCreate.model_validate({"databases": [{"name": name}]})
+    body = databases.DatabasesCreate.model_validate({"databases": [{"name": name}]})
     assert [database.name for database in body.databases] == [name]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from snaphold.api.context import Remembered
+from snaphold.api.token_cache import TokenCache
 from snaphold.errors import Unavailable
 from snaphold.identity.base import Caller
 from snaphold.peers.region import PeerClient
@@ -277,7 +277,7 @@ def test_a_part_that_fails(place: Place, operation: Operation, error: Exception,
     place.site.token("demo")
     state = place.site.app.state
     context = state.context
-    state.context = replace(context, identity=FailingIdentity(error), callers=Remembered())
+    state.context = replace(context, identity=FailingIdentity(error), token_cache=TokenCache())
     try:
         check_fault(place.send(operation.method, operation.path, operation.body), code)
     finally:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from snaphold.api.bodies import native_hash
+from snaphold.engines.mariadb.accounts import native_hash
 from tests.api.site import NO_TLS, AnsweringHost, Site, check_fault, opened_site
 
 HASH_OF_P = "*7B9EBEED26AA52ED10C0F549FA863F13C39E0209"  # SELECT PASSWORD('p')

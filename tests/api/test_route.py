@@ -11,8 +11,9 @@ import httpx
 import pytest
 from fastapi import FastAPI, Response
 
-from snaphold.api.context import on_threads_of
-from snaphold.api.route import ReadSerializer, router_of
+from snaphold.api.read_serializer import ReadSerializer
+from snaphold.api.route import router_of
+from snaphold.api.threads import on_threads_of
 from tests.api.site import NO_TLS, served
 
 

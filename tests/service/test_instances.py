@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from snaphold.api.answers import shown_instance
+from snaphold.api.instances import shown_instance
 from snaphold.api.links import Links
 from snaphold.errors import Unprocessable
 from snaphold.model import FLAVORS, Instance, InstanceStatus

@@ -1,4 +1,4 @@
-"""Stores reached over HTTP, as a peer's are (snaphold.peers.store, snaphold.api.containers), with nothing forbidden."""
+"""Stores reached over HTTP like a peer's (snaphold.peers.store, snaphold.api.peers), with nothing forbidden."""
 
 import asyncio
 import itertools
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from snaphold.api.containers import container_routes
 from snaphold.api.faults import answer_faults
+from snaphold.api.peers.containers import container_routes
 from snaphold.peers.store import PeerStores
 from snaphold.store.base import Containers, ObjectStore
 from tests.api.site import served
@@ -22,7 +22,7 @@ class Open:
     """Whoever asks may do everything. Implements ``api.containers.Access``."""
 
     stores: Containers
-    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
+    bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
 
     def reading(self, account: str, name: str) -> ObjectStore:
         """Any object."""

@@ -1,35 +1,43 @@
-"""One region's application, put together."""
+"""Builds the application of one region."""
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from snaphold import __version__
 from snaphold.api import (
-    agents,
     backups,
     databases,
+    datastores,
+    flavors,
     ha_groups,
     instances,
+    limits,
     logins,
     objects,
-    offers,
-    peers,
     schedules,
+    users,
     versions,
 )
-from snaphold.api.context import Container, KnownPeers, ObjectReader, RequestContext
 from snaphold.api.document import DescribedAPI, add_docs_page
 from snaphold.api.faults import answer_faults
+from snaphold.api.hosts import routes as hosts
 from snaphold.api.links import Links
 from snaphold.api.middleware import RequestMiddleware
+from snaphold.api.peers import routes as peers
+from snaphold.api.request_context import KnownPeers, PasswordHash, RequestContext
+from snaphold.api.stores import Container, ObjectReader
 from snaphold.identity.base import Identity
 from snaphold.service.deployment import Deployment
 
-_ROUTERS = (versions, logins, backups, instances, databases, offers, schedules, ha_groups, objects, agents, peers)
+_CLIENTS_ROUTES: Final = (
+    *(versions, logins, backups, instances, databases, users, flavors, datastores, limits),
+    *(schedules, ha_groups, objects),
+)
 
 
 def described_api() -> DescribedAPI:
-    """All routes and the document that tells of them, without what they need to answer."""
+    """All routes and their OpenAPI document, without the context that they need to answer."""
     app = DescribedAPI(
         title="snaphold",
         version=__version__,
@@ -38,8 +46,8 @@ def described_api() -> DescribedAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in _ROUTERS:
-        app.router.routes.extend(part.router.routes)  # as include_router, less what it does at each request
+    for part in (*_CLIENTS_ROUTES, hosts, peers):
+        app.router.routes.extend(part.router.routes)  # include_router would do more work at each request
     return app
 
 
@@ -49,16 +57,18 @@ def create_app(
     *,
     regions: Mapping[str, str],
     object_reader: ObjectReader,
+    password_hashes: Mapping[str, PasswordHash],
     ending: threading.Event | None = None,
     containers: Callable[[str], Container],
     known_peers: KnownPeers | None = None,
 ) -> DescribedAPI:
-    """Build the application of ``deployment``'s region.
+    """Build the application of the deployment's region.
 
-    ``regions``: the name and the endpoint (``http://host:port``) of every region that identity is shared with, this
-    one included; ``public_url`` in the settings replaces this one's. ``object_reader`` answers ``GET <locationRef>``.
-    ``containers``: each account's, for other regions, which are ``known_peers``; None: there are none.
-    ``ending``: set it when the process is told to end, and agents' long polls end within half a second.
+    ``regions``: the name and the endpoint (``http://host:port``) of every region that shares the identity, this one
+    included, whose endpoint ``public_url`` in the settings replaces. ``object_reader`` serves ``GET <locationRef>``.
+    ``password_hashes``: for each datastore, the function that hashes the passwords of database users for its engine.
+    ``containers``: the container of an account, for the regions in ``known_peers``. ``ending``: agents' long polls end
+    within half a second after it is set.
     """
     endpoint = (deployment.settings.public_url or regions[deployment.region]).rstrip("/")
     app = described_api()
@@ -70,6 +80,7 @@ def create_app(
         links=Links(endpoint=endpoint),
         ending=ending or threading.Event(),
         containers=containers,
+        password_hashes=password_hashes,
         known_peers=known_peers,
     )
     add_docs_page(app)

@@ -1,4 +1,4 @@
-"""The API's description of itself: ``/openapi.json``, made from the routes, and a page to read it, without internet."""
+"""The OpenAPI document, ``/openapi.json``, made from the routes, and the page ``/docs``, which needs no internet."""
 
 from importlib.resources import files
 from typing import Any, Final
@@ -18,10 +18,10 @@ _STATIC: Final = "/docs/static"
 
 
 class DescribedAPI(FastAPI):
-    """An application whose document tells of bodies too, which its routes read by a dependency of our own."""
+    """An application whose OpenAPI document describes the bodies too, which routes read by ``BodyOf``."""
 
     def openapi(self) -> dict[str, Any]:
-        """The document; made the first time."""
+        """The document. It is built once."""
         if self.openapi_schema is None:
             document = super().openapi()
             models = _add_bodies(self, document)
@@ -40,7 +40,7 @@ class DescribedAPI(FastAPI):
 
 
 def add_docs_page(app: FastAPI) -> None:
-    """``/docs``, its scripts and styles from the package ``fastapi-offline``."""
+    """Add the page ``/docs``. Its scripts and styles are those of the package ``fastapi-offline``."""
     app.mount(_STATIC, StaticFiles(directory=str(files("fastapi_offline") / "static")))
 
     @app.get("/docs", include_in_schema=False)
@@ -70,7 +70,7 @@ def _add_bodies(app: FastAPI, document: dict[str, Any]) -> list[type[BaseModel]]
 
 
 def _drop_validation_error(operation: dict[str, Any]) -> None:
-    """The framework's own 422, which no route of ours answers."""
+    """Remove FastAPI's own 422, which no route answers."""
     answer = operation["responses"].get("422", {})
     if "HTTPValidationError" in str(answer):
         del operation["responses"]["422"]

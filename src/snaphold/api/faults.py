@@ -1,6 +1,6 @@
-"""Every refusal as the contract's section 8 has it: ``{"<fault>": {"code": N, "message": "..."}}``, always JSON.
+"""Turns every refusal into a fault (contract, section 8): ``{"<fault>": {"code": N, "message": "..."}}``, always JSON.
 
-``Retry-After`` goes out with 413 only: real clients crash on it with any other code.
+Only a 413 has ``Retry-After``: some clients crash on it with any other code.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -10,73 +10,36 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
-from pydantic import BaseModel, create_model
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from snaphold.errors import MethodNotAllowed, OverLimit, Refused, SnapholdError, Superseded, Unavailable
+from snaphold.schemas.faults import MODELS, NAMES
 
-NAMES: Final[Mapping[int, str]] = {
-    400: "badRequest",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "itemNotFound",
-    405: "badMethod",
-    409: "overtaken",
-    413: "overLimit",
-    415: "badMediaType",
-    416: "requestedRangeNotSatisfiable",
-    422: "unprocessableEntity",
-    500: "instanceFault",
-    501: "notImplemented",
-    503: "serviceUnavailable",
-}
 _MEANINGS: Final[Mapping[int, str]] = {
-    400: "Elements are missing, or the values of some are invalid.",
-    401: "No token, an unknown one, or an expired one.",
-    403: "The token is good, but not for this.",
-    404: "There is no such thing in this account.",
-    405: "The method is not allowed for this resource; Allow lists those that are.",
-    409: "The attempt was given up: write nothing, remove what was written.",
-    413: "Too large, too many, or too often; retryAfter says when to try again, where that helps.",
+    400: "Elements are missing, or have invalid values.",
+    401: "The token is missing, unknown or expired.",
+    403: "The token is valid, but does not allow this.",
+    404: "The account has no such resource.",
+    405: "The resource does not allow the method; `Allow` lists the methods that it allows.",
+    409: "The attempt was abandoned: write nothing, and remove what was written.",
+    413: "A request is too large, or there are too many; `retryAfter` says when to try again, if that helps.",
     415: "The body is not JSON.",
-    416: "The range is not within the object.",
-    422: "It cannot be done in the present state of things.",
-    500: "The service has failed; its log has the details under the request id.",
+    416: "The range is outside of the object.",
+    422: "The present state of the resource does not allow this.",
+    500: "The service failed; its log has the details under the request id.",
     501: "The service does not offer this.",
-    503: "A part that must answer is silent; nothing was changed.",
-}
-
-
-class FaultBody(BaseModel):
-    """What went wrong, for people."""
-
-    code: int
-    message: str
-
-
-class OverLimitBody(FaultBody):
-    """What is too much. ``retryAfter``: seconds until it may work; absent where waiting does not help."""
-
-    retryAfter: int | None = None  # noqa: N815 - the contract's name
-
-
-_MODELS: Final[Mapping[int, type[BaseModel]]] = {
-    code: create_model(
-        f"{name[0].upper()}{name[1:]}Fault",
-        **{name: (OverLimitBody if code == 413 else FaultBody, ...)},  # type: ignore[call-overload]
-    )
-    for code, name in NAMES.items()
+    503: "A component does not answer; nothing was changed.",
 }
 
 
 def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
     """The faults of a route, for its entry in the OpenAPI document."""
-    return {code: {"model": _MODELS[code], "description": _MEANINGS[code]} for code in codes}
+    return {code: {"model": MODELS[code], "description": _MEANINGS[code]} for code in codes}
 
 
 def fault(code: int, message: str, *, retry_after_s: int | None = None, allow: str | None = None) -> JSONResponse:
-    """The answer that says so."""
+    """The answer with this fault."""
     body: dict[str, Any] = {"code": code, "message": message}
     headers = {}
     if allow is not None:
@@ -88,7 +51,7 @@ def fault(code: int, message: str, *, retry_after_s: int | None = None, allow: s
 
 
 def fault_of(error: SnapholdError) -> JSONResponse:
-    """The answer to a request that raised ``error``; what nobody expected at the edge is an ``instanceFault``."""
+    """The answer to a request that raised ``error``. Raises the error if it is not a refusal."""
     match error:
         case OverLimit():
             return fault(error.code, str(error), retry_after_s=error.retry_after_s)
@@ -103,7 +66,7 @@ def fault_of(error: SnapholdError) -> JSONResponse:
 
 
 def answer_faults(app: FastAPI) -> None:
-    """Have every refusal of this application answered that way, unknown routes and wrong methods included."""
+    """Make the application answer every refusal with a fault, unknown routes and wrong methods included."""
     methods_of = _method_finder(app)
 
     async def refused(_request: Request, error: Exception) -> JSONResponse:
@@ -140,7 +103,7 @@ def answer_faults(app: FastAPI) -> None:
 
 
 def _method_finder(app: FastAPI) -> Callable[[str], str]:
-    """A function that lists the methods of a path: a path's routes are several, each with a method of its own."""
+    """A function that lists the methods of a path, whose routes have one method each."""
     known: MutableMapping[str, tuple[Callable[[str], object], set[str]]] = {}
 
     def methods_of(path: str) -> str:

@@ -1,17 +1,16 @@
-"""HA groups: none can be made yet, so none is there. What is asked for them is checked all the same."""
+"""Routes of HA groups. This release cannot create any, so that there are none; requests are checked all the same."""
 
 from typing import Annotated
 
 from fastapi import Depends, Response
 
-from snaphold.api.answers import GroupList
-from snaphold.api.bodies import GroupAction, GroupCreate
-from snaphold.api.context import Calling
+from snaphold.api.authorization import Authorized
 from snaphold.api.faults import documented
 from snaphold.api.paging import Paged
 from snaphold.api.request_body import BodyOf
 from snaphold.api.route import router_of
 from snaphold.errors import NotFound, NotOffered
+from snaphold.schemas.groups import GroupAction, GroupCreate, GroupList
 
 router = router_of(
     prefix="/v1.0/{account}",
@@ -21,35 +20,37 @@ router = router_of(
 
 
 @router.get("/ha")
-def list_groups(call: Calling, page: Paged) -> GroupList:
-    """The account's HA groups."""
+def list_groups(call: Authorized, page: Paged) -> GroupList:
+    """List the account's HA groups."""
     del call, page
     return GroupList(ha_instances=[])
 
 
 @router.post("/ha", status_code=202, response_class=Response)
-def create_group(call: Calling, body: Annotated[GroupCreate, Depends(BodyOf(GroupCreate))]) -> Response:
-    """Not offered."""
+def create_group(call: Authorized, body: Annotated[GroupCreate, Depends(BodyOf(GroupCreate))]) -> Response:
+    """Create an HA group: not offered by this release."""
     del call, body
     raise NotOffered("HA groups are not offered by this release.")
 
 
 @router.get("/ha/{group_id}", response_class=Response)
-def show_group(call: Calling, group_id: str) -> Response:
-    """One HA group."""
+def show_group(call: Authorized, group_id: str) -> Response:
+    """Show an HA group."""
     del call
     raise _no_group(group_id)
 
 
 @router.delete("/ha/{group_id}", status_code=202, response_class=Response)
-def delete_group(call: Calling, group_id: str) -> Response:
-    """Have an HA group deleted."""
+def delete_group(call: Authorized, group_id: str) -> Response:
+    """Delete an HA group."""
     del call
     raise _no_group(group_id)
 
 
 @router.post("/ha/{group_id}/action", status_code=202, response_class=Response)
-def act_on_group(call: Calling, group_id: str, body: Annotated[GroupAction, Depends(BodyOf(GroupAction))]) -> Response:
+def act_on_group(
+    call: Authorized, group_id: str, body: Annotated[GroupAction, Depends(BodyOf(GroupAction))]
+) -> Response:
     """Change an HA group."""
     del call, body
     raise _no_group(group_id)

@@ -1,7 +1,7 @@
-"""Threads for the requests that wait for a host's answer, shared fairly.
+"""Threads for requests that wait for a host's answer, shared fairly.
 
-An instance has one question at a time, and an account a share of the threads: however slow its servers are, other
-accounts' requests find a thread. A request waits for its turn without a thread.
+An instance has one host call at a time, and an account a share of the threads. So other accounts' requests find a
+thread, however slow one account's servers are. A request that waits for its turn occupies no thread.
 """
 
 import asyncio
@@ -13,37 +13,37 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
-from snaphold.api.context import Call
+from snaphold.api.authorization import Call
 from snaphold.errors import Unavailable
 
 T = TypeVar("T")
 P = ParamSpec("P")
-_THREADS: Final = 128  # they wait, and do next to nothing else
-_SHARE: Final = 8  # of an account
+_THREADS: Final = 128  # they mostly wait
+_SHARE: Final = 8  # threads of one account
 
 
 @dataclass(kw_only=True)
-class _Line:
-    """Who stands for something of which only so many may have it at a time."""
+class _Queue:
+    """The requests for one instance or one account. ``length``: those that wait, and those that have their turn."""
 
-    places: asyncio.Semaphore
-    standing: int = 0
+    turns: asyncio.Semaphore
+    length: int = 0
 
 
 class HostCalls:
-    """The threads of one API process, and whose turn it is."""
+    """The threads of one API process, and the queues for them."""
 
     def __init__(self, threads: int = _THREADS, share: int = _SHARE) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="waits-for-a-host")
         self._share = share
-        self._lines: dict[tuple[str, str], _Line] = {}
+        self._queues: dict[tuple[str, str], _Queue] = {}
 
     async def run(self, account: str, instance_id: str, timeout_s: float, call: Callable[[], T]) -> T:
-        """What ``call`` returns, on one of the threads. Raises ``Unavailable`` when no turn comes in time."""
+        """Run ``call`` on one of the threads and return its result. Raises ``Unavailable`` if no turn comes in time."""
         async with AsyncExitStack() as turn:
             try:
                 async with asyncio.timeout(timeout_s):
-                    # The instance first: who waits for it takes nothing from the account's other instances.
+                    # The instance first: a request that waits for it must not use up the share of the account's others.
                     await turn.enter_async_context(self._turn(("instance", instance_id), 1))
                     await turn.enter_async_context(self._turn(("account", account), self._share))
             except TimeoutError:
@@ -53,32 +53,32 @@ class HostCalls:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     @asynccontextmanager
-    async def _turn(self, key: tuple[str, str], places: int) -> AsyncIterator[None]:
-        line = self._lines.setdefault(key, _Line(places=asyncio.Semaphore(places)))
-        line.standing += 1
+    async def _turn(self, key: tuple[str, str], at_once: int) -> AsyncIterator[None]:
+        queue = self._queues.setdefault(key, _Queue(turns=asyncio.Semaphore(at_once)))
+        queue.length += 1
         try:
-            async with line.places:
+            async with queue.turns:
                 yield
         finally:
-            line.standing -= 1
-            if not line.standing:
-                del self._lines[key]
+            queue.length -= 1
+            if not queue.length:
+                del self._queues[key]
 
 
-_calls: Final = HostCalls()
+_host_calls: Final = HostCalls()
 
 
 def waits_for_a_host(handler: Callable[P, T]) -> Callable[P, Awaitable[T]]:
-    """Have a plain handler of a path below an instance (``call``, ``instance_id``) run when it is its turn."""
+    """Decorate a plain handler below an instance (``call``, ``instance_id``) so that it runs when it has its turn."""
 
     @functools.wraps(handler)
     async def run(*args: P.args, **kwargs: P.kwargs) -> T:
         given: dict[str, Any] = dict(kwargs)
-        caller, instance_id = given["call"], given["instance_id"]
-        if not isinstance(caller, Call):
+        call, instance_id = given["call"], given["instance_id"]
+        if not isinstance(call, Call):
             raise TypeError("the handler takes no call")
-        timeout_s = caller.deployment.settings.question_timeout_s
-        call = functools.partial(contextvars.copy_context().run, handler, *args, **kwargs)
-        return await _calls.run(caller.account, instance_id, timeout_s, call)
+        timeout_s = call.deployment.settings.question_timeout_s
+        answer = functools.partial(contextvars.copy_context().run, handler, *args, **kwargs)
+        return await _host_calls.run(call.account, instance_id, timeout_s, answer)
 
     return run

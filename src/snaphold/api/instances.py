@@ -1,19 +1,38 @@
-"""Instances: created, restored, listed, shown, renamed, restarted, resized, deleted (contract, sections 3 and 4)."""
+"""Routes of instances (contract, sections 3 and 4)."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Response
 
-from snaphold.api import answers
-from snaphold.api.answers import InstanceList, InstanceShown
-from snaphold.api.bodies import InstanceAction, InstanceChange, InstanceCreate, Resize
-from snaphold.api.context import Call, Calling
+from snaphold.api.authorization import Authorized, Call
+from snaphold.api.databases import database_spec
 from snaphold.api.faults import documented
+from snaphold.api.links import Links
 from snaphold.api.paging import Paged
+from snaphold.api.progress import progress_of
 from snaphold.api.request_body import BodyOf
+from snaphold.api.request_context import PasswordHash
 from snaphold.api.route import router_of
-from snaphold.model import Instance
+from snaphold.api.users import user_spec
+from snaphold.model import Instance, InstanceStatus, gigabytes, rfc3339
+from snaphold.schemas.datastores import DatastoreChoice
+from snaphold.schemas.instances import (
+    MYSQL_PORT,
+    Address,
+    InstanceAction,
+    InstanceAnswer,
+    InstanceChange,
+    InstanceCreate,
+    InstanceDatastore,
+    InstanceFlavor,
+    InstanceList,
+    InstanceShown,
+    Resize,
+    VolumeAnswer,
+)
 from snaphold.service import instances as service
+from snaphold.service.requests import InstanceRequest
 
 router = router_of(
     prefix="/v1.0/{account}",
@@ -23,50 +42,52 @@ router = router_of(
 
 
 @router.post("/instances")
-def create_instance(call: Calling, body: Annotated[InstanceCreate, Depends(BodyOf(InstanceCreate))]) -> InstanceShown:
-    """Ask for a new instance: an empty one, or one restored from a backup."""
-    return _shown(call, service.create_instance(call.deployment, call.account, body.request()))
+def create_instance(
+    call: Authorized, body: Annotated[InstanceCreate, Depends(BodyOf(InstanceCreate))]
+) -> InstanceShown:
+    """Create an instance, empty or restored from a backup."""
+    request = instance_request(body, call.password_hash_for)
+    return _shown(call, service.create_instance(call.deployment, call.account, request))
 
 
 @router.get("/instances")
-def list_instances(call: Calling, page: Paged) -> InstanceList:
-    """The account's instances, newest first."""
+def list_instances(call: Authorized, page: Paged) -> InstanceList:
+    """List the account's instances, newest first."""
     found = service.list_instances(call.deployment, call.account, page.wanted)
-    more = None if found.next_marker is None else call.links.next_page(page.path, page.query, found.next_marker)
     region = call.deployment.region
     return InstanceList(
-        instances=[answers.shown_instance(call.links, region, instance) for instance in found.instances],
-        links=answers.next_links(more),
+        instances=[shown_instance(call.links, region, instance) for instance in found.instances],
+        links=call.links.next_page(page.path, page.query, found.next_marker),
     )
 
 
 @router.get("/instances/{instance_id}")
-def show_instance(call: Calling, instance_id: str) -> InstanceShown:
-    """One instance."""
+def show_instance(call: Authorized, instance_id: str) -> InstanceShown:
+    """Show an instance."""
     return _shown(call, service.show_instance(call.deployment, call.account, instance_id))
 
 
 @router.patch("/instances/{instance_id}", status_code=202, response_class=Response)
 def rename_instance(
-    call: Calling, instance_id: str, body: Annotated[InstanceChange, Depends(BodyOf(InstanceChange))]
+    call: Authorized, instance_id: str, body: Annotated[InstanceChange, Depends(BodyOf(InstanceChange))]
 ) -> Response:
-    """Give an instance another name."""
+    """Rename an instance."""
     service.rename_instance(call.deployment, call.account, instance_id, body.instance.name)
     return Response(status_code=202)
 
 
 @router.delete("/instances/{instance_id}", status_code=202, response_class=Response)
-def delete_instance(call: Calling, instance_id: str) -> Response:
-    """Have an instance and its data deleted; its backups stay."""
+def delete_instance(call: Authorized, instance_id: str) -> Response:
+    """Delete an instance and its data. Its backups stay."""
     service.delete_instance(call.deployment, call.account, instance_id)
     return Response(status_code=202)
 
 
 @router.post("/instances/{instance_id}/action", status_code=202, response_class=Response)
 def act_on_instance(
-    call: Calling, instance_id: str, body: Annotated[InstanceAction, Depends(BodyOf(InstanceAction))]
+    call: Authorized, instance_id: str, body: Annotated[InstanceAction, Depends(BodyOf(InstanceAction))]
 ) -> Response:
-    """Restart, resize, stop or start an instance, or free it of the status that it is stuck in."""
+    """Restart, resize, stop or start an instance, or reset its status if it is stuck in one."""
     asked = (call.deployment, call.account, instance_id)
     match body:
         case InstanceAction(resize=Resize(volume=volume)) if volume is not None:
@@ -84,5 +105,64 @@ def act_on_instance(
     return Response(status_code=202)
 
 
+def instance_request(body: InstanceCreate, hash_for: Callable[[str | None], PasswordHash]) -> InstanceRequest:
+    """The service's request for a new instance. ``hash_for``: ``Call.password_hash_for``."""
+    asked = body.instance
+    datastore = asked.datastore or DatastoreChoice()
+    return InstanceRequest(
+        name=asked.name,
+        flavor=asked.flavor,
+        volume_gb=None if asked.volume is None else asked.volume.size,
+        datastore=datastore.type,
+        version=datastore.version,
+        databases=[database_spec(database) for database in asked.databases or ()],
+        users=[user_spec(user, hash_for(datastore.type)) for user in asked.users or ()],
+        backup_ref=None if asked.restore_point is None else asked.restore_point.backup_ref,
+        replica_of=asked.replica_of,
+    )
+
+
+def shown_instance(links: Links, region: str, instance: Instance) -> InstanceAnswer:
+    """An instance as clients see it."""
+    used = None if instance.used_bytes is None else gigabytes(instance.used_bytes)
+    address = instance.address or instance.reserved_address
+    return InstanceAnswer(
+        id=instance.id,
+        name=instance.name,
+        status=instance.status,
+        operating_status=_operating_status(instance),
+        created=rfc3339(instance.created_us),
+        updated=rfc3339(instance.updated_us),
+        flavor=InstanceFlavor(
+            id=str(instance.flavor_id), links=links.of(instance.account, f"flavors/{instance.flavor_id}")
+        ),
+        volume=VolumeAnswer(size=instance.volume_gb, used=used),
+        datastore=InstanceDatastore(type=instance.datastore, version=instance.version),
+        region=region,
+        hostname=instance.hostname or address,
+        ip=[] if address is None else [address],
+        addresses=[] if address is None else [Address(address=address, type="private")],
+        links=links.of(instance.account, f"instances/{instance.id}"),
+        port=None if instance.port in (None, MYSQL_PORT) else instance.port,
+        progress=progress_of(instance) if instance.step is not None else None,
+        reason=instance.reason,
+    )
+
+
+def _operating_status(instance: Instance) -> str:
+    """In OpenStack Trove's terms, which clients know. UNKNOWN while the host is silent."""
+    if instance.host_silent and instance.address is not None:
+        return "UNKNOWN"
+    match instance.status:
+        case InstanceStatus.BUILD:
+            return "NEW"
+        case InstanceStatus.REBOOT | InstanceStatus.RESIZE | InstanceStatus.SHUTDOWN:
+            return "SHUTDOWN"
+        case InstanceStatus.ACTIVE | InstanceStatus.BACKUP if instance.running:
+            return "HEALTHY"
+        case _:
+            return "CRASHED"
+
+
 def _shown(call: Call, instance: Instance) -> InstanceShown:
-    return InstanceShown(instance=answers.shown_instance(call.links, call.deployment.region, instance))
+    return InstanceShown(instance=shown_instance(call.links, call.deployment.region, instance))

@@ -1,4 +1,4 @@
-"""Where things are found, as an endpoint's clients see it."""
+"""The URLs of resources, as clients of an endpoint see them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,14 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 from snaphold.objects import CONTAINER
+from snaphold.schemas.base import Link
 
 STORAGE_PREFIX: Final = "MossoCloudFS_"  # of an account's name in the paths of Cloud Files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Links:
-    """``endpoint``: scheme, host and port, without a slash at the end."""
+    """The URLs below one endpoint. ``endpoint``: scheme, host and port, without a slash at the end."""
 
     endpoint: str
 
@@ -28,14 +29,16 @@ class Links:
         """A backup's ``locationRef``."""
         return f"{self.storage(account)}/{CONTAINER}/{quote(name)}"
 
-    def of(self, account: str, path: str) -> list[dict[str, str]]:
-        """The links ``self`` and ``bookmark`` of what lies at ``path`` below the account."""
+    def of(self, account: str, path: str) -> list[Link]:
+        """The links ``self`` and ``bookmark`` of the resource at ``path`` below the account."""
         return [
-            {"href": f"{self.database_api(account)}/{path}", "rel": "self"},
-            {"href": f"{self.endpoint}/{path}", "rel": "bookmark"},
+            Link(href=f"{self.database_api(account)}/{path}", rel="self"),
+            Link(href=f"{self.endpoint}/{path}", rel="bookmark"),
         ]
 
-    def next_page(self, path: str, query: Sequence[tuple[str, str]], marker: str) -> list[dict[str, str]]:
-        """The link to the page behind ``marker``; every other query parameter is kept."""
+    def next_page(self, path: str, query: Sequence[tuple[str, str]], marker: str | None) -> list[Link] | None:
+        """The link to the page after ``marker``, with all other query parameters kept. None: there is no such page."""
+        if marker is None:
+            return None
         kept = [(key, value) for key, value in query if key != "marker"]
-        return [{"href": f"{self.endpoint}{quote(path)}?{urlencode([*kept, ('marker', marker)])}", "rel": "next"}]
+        return [Link(href=f"{self.endpoint}{quote(path)}?{urlencode([*kept, ('marker', marker)])}", rel="next")]

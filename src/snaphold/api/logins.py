@@ -1,8 +1,8 @@
-"""Logging in, as OpenStack's and Rackspace's clients do it, and the catalog of endpoints that they get.
+"""Routes of logins, for OpenStack's and Rackspace's clients, and the catalog of endpoints in their answers.
 
-An account's id is its name, and a user's too; there is one domain, ``default``.
+The id of an account or a user is its name. The only domain is ``default``.
 
-Checking a password takes its time. It does so on threads of its own: however many try to log in, other requests go on.
+Checking a password takes long on purpose. It runs on threads of its own, so that many logins delay no other request.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,45 +12,47 @@ from fastapi import Depends, Header
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from snaphold.api.bodies import AuthFieldsV2, AuthFieldsV3, AuthV2, AuthV3
-from snaphold.api.context import Context, RequestContext, Token, caller_of, on_threads_of
+from snaphold.api.authorization import Token, caller_of
 from snaphold.api.faults import documented
 from snaphold.api.links import Links
 from snaphold.api.request_body import BodyOf
+from snaphold.api.request_context import Context, RequestContext
 from snaphold.api.route import router_of
+from snaphold.api.threads import on_threads_of
 from snaphold.errors import BadRequest, NotFound, Unauthorized
 from snaphold.identity.base import Caller, Login
 from snaphold.model import rfc3339, rfc3339_exact
+from snaphold.schemas.logins import AuthFieldsV2, AuthFieldsV3, AuthV2, AuthV3
 
 router = router_of(tags=["identity"], responses=documented(400, 401, 404, 405, 413, 415, 500, 503))
 on_logins_threads = on_threads_of(ThreadPoolExecutor(8, thread_name_prefix="logins"))
 
-_MAX_BODY_BYTES: Final = 65_536  # nobody has said who they are yet
+_MAX_BODY_BYTES: Final = 65_536  # of a caller who has not authenticated yet
 _DOMAIN: Final = {"id": "default", "name": "Default"}
 _MEDIA_TYPES: Final = {
     "v2.0": "application/vnd.openstack.identity-v2.0",
     "v3.14": "application/vnd.openstack.identity-v3",
 }
-# The database API stands in the catalog twice: OpenStack's clients look for one type, Rackspace's for the other.
+# The catalog has the database API twice: OpenStack's clients look for one type, Rackspace's for the other.
 _SERVICES: Final = (
     ("database", "trove"),
     ("rax:database", "cloudDatabases"),
     ("object-store", "cloudFiles"),
 )
-_INTERFACES: Final = ("public", "internal", "admin")  # one URL for all three: clients choose different ones
+_INTERFACES: Final = ("public", "internal", "admin")  # the same URL, because clients choose different ones
 
 
 @router.get("/v2.0")
 @router.get("/v2.0/", include_in_schema=False)
 def show_v2(context: Context) -> dict[str, Any]:
-    """The older identity API."""
+    """Show the identity API v2.0."""
     return _version(context.links, "v2.0", "v2.0")
 
 
 @router.get("/v3")
 @router.get("/v3/", include_in_schema=False)
 def show_v3(context: Context) -> dict[str, Any]:
-    """The newer identity API."""
+    """Show the identity API v3."""
     return _version(context.links, "v3", "v3.14")
 
 
@@ -95,7 +97,7 @@ def log_in_v2(context: Context, body: Annotated[AuthV2, Depends(BodyOf(AuthV2, _
 @router.post("/v3/auth/tokens", status_code=201)
 @on_logins_threads
 def log_in_v3(context: Context, body: Annotated[AuthV3, Depends(BodyOf(AuthV3, _MAX_BODY_BYTES))]) -> JSONResponse:
-    """Log in by password; the token comes in the header ``X-Subject-Token``."""
+    """Log in by password. The answer has the token in the header ``X-Subject-Token``."""
     login = _log_in_v3(context, body.auth)
     return JSONResponse(_token_v3(context, login.caller), 201, {"X-Subject-Token": login.token})
 
@@ -106,7 +108,7 @@ async def show_token(
     token: Token,
     subject: Annotated[str | None, Header(alias="X-Subject-Token")] = None,
 ) -> JSONResponse:
-    """Whom a token of one's own account speaks for."""
+    """Show the user and the account of a token of the caller's own account."""
     if subject is None:
         await caller_of(context, token)
         raise BadRequest("X-Subject-Token is required")
@@ -120,7 +122,7 @@ async def end_token_v3(
     token: Token,
     subject: Annotated[str | None, Header(alias="X-Subject-Token")] = None,
 ) -> Response:
-    """Log out: end a token of one's own account, in every region."""
+    """Log out: revoke a token of the caller's own account, in every region."""
     if subject is None:
         await caller_of(context, token)
         raise BadRequest("X-Subject-Token is required")
@@ -129,7 +131,7 @@ async def end_token_v3(
 
 @router.delete("/v2.0/tokens/{token_id}", status_code=204)
 async def end_token_v2(context: Context, token: Token, token_id: str) -> Response:
-    """Log out: end a token of one's own account, in every region."""
+    """Log out: revoke a token of the caller's own account, in every region."""
     return await _end_token(context, token, token_id)
 
 
@@ -140,7 +142,7 @@ async def _end_token(context: RequestContext, token: str | None, subject: str) -
 
 
 async def _own_token(context: RequestContext, token: str | None, subject: str) -> Caller:
-    """Whom a token of the caller's own account speaks for. Raises ``NotFound`` for any other token."""
+    """The caller of a token of this caller's own account. Raises ``NotFound`` for any other token."""
     caller = await caller_of(context, token)
     try:
         found = await caller_of(context, subject)
@@ -171,7 +173,7 @@ def _log_in_v3(context: RequestContext, asked: AuthFieldsV3) -> Login:
 
 
 def _same_token(context: RequestContext, token: str, account: str | None) -> Login:
-    """A good token is answered with itself: it is scoped to the only account it can be for, and expires as before."""
+    """The answer to a valid token is the token itself: its account is the only possible one, and its expiry stays."""
     caller = context.identity.validate(token)
     if account not in (None, caller.account):
         raise Unauthorized("The token is of another account.")

@@ -1,4 +1,4 @@
-"""What happens to every request before and behind its route: its id, its path's suffix, the fault of last resort."""
+"""Gives every request an id, removes ``.json`` from its path, and turns an unexpected exception into a 500."""
 
 import re
 import uuid
@@ -11,28 +11,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snaphold.api.faults import fault
 
-log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 REQUEST_ID: Final = "X-Compute-Request-Id"
-_SUFFIXED: Final = re.compile(r"(?P<path>/v(?:1\.0|2\.0|3)/.+)\.json")  # as older clients end their paths
+_SUFFIXED: Final = re.compile(r"(?P<path>/v(?:1\.0|2\.0|3)/.+)\.json")  # older clients add it
 _TOKEN: Final = re.compile(r"^/v2\.0/tokens/.+", re.DOTALL)
-# The last part of these is a name that somebody has chosen: it may really end so.
+# The last part of these paths is a name that a client chose, which may end in .json.
 _NAMED: Final = re.compile(r"/v1\.0/[^/]+/instances/[^/]+/(?:users/[^/]+/)?(?:databases|users)/[^/]+")
 
 
 class RequestMiddleware:
     """The outermost part of the application.
 
-    1. Every answer carries ``X-Compute-Request-Id``; so does every line that is logged on the way.
-    2. ``.json`` at a path's end is dropped, where it cannot be part of a name.
-    3. What nobody has caught is logged, and answered 500 without a word of what it was.
+    1. Every answer has the header ``X-Compute-Request-Id``, and so does every log event of the request.
+    2. ``.json`` is removed from a path's end, unless it may be part of a name.
+    3. An exception that nothing has caught is logged. The answer is a 500 that says nothing about it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -54,21 +54,21 @@ class RequestMiddleware:
                 else:
                     await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
-                log.debug("request.abandoned", method=scope["method"], path=without_secret(scope["path"]))
+                _log.debug("request.abandoned", method=scope["method"], path=without_secret(scope["path"]))
             except Exception:
-                log.exception("request.failed", method=scope["method"], path=without_secret(scope["path"]))
+                _log.exception("request.failed", method=scope["method"], path=without_secret(scope["path"]))
                 if started:
-                    raise  # the connection is cut: a short answer must not look like a whole one
+                    raise  # closes the connection, so that the client notices that the answer is incomplete
                 answer = fault(500, f"The service has failed to answer. Its log has the details under {request_id}.")
                 await answer(scope, receive, send_with_id)
 
 
 def without_secret(path: str) -> str:
-    """The path as it may be logged: a token that stands in it is left out."""
+    """The path as it may be logged: without the token in it."""
     return _TOKEN.sub("/v2.0/tokens/***", path)
 
 
 def without_suffix(path: str) -> str:
-    """The path without the ``.json`` that it ends in, where that cannot be part of a name."""
+    """The path without ``.json`` at its end, unless it may be part of a name."""
     suffixed = _SUFFIXED.fullmatch(path)
     return path if suffixed is None or _NAMED.fullmatch(path) else suffixed["path"]

@@ -1,6 +1,6 @@
-"""``GET <locationRef>``: the bytes of an account's own objects, as an object store would hand them out.
+"""The route of ``locationRef``: it serves the bytes of an account's own objects, as an object store does.
 
-It runs on threads of its own, and answers within a time limit: a store that is silent holds up nobody else.
+It runs on threads of its own and within a time limit, so that a store that does not answer delays no other request.
 
 Sources: OpenStack Object Storage API, "Get object content and metadata"; RFC 9110, section 14 (ranges).
 """
@@ -16,27 +16,20 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
-from snaphold.api.context import (
-    Context,
-    RequestContext,
-    Token,
-    caller_of,
-    check_account,
-    check_right,
-    handing_on,
-    on_threads_of,
-)
+from snaphold.api.authorization import Token, caller_of, check_account, check_right
 from snaphold.api.faults import documented, fault
 from snaphold.api.links import STORAGE_PREFIX
+from snaphold.api.request_context import Context, RequestContext
+from snaphold.api.threads import on_threads_of, streaming_on
 from snaphold.errors import Forbidden, NotFound, ObjectMissing, Permanent, Transient, Unavailable
 from snaphold.objects import CONTAINER, is_name
 
 router = APIRouter(tags=["objects"], responses=documented(401, 403, 404, 405, 416, 500, 503))
 on_stores_threads = on_threads_of(ThreadPoolExecutor(16, thread_name_prefix="objects"))
-handed_on = handing_on(on_stores_threads)
+streamed = streaming_on(on_stores_threads)
 
 T = TypeVar("T")
-_PARTIAL: Final[dict[int | str, dict[str, Any]]] = {206: {"description": "The range that was asked for."}}
+_PARTIAL: Final[dict[int | str, dict[str, Any]]] = {206: {"description": "The requested range."}}
 _PREFIXES: Final = (STORAGE_PREFIX, "AUTH_")  # Rackspace's and OpenStack's
 _RANGE: Final = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})", re.ASCII)
 _TYPES: Final = {"gz": "application/gzip", "zst": "application/zstd", "json": "application/json"}
@@ -56,9 +49,11 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     container: str,
     name: str,
     range_: Annotated[str | None, Header(alias="Range", description="One range of bytes.")] = None,
-    if_range: Annotated[str | None, Header(alias="If-Range", description="The ETag that the range is of.")] = None,
+    if_range: Annotated[
+        str | None, Header(alias="If-Range", description="The ETag of the object that the range is for.")
+    ] = None,
 ) -> Response:
-    """An object, or a range of it. What a backup is made of never changes, so that name and length make the ETag."""
+    """Read an object or a range of it. Objects of a backup do not change, so that the ETag is of name and length."""
     caller = await caller_of(context, token)
     account = _account(storage_account)
     check_account(caller, account)
@@ -82,13 +77,14 @@ async def read_object(  # noqa: PLR0917 - the framework passes them by name
     if request.method == "HEAD" or length == 0:
         return Response(None, status, headers)
     pieces = await _in_time(context, _open(context, account, name, start, length))
-    return StreamingResponse(handed_on(pieces), status, headers)
+    return StreamingResponse(streamed(pieces), status, headers)
 
 
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
-    """Start and length of the range that is wanted of ``size`` bytes.
+    """Start and length of the range that a header asks for, of an object of ``size`` bytes.
 
-    None: the whole, because no range, several, or something else was asked for; ``(0, 0)``: none of it is there.
+    None: the whole object, because the header asks for no range, several ranges or another unit. ``(0, 0)``: the range
+    is outside of the object.
     """
     found = None if text is None else _RANGE.fullmatch(text.replace(" ", ""))
     if found is None or (not found["first"] and not found["last"]):
@@ -111,7 +107,7 @@ def _account(storage_account: str) -> str:
 
 
 async def _in_time(context: RequestContext, answer: Awaitable[T]) -> T:
-    """What the store answers. Raises ``Unavailable`` when it takes too long."""
+    """The store's answer. Raises ``Unavailable`` if it takes too long."""
     try:
         return await asyncio.wait_for(answer, context.deployment.settings.store_timeout_s)
     except TimeoutError:
@@ -121,19 +117,19 @@ async def _in_time(context: RequestContext, answer: Awaitable[T]) -> T:
 @on_stores_threads
 def _size(context: RequestContext, account: str, name: str) -> int:
     context.deployment.store_gate.check(account, write=False)
-    with _in_words():
+    with _as_refusals():
         return context.objects.size(account, name)
 
 
 @on_stores_threads
 def _open(context: RequestContext, account: str, name: str, start: int, length: int) -> Iterator[bytes]:
-    with _in_words():
+    with _as_refusals():
         return context.objects.get(account, name, start, length)
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """Say to the caller what the store said to us."""
+def _as_refusals() -> Iterator[None]:
+    """Turn the store's errors into refusals."""
     try:
         yield
     except ObjectMissing as error:

@@ -1,4 +1,4 @@
-"""Pages: ``limit`` and ``marker`` of a request, and the link to the next page (contract, section 2, "List")."""
+"""Pages of lists: ``limit`` and ``marker`` of a request (contract, section 2, "List")."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,17 +14,17 @@ from snaphold.service.requests import PageRequest
 DEFAULT_LIMIT: Final = 20
 MAX_LIMIT: Final = 100
 _LIMIT: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
-_MARKER: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)  # clients put it into URLs as it is
+_MARKER: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)  # clients do not escape it
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 T = TypeVar("T")
 
 
 def parse_page(limit: str | None, marker: str | None) -> PageRequest:
-    """Which part of a list is wanted. A limit above the maximum means the maximum.
+    """The part of a list that a request asks for. A limit above the maximum means the maximum.
 
     Raises:
-        BadRequest: a limit that is no positive number, or a marker that can be none.
+        BadRequest: the limit is not a positive number, or the marker cannot be one.
     """
     if limit is not None and (not _LIMIT.fullmatch(limit) or int(limit) < 1):
         raise BadRequest("limit must be a positive integer")
@@ -37,25 +37,25 @@ def parse_page(limit: str | None, marker: str | None) -> PageRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """The page that a request wants, and where it was asked for."""
+    """The page that a request asks for, and the request's path and query."""
 
     wanted: PageRequest
     path: str
     query: Sequence[tuple[str, str]]
 
 
-async def page_of(  # waits for nothing: no thread of its own
+async def page_of(  # a coroutine, because it never waits
     request: Request,
     limit: Annotated[
         str | None,
-        Query(description=f"Rows of a page: {DEFAULT_LIMIT} when not given, at most {MAX_LIMIT}."),
+        Query(description=f"The number of rows in a page, at most {MAX_LIMIT}. The default is {DEFAULT_LIMIT}."),
         WithJsonSchema({"type": "integer", "minimum": 1}),
     ] = None,
     marker: Annotated[
-        str | None, Query(description="The page behind this row, as its link says; or an offset.")
+        str | None, Query(description="The page after this row: a value from the link to the next page, or an offset.")
     ] = None,
 ) -> Page:
-    """The page that this request wants. Raises ``BadRequest``."""
+    """The page that this request asks for. Raises ``BadRequest``."""
     wanted = parse_page(limit, marker)
     return Page(wanted=wanted, path=request.scope["path"], query=request.query_params.multi_items())
 
@@ -64,14 +64,14 @@ Paged = Annotated[Page, Depends(page_of)]
 
 
 def page_by_key(rows: Sequence[T], key_of: Callable[[T], str], page: PageRequest) -> tuple[list[T], str | None]:
-    """A page of rows that have no date: by key. Returns the next page's marker too, None when there is no more.
+    """A page of rows that are sorted by key, and the next page's marker (None: this is the last page).
 
-    A key that could not stand in a URL as it is becomes ``~`` and its UTF-8 in hexadecimal.
+    In a marker, a key that URLs cannot contain unescaped becomes ``~`` and its UTF-8 in hexadecimal.
     """
     start = "" if page.marker is None else _key(page.marker)
-    behind = sorted((row for row in rows if page.marker is None or key_of(row) > start), key=key_of)
-    part = behind[: page.limit]
-    return part, _marker(key_of(part[-1])) if len(behind) > page.limit else None
+    after = sorted((row for row in rows if page.marker is None or key_of(row) > start), key=key_of)
+    part = after[: page.limit]
+    return part, _marker(key_of(part[-1])) if len(after) > page.limit else None
 
 
 def _marker(key: str) -> str:

@@ -1,30 +1,23 @@
-"""Request bodies: read within bounds, parsed as strict JSON, checked once, refused in words that a person understands.
+"""Request bodies: read up to a limit, parsed as strict JSON, and validated once, with refusals that people understand.
 
-Nothing of a body's values ever stands in a refusal: one of them may be a password.
+A refusal repeats no value of a body, because one may be a password.
 """
 
 import asyncio
-import functools
-import itertools
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final, Generic, TypeVar
 
 import pydantic_core
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
-from snaphold.api.context import context_of
+from snaphold.api.request_context import context_of
 from snaphold.errors import BadRequest, OverLimit, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
-_PARSED_AT_ONCE: Final = 64 << 10  # bytes of a body that takes no time worth a thread
-_SHOWN: Final = 5  # complaints in one answer
-_COMPARED: Final = 50  # unknown keys of one object
-_COMPARABLE: Final = re.compile(r"[A-Za-z0-9_-]{2,40}", re.ASCII)
-_SHORTEST_COMPARED: Final = 5  # letters of a key that one wrong letter is looked for in
-_PREDICATES: Final = {
+_MAX_INLINE_BYTES: Final = 64 << 10  # a larger body is parsed on a thread, so that other requests go on
+_MAX_COMPLAINTS: Final = 5  # in one refusal
+_PREDICATES: Final[Mapping[str, str]] = {
     "value_error": "{error}",
     "missing": "is required",
     "string_type": "must be a string",
@@ -46,88 +39,13 @@ _PREDICATES: Final = {
 }
 
 
-class Body(BaseModel):
-    """A part of a request: strict in types, silent about its values.
-
-    Keys that it does not know are ignored, for clients send many that mean nothing here. But one that is nearly a key
-    of ours is refused: to ignore it would be to do something else than was meant. Nearly the same is what differs in
-    case, hyphens and underscores, or in one letter (of five or more); what ``also_called`` names; and a key of the one
-    part that this body has, which stands beside that part. A key whose value is null asks for nothing.
-
-    ``also_called``: by our keys, other names for them in small letters and digits only.
-    """
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
-    also_called: ClassVar[Mapping[str, Sequence[str]]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_near_misses(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            known = _keys_of(cls)
-            unknown = (key for key in value if key not in known and value[key] is not None)
-            for key in itertools.islice(unknown, _COMPARED):
-                cls._check_meant(key)
-        return value
-
-    @classmethod
-    def _check_meant(cls, key: str) -> None:
-        if not _COMPARABLE.fullmatch(key):
-            return
-        plain = _plain(key)
-        meant = next((name for spelling in _spellings(plain) if (name := _names_of(cls).get(spelling))), None)
-        if meant is not None:
-            raise ValueError(f'has no key "{key}": the right one is "{meant}"')
-        inner = _only_part(cls)
-        if inner is not None and plain in {_plain(name) for name in _keys_of(inner[1])}:
-            raise ValueError(f'has no key "{key}": it belongs inside "{inner[0]}"')
-
-
-def _plain(key: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", key.lower())
-
-
-def _spellings(plain: str) -> Iterator[str]:
-    """A key, and where it is long enough what is left of it without one letter: one wrong letter leaves one alike."""
-    yield plain
-    if len(plain) >= _SHORTEST_COMPARED:
-        yield from (plain[:at] + plain[at + 1 :] for at in range(len(plain)))
-
-
-@functools.cache
-def _keys_of(model: type[BaseModel]) -> AbstractSet[str]:
-    return {field.alias or name for name, field in model.model_fields.items()}
-
-
-@functools.cache
-def _names_of(model: type[Body]) -> Mapping[str, str]:
-    """The model's keys by every spelling that is taken for them."""
-    names: dict[str, str] = {}
-    for key in sorted(_keys_of(model)):
-        for spelling in _spellings(_plain(key)):
-            names.setdefault(spelling, key)
-    for key, others in model.also_called.items():
-        names.update(dict.fromkeys(others, key))
-    return {**names, **{_plain(key): key for key in _keys_of(model)}}
-
-
-@functools.cache
-def _only_part(model: type[Body]) -> tuple[str, type[Body]] | None:
-    """The key and the model of the one part that a request's whole body has."""
-    if len(model.model_fields) != 1:
-        return None
-    ((name, field),) = model.model_fields.items()
-    part = field.annotation
-    return (field.alias or name, part) if isinstance(part, type) and issubclass(part, Body) else None
-
-
 class BodyOf(Generic[M]):
-    """A dependency: the request's body as ``model``. ``max_bytes`` None: as the settings say.
+    """A dependency: the request's body as ``model``. ``max_bytes`` None: the limit in the settings.
 
     Raises:
-        BadRequest: not JSON, or not of the model's form.
-        OverLimit: too large, by its own account or when it is read.
-        UnsupportedMediaType: not JSON by its own account.
+        BadRequest: the body is not JSON, or does not fit the model.
+        OverLimit: the body is too large, or its header says so.
+        UnsupportedMediaType: its header says that it is not JSON.
     """
 
     def __init__(self, model: type[M], max_bytes: int | None = None) -> None:
@@ -138,13 +56,13 @@ class BodyOf(Generic[M]):
         """The body of this request."""
         check_media_type(request.headers.get("content-type"))
         raw = await _read(request, self._max_bytes or context_of(request).deployment.settings.max_body_bytes)
-        if len(raw) <= _PARSED_AT_ONCE:
+        if len(raw) <= _MAX_INLINE_BYTES:
             return parse_body(self.model, raw)
-        return await asyncio.to_thread(parse_body, self.model, raw)  # other requests go on meanwhile
+        return await asyncio.to_thread(parse_body, self.model, raw)
 
 
 def check_media_type(content_type: str | None) -> None:
-    """Raises ``UnsupportedMediaType`` when it is given and is not JSON's."""
+    """Raise ``UnsupportedMediaType`` if there is a media type and it is not JSON's."""
     if content_type is not None and content_type.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("The body must be application/json.")
 
@@ -154,14 +72,13 @@ def parse_body(model: type[M], raw: bytes) -> M:
     try:
         document = pydantic_core.from_json(raw, allow_inf_nan=False)
     except ValueError as error:
-        raise BadRequest(
-            f"Malformed request body: {error}"
-        ) from None  # what was expected, and at which line and column
+        # The parser says what it expected, and at which line and column.
+        raise BadRequest(f"Malformed request body: {error}") from None
     try:
         return model.model_validate(document)
     except ValidationError as error:
         complaints = error.errors(include_url=False, include_input=False)
-    raise BadRequest("; ".join(_in_words(complaint) for complaint in complaints[:_SHOWN]))
+    raise BadRequest("; ".join(_sentence(complaint) for complaint in complaints[:_MAX_COMPLAINTS]))
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -179,8 +96,8 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _in_words(complaint: Any) -> str:
-    """``backup.name must be a string``."""
+def _sentence(complaint: Any) -> str:
+    """Such as ``backup.name must be a string``."""
     where = ".".join(str(step) for step in complaint["loc"]) or "The body"
     predicate = _PREDICATES.get(complaint["type"], "is not valid")
     return f"{where} {predicate.format(**complaint.get('ctx', {}))}"

@@ -1,65 +1,28 @@
-"""How a route answers: the handler's thread writes the body too, and reads are answered in turn."""
+"""A route that writes its answer on the handler's own thread, without FastAPI's second check of it.
+
+FastAPI passes an answer to another thread, which validates it once more before it writes it. That is half of the time
+of a read. Here the types of answers are checked when the handler builds them, and that is enough.
+
+Benchmark: the rows "shows a second" and "lists of 20 a second" of bench/results.md (``bench/api.py``).
+"""
 
 import functools
 import inspect
-import math
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-_MOST_TURNS: Final = 20  # that somebody waits for
-
-
-class ReadSerializer:
-    """Has threads do something one behind the other, but lets nobody wait behind one that takes long.
-
-    ``seconds``: what each has for itself. Once it is over the others go beside it, without a turn of their own.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._begun_s = math.inf  # of the one whose turn it is; nobody's has begun
-
-    @contextmanager
-    def next(self) -> Iterator[None]:
-        """Wait for a turn while those before have time left; the body is done in it, or beside one that has none."""
-        mine = self._take()
-        try:
-            yield
-        finally:
-            if mine:
-                self._begun_s = math.inf
-                self._lock.release()
-
-    def _take(self) -> bool:
-        for _ in range(_MOST_TURNS):  # a lock may pass somebody over
-            left_s = min(self._seconds, self._begun_s + self._seconds - time.monotonic())
-            if self._lock.acquire(timeout=max(0.0, left_s)):
-                self._begun_s = time.monotonic()
-                return True
-            if time.monotonic() >= self._begun_s + self._seconds:
-                return False
-        return False
-
-
-reads: Final = ReadSerializer(0.05)
+from snaphold.api.read_serializer import reads
 
 
 class Route(APIRoute):
-    """A route whose handler returns what its annotation promises, checked when it was made.
+    """A route whose handler returns an instance of the schema in its annotation.
 
-    The framework would hand an answer to another thread, to be checked once more before it is written: half of the
-    time that a read takes.
-
-    A plain ``def`` handler of GET has its turn in ``reads``; a coroutine, or one that runs on threads of its own
-    (``desk.on_threads_of``), has none, and what waits for a host or a store must be such.
+    A plain ``def`` handler of GET takes a turn in ``reads``. A coroutine takes none, nor does a handler that runs on
+    threads of its own (``threads.on_threads_of``); a handler that waits for a host or a store must be one of these.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], *, status_code: int | None = None, **more: Any) -> None:
@@ -74,7 +37,7 @@ router_of = functools.partial(APIRouter, route_class=Route)
 
 
 def _writing(handler: Callable[..., Any], status_code: int) -> Callable[..., Any]:
-    """The same handler, with a model that it returns written as JSON."""
+    """The same handler. If it returns a schema, that is written as JSON."""
 
     @functools.wraps(handler)
     def write(*args: Any, **kwargs: Any) -> Any:
@@ -87,11 +50,7 @@ def _writing(handler: Callable[..., Any], status_code: int) -> Callable[..., Any
 
 
 def _in_turn(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The same handler, in its turn.
-
-    Side by side reads would hand on the interpreter's lock at each row: a list took a third more processor time
-    beside three others.
-    """
+    """The same handler. It waits for a turn first."""
 
     @functools.wraps(handler)
     def wait_and_answer(*args: Any, **kwargs: Any) -> Any:

@@ -1,15 +1,15 @@
-"""Whether a backup that a host or a peer calls whole lies in this region's own store: looked at, not believed."""
+"""Checks in this region's own store what a host or a peer reports of a completed backup."""
 
 import hashlib
 from typing import Protocol
 
-from snaphold.api.context import ObjectReader
+from snaphold.api.stores import ObjectReader
 from snaphold.errors import ObjectMissing, Permanent, Transient, Unavailable
 from snaphold.objects import manifest_name
 
 
 class Claimed(Protocol):
-    """What is said of a backup that is whole: of BackupResult and PeerRecord."""
+    """The facts that a report of a completed backup claims (``BackupResult``, ``PeerRecord``)."""
 
     @property
     def manifest_sha256(self) -> str:
@@ -25,9 +25,9 @@ class Claimed(Protocol):
 
 
 def why_not_stored(objects: ObjectReader, account: str, backup_id: str, claimed: Claimed) -> str | None:
-    """Why this is no backup of the account's, as far as its manifest and the length of its data tell; None: it is one.
+    """Why the account's container has no such backup, judging by the manifest's hash and the data object's length.
 
-    Whether every byte is right only a verification can tell. Raises ``Unavailable`` when the store does not answer.
+    None: it has it. Only a verification checks every byte. Raises ``Unavailable`` if the store does not answer.
     """
     if claimed.object_name.partition(".")[0] != backup_id:
         return f"The object {claimed.object_name} is not backup {backup_id}'s."

@@ -1,9 +1,10 @@
-"""Which versions of the API there are; no token is needed to ask."""
+"""The route that lists the versions of the API. It needs no token."""
 
-from snaphold.api.answers import ApiVersion, ApiVersionList, Link
-from snaphold.api.context import Context
 from snaphold.api.faults import documented
+from snaphold.api.request_context import Context
 from snaphold.api.route import router_of
+from snaphold.schemas.base import Link
+from snaphold.schemas.versions import ApiVersion, ApiVersionList
 
 router = router_of(tags=["versions"], responses=documented(405, 500))
 
@@ -12,7 +13,7 @@ router = router_of(tags=["versions"], responses=documented(405, 500))
 @router.get("/v1.0")
 @router.get("/v1.0/", include_in_schema=False)
 def list_versions(context: Context) -> ApiVersionList:
-    """The one version."""
+    """List the versions of the API. There is one."""
     self_link = Link(href=f"{context.links.endpoint}/v1.0/", rel="self")
     return ApiVersionList(
         versions=[ApiVersion(id="v1.0", status="CURRENT", updated="2012-08-01T00:00:00Z", links=[self_link])]

@@ -5,6 +5,7 @@ import threading
 from snaphold.api import create_app
 from snaphold.api.connections import bounds_of
 from snaphold.config import Settings
+from snaphold.engines.password_hashes import PASSWORD_HASHES
 from snaphold.store.object_reader import StoreObjectReader
 from snaphold.wiring.deployment import opened_deployment, opened_identity
 from snaphold.wiring.http_server import serve
@@ -42,6 +43,7 @@ def run_api(
             identity,
             regions={endpoint.name: endpoint.url for endpoint in regions},
             object_reader=StoreObjectReader(stores),
+            password_hashes=PASSWORD_HASHES,
             containers=stores.of,
             known_peers=peers,
             ending=stopping,

@@ -1,6 +1,6 @@
-"""The hosts' side of the API, ``/agent/v1`` (snaphold.protocol): not for clients.
+"""Routes of hosts' agents: sessions, tasks and answers to host calls.
 
-It runs on threads of its own: however many callers wait for hosts, their answers come through.
+They run on threads of their own, so that hosts can answer however many clients wait for them.
 """
 
 import asyncio
@@ -12,15 +12,16 @@ from fastapi import APIRouter, Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import ClientDisconnect
 
-from snaphold.api.context import Context, RequestContext, context_of, on_threads_of
 from snaphold.api.faults import documented
 from snaphold.api.request_body import BodyOf
+from snaphold.api.request_context import Context, RequestContext, context_of
 from snaphold.api.stored import why_not_stored
+from snaphold.api.threads import on_threads_of
 from snaphold.errors import Unauthorized
 from snaphold.protocol import Claim, Desired, Heartbeat, Hello, HostCallAnswer, Progress, Report, Welcome, Work
 from snaphold.service import host_registry, outcomes, sessions
 
-_LOOK_AGAIN_S: Final = 0.5  # what another API process has noted wakes nobody here
+_POLL_INTERVAL_S: Final = 0.5  # because tasks from another API process wake no claim in this one
 _MAX_BODY_BYTES: Final = 16 << 20  # a host may have thousands of instances
 
 router = APIRouter(
@@ -33,7 +34,7 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer
 
 
 async def host_of(request: Request, credentials: Credentials) -> str:
-    """The id of the host that speaks. Raises ``Unauthorized``."""
+    """The id of the calling host. Raises ``Unauthorized``."""
     if credentials is None:
         raise Unauthorized("The request carries no bearer token of a host.")
     return await authenticate(context_of(request).deployment, credentials.credentials)
@@ -45,7 +46,7 @@ Host = Annotated[str, Depends(host_of)]
 @router.post("/hello")
 @on_agents_threads
 def hello(context: Context, host: Host, message: Annotated[Hello, Depends(BodyOf(Hello, _MAX_BODY_BYTES))]) -> Welcome:
-    """An agent process has started."""
+    """Begin a session: an agent process has started."""
     return sessions.hello(context.deployment, host, message)
 
 
@@ -54,7 +55,7 @@ def hello(context: Context, host: Host, message: Annotated[Hello, Depends(BodyOf
 def heartbeat(
     context: Context, host: Host, message: Annotated[Heartbeat, Depends(BodyOf(Heartbeat, _MAX_BODY_BYTES))]
 ) -> Desired:
-    """The host is there."""
+    """Report that the host is alive, and get the desired states of its instances."""
     return sessions.heartbeat(context.deployment, host, message)
 
 
@@ -62,39 +63,39 @@ def heartbeat(
 async def claim(
     request: Request, context: Context, host: Host, message: Annotated[Claim, Depends(BodyOf(Claim))]
 ) -> Work:
-    """Something to do: at once, or as soon as there is some within ``wait_s``; else nothing."""
-    bell = asyncio.Event()
+    """Claim work: at once, or as soon as there is some within ``wait_s`` seconds. The answer may be empty."""
+    wakeup = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def ring() -> None:
+    def wake() -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(bell.set)
+            loop.call_soon_threadsafe(wakeup.set)
 
-    context.deployment.wakeups.subscribe(host, ring)
+    context.deployment.wakeups.subscribe(host, wake)
     try:
-        return await _claim(request, context, host, message, bell)
+        return await _claim(request, context, host, message, wakeup)
     finally:
-        context.deployment.wakeups.unsubscribe(host, ring)
+        context.deployment.wakeups.unsubscribe(host, wake)
 
 
-async def _claim(request: Request, context: RequestContext, host: str, message: Claim, bell: asyncio.Event) -> Work:
+async def _claim(request: Request, context: RequestContext, host: str, message: Claim, wakeup: asyncio.Event) -> Work:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + message.wait_s
     while True:
-        bell.clear()
+        wakeup.clear()
         if await request.is_disconnected():
-            raise ClientDisconnect  # what is claimed now would reach nobody
+            raise ClientDisconnect  # work claimed now would reach nobody
         work = await claim_now(context, host, message)
         left_s = deadline - loop.time()
         if work != Work() or left_s <= 0 or context.ending.is_set():
             return work
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(bell.wait(), min(left_s, _LOOK_AGAIN_S))
+            await asyncio.wait_for(wakeup.wait(), min(left_s, _POLL_INTERVAL_S))
 
 
 @on_agents_threads
 def claim_now(context: RequestContext, host: str, message: Claim) -> Work:
-    """What there is to do at this moment."""
+    """The work that exists now."""
     return sessions.claim(context.deployment, host, message)
 
 
@@ -103,7 +104,7 @@ def claim_now(context: RequestContext, host: str, message: Claim) -> Work:
 def progress(
     context: Context, host: Host, task_id: str, message: Annotated[Progress, Depends(BodyOf(Progress))]
 ) -> dict[str, str]:
-    """An attempt goes on."""
+    """Report the progress of an attempt."""
     sessions.progress(context.deployment, host, task_id, message)
     return {}
 
@@ -113,7 +114,7 @@ def progress(
 def report(
     context: Context, host: Host, task_id: str, message: Annotated[Report, Depends(BodyOf(Report))]
 ) -> dict[str, str]:
-    """An attempt has ended. Of a backup, what is said is looked for in the store before anything is written."""
+    """Report the end of an attempt. The store is checked for a reported backup before anything is recorded."""
     claimed = outcomes.claimed_backup(context.deployment, host, task_id, message)
     unfounded = None if claimed is None else why_not_stored(context.objects, *claimed)
     outcomes.report(context.deployment, host, task_id, message, unfounded=unfounded)
@@ -128,6 +129,6 @@ def answer(
     call_id: str,
     message: Annotated[HostCallAnswer, Depends(BodyOf(HostCallAnswer, _MAX_BODY_BYTES))],
 ) -> dict[str, str]:
-    """The answer to a question."""
+    """Answer a host call."""
     sessions.answer(context.deployment, host, call_id, message)
     return {}

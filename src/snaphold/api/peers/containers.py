@@ -1,7 +1,7 @@
-"""A peer's way to the objects of accounts' containers: the other end of ``snaphold.peers.store``.
+"""Routes of the objects in accounts' containers, for peers: the server of ``snaphold.peers.store``.
 
-A body is read into memory, a segment at most, and its hash is checked before anything is kept. What is allowed the
-routes ask of the ``Access`` that they are built with.
+A body, at most a segment, is read into memory, and its hash is checked before anything is stored. The ``Access`` that
+the routes are built with decides what a peer may do.
 """
 
 import asyncio
@@ -18,8 +18,9 @@ from typing import Annotated, Final, Protocol
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from snaphold.api.context import Container, handing_on, on_threads_of
 from snaphold.api.request_body import BodyOf
+from snaphold.api.stores import Container
+from snaphold.api.threads import on_threads_of, streaming_on
 from snaphold.errors import (
     BadRequest,
     Damaged,
@@ -37,24 +38,24 @@ from snaphold.objects import SEGMENT_SIZE
 from snaphold.protocol import Nothing, PeerDigest, PeerListing, PeerObject, PeerPublication
 
 _MAX_MESSAGE_BYTES: Final = 1 << 20
-_IDLE_S: Final = 30.0  # of silence in the middle of a body
+_MAX_IDLE_S: Final = 30.0  # between two parts of a body
 
 on_objects_threads = on_threads_of(ThreadPoolExecutor(8, thread_name_prefix="peer-objects"))
-handed_on = handing_on(on_objects_threads)
+streamed = streaming_on(on_objects_threads)
 
 
 class Access(Protocol):
-    """What the peer that asks may do."""
+    """What the calling peer may do."""
 
     @property
-    def places(self) -> asyncio.Semaphore:
-        """Bodies that are in memory at a time, of all peers together."""
+    def bodies(self) -> asyncio.Semaphore:
+        """Limits the bodies that are in memory at a time, of all peers together."""
 
     def reading(self, account: str, name: str) -> Container:
         """The account's container, to read this object. Raises ``Forbidden``."""
 
     def writing(self, account: str, name: str, number: int = 0) -> Container:
-        """The account's container, to write, list or delete what is called so, or segment ``number`` under it.
+        """The account's container, to write, list or delete objects of this name, or segment ``number`` below it.
 
         Raises ``Forbidden``.
         """
@@ -67,7 +68,7 @@ Length = Annotated[int | None, Query(ge=0, lt=1 << 63)]
 
 
 def container_routes(access_of: Callable[..., Access]) -> APIRouter:
-    """The routes. ``access_of``: the dependency that knows the peer."""
+    """The routes. ``access_of``: the dependency that authenticates the peer."""
     router = APIRouter(prefix="/accounts/{account}")
     router.include_router(_routes_of_objects(access_of))
     router.include_router(_routes_of_segments(access_of))
@@ -81,8 +82,8 @@ def _routes_of_objects(access_of: Callable[..., Access]) -> APIRouter:
     @router.get("/objects")
     @on_objects_threads
     def list_objects(access: FromPeer, account: Account, prefix: str) -> PeerListing:
-        """Those whose names start so."""
-        with _in_words():
+        """List the objects whose names start with the prefix."""
+        with _as_refusals():
             found = list(access.writing(account, prefix).list(prefix))
         objects = [PeerObject(name=one.name, size_bytes=one.size_bytes, modified_s=one.modified_s) for one in found]
         return PeerListing(objects=objects)
@@ -90,8 +91,8 @@ def _routes_of_objects(access_of: Callable[..., Access]) -> APIRouter:
     @router.head("/objects/{name:path}", response_class=Response)
     @on_objects_threads
     def size_object(access: FromPeer, account: Account, name: str) -> Response:
-        """Its length, as Content-Length."""
-        with _in_words():
+        """Answer with the object's length as ``Content-Length``."""
+        with _as_refusals():
             size = access.reading(account, name).size(name)
         return Response(None, 200, {"Content-Length": str(size)})
 
@@ -100,35 +101,35 @@ def _routes_of_objects(access_of: Callable[..., Access]) -> APIRouter:
     def read_object(
         access: FromPeer, account: Account, name: str, start: Start = 0, length: Length = None
     ) -> StreamingResponse:
-        """Its bytes, or a range of them."""
-        with _in_words():
+        """Read the object, or a range of it."""
+        with _as_refusals():
             pieces = access.reading(account, name).get(name, start, length)
             first = next(pieces, b"")
-        # Of one moment's object, which may be replaced meanwhile: its length is not asked for apart.
-        return StreamingResponse(handed_on(chain([first], pieces)), media_type="application/octet-stream")
+        # The length is not asked for separately: the object might be replaced between the two requests.
+        return StreamingResponse(streamed(chain([first], pieces)), media_type="application/octet-stream")
 
     @router.put("/objects/{name:path}")
     async def put_object(
         request: Request, access: FromPeer, account: Account, name: str, *, replace: bool = False
     ) -> Nothing:
-        """Keep the body under this name. 409: it is taken, and is not to be replaced."""
+        """Store the body as an object. 409: the object exists, and ``replace`` is false."""
 
         @on_objects_threads
-        def keep(body: Sequence[bytes]) -> None:
-            with _in_words():
+        def store(body: Sequence[bytes]) -> None:
+            with _as_refusals():
                 container = access.writing(account, name)
                 (container.replace if replace else container.put)(name, b"".join(body))
 
-        await _checked(access, account, name)
-        async with access.places:
-            await keep(await _read(request))
+        await _check(access, account, name)
+        async with access.bodies:
+            await store(await _read(request))
         return Nothing()
 
     @router.delete("/objects/{name:path}")
     @on_objects_threads
     def delete_object(access: FromPeer, account: Account, name: str) -> Nothing:
-        """Gone; gone already is no failure."""
-        with _in_words():
+        """Delete the object. A missing object is no failure."""
+        with _as_refusals():
             access.writing(account, name).delete(name)
         return Nothing()
 
@@ -137,8 +138,8 @@ def _routes_of_objects(access_of: Callable[..., Access]) -> APIRouter:
     def digest_object(
         access: FromPeer, account: Account, name: str, start: Start = 0, length: Length = None
     ) -> PeerDigest:
-        """The hash of its bytes, or of a range of them."""
-        with _in_words():
+        """Answer with the hash of the object, or of a range of it."""
+        with _as_refusals():
             return PeerDigest(sha256=access.reading(account, name).sha256(name, start, length))
 
     return router
@@ -150,16 +151,16 @@ def _routes_of_segments(access_of: Callable[..., Access]) -> APIRouter:
 
     @router.put("/segments/{number}")
     async def put_segment(request: Request, access: FromPeer, account: Account, number: Number, prefix: str) -> Nothing:
-        """Keep the body as segment ``number`` under the prefix."""
+        """Store the body as segment ``number`` below the prefix."""
 
         @on_objects_threads
-        def keep(body: Sequence[bytes]) -> None:
-            with _in_words():
+        def store(body: Sequence[bytes]) -> None:
+            with _as_refusals():
                 access.writing(account, prefix, number).put_segment(prefix, number, body)
 
-        await _checked(access, account, prefix, number)
-        async with access.places:
-            await keep(await _read(request))
+        await _check(access, account, prefix, number)
+        async with access.bodies:
+            await store(await _read(request))
         return Nothing()
 
     @router.get("/segments/{number}")
@@ -171,8 +172,8 @@ def _routes_of_segments(access_of: Callable[..., Access]) -> APIRouter:
         prefix: str,
         size_bytes: Annotated[int, Query(ge=0, lt=1 << 63)],
     ) -> PeerDigest:
-        """The hash of a segment of exactly this size."""
-        with _in_words():
+        """Answer with the hash of a segment of exactly this size."""
+        with _as_refusals():
             container = access.writing(account, prefix, number)
             return PeerDigest(sha256=container.segment_sha256(prefix, number, size_bytes))
 
@@ -184,8 +185,8 @@ def _routes_of_segments(access_of: Callable[..., Access]) -> APIRouter:
         name: str,
         message: Annotated[PeerPublication, Depends(BodyOf(PeerPublication, _MAX_MESSAGE_BYTES))],
     ) -> Nothing:
-        """Make segments an object of this name."""
-        with _in_words():
+        """Join segments into an object."""
+        with _as_refusals():
             access.writing(account, message.prefix)
             container = access.writing(account, name)
             container.publish(name, message.prefix, message.count, size_bytes=message.size_bytes)
@@ -195,23 +196,23 @@ def _routes_of_segments(access_of: Callable[..., Access]) -> APIRouter:
 
 
 @on_objects_threads
-def _checked(access: Access, account: str, name: str, number: int = 0) -> None:
-    """Before a body is read."""
-    with _in_words():
+def _check(access: Access, account: str, name: str, number: int = 0) -> None:
+    """Check that the peer may write this, before its body is read. Raises ``Forbidden``."""
+    with _as_refusals():
         access.writing(account, name, number)
 
 
 async def _read(request: Request) -> list[bytes]:
-    """The body, whose length and hash were told in front.
+    """The body. The header has its length and its hash.
 
     Raises:
-        OverLimit: larger than a segment.
-        BadRequest: it does not tell its length and its hash.
-        Unavailable: it is not what it said, or stopped coming.
+        OverLimit: the body is larger than a segment.
+        BadRequest: the header lacks the length or the hash.
+        Unavailable: the body does not match its hash, or stopped arriving.
     """
     declared = request.headers.get("content-length", "")
     if not (declared.isascii() and declared.isdigit()):
-        raise BadRequest("The body does not tell its length.")
+        raise BadRequest("The request has no Content-Length.")
     if int(declared) > SEGMENT_SIZE:
         raise OverLimit(f"The body is larger than {SEGMENT_SIZE} bytes.")
     expected = _digest_in(request.headers.get("content-digest", ""))
@@ -220,16 +221,16 @@ async def _read(request: Request) -> list[bytes]:
     stream = request.stream()
     try:
         while True:
-            async with asyncio.timeout(_IDLE_S):
+            async with asyncio.timeout(_MAX_IDLE_S):
                 part = await anext(stream, None)
             if part is None:
                 break
             sha256.update(part)
             parts.append(part)
     except TimeoutError as error:
-        raise Unavailable("The body stopped coming.") from error
+        raise Unavailable("The body stopped arriving.") from error
     if not hmac.compare_digest(sha256.digest(), expected):
-        raise Unavailable("The body is not what its hash says.")
+        raise Unavailable("The body does not match its Content-Digest.")
     return [part for part in parts if part]
 
 
@@ -241,13 +242,13 @@ def _digest_in(header: str) -> bytes:
     except (binascii.Error, ValueError):
         digest = b""
     if algorithm != "sha-256" or len(digest) != hashlib.sha256().digest_size:
-        raise BadRequest("The body does not tell its hash (Content-Digest: sha-256=:…:).")
+        raise BadRequest("The request has no SHA-256 of its body (Content-Digest: sha-256=:…:).")
     return digest
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """Turn what a store says into answers that ``snaphold.peers.store`` turns back."""
+def _as_refusals() -> Iterator[None]:
+    """Turn a store's errors into refusals, which ``snaphold.peers.store`` turns back."""
     try:
         yield
     except ObjectMissing as error:

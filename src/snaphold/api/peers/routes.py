@@ -1,7 +1,7 @@
-"""The other regions' side of the API, ``/peer/v1`` (snaphold.protocol, docs/reference/peer-api.md): not for clients.
+"""Routes of copies between regions.
 
-A peer verifies who it is by a secret, and speaks for the regions only that have this secret. It runs on threads of its
-own: two regions that ask each other wait for no thread that the other's answer needs.
+A peer authenticates by a secret, and may act only for the regions that have this secret. The routes run on threads of
+their own, so that two regions that ask each other never wait for a thread that the other's answer needs.
 """
 
 import asyncio
@@ -13,10 +13,12 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from snaphold.api.containers import container_routes
-from snaphold.api.context import Container, Context, RequestContext, context_of, on_threads_of
+from snaphold.api.peers.containers import container_routes
 from snaphold.api.request_body import BodyOf
+from snaphold.api.request_context import Context, RequestContext, context_of
 from snaphold.api.stored import why_not_stored
+from snaphold.api.stores import Container
+from snaphold.api.threads import on_threads_of
 from snaphold.errors import Forbidden, Unauthorized, Unprocessable
 from snaphold.identity.base import Right, roles_give
 from snaphold.protocol import (
@@ -39,7 +41,7 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer
 
 
 async def regions_of(request: Request, credentials: Credentials) -> AbstractSet[str]:
-    """The regions that the caller may speak for. Raises ``Unauthorized`` when it is no peer that speaks."""
+    """The regions that the caller may act for. Raises ``Unauthorized`` if the caller is not a peer."""
     known = context_of(request).known_peers
     regions = set() if known is None or credentials is None else known.regions_of(credentials.credentials)
     if not regions:
@@ -52,29 +54,29 @@ Regions = Annotated[AbstractSet[str], Depends(regions_of)]
 
 @dataclass(frozen=True, kw_only=True)
 class PeerAccess:
-    """What a peer may do to objects. Implements ``containers.Access``."""
+    """What a peer may do with objects. Implements ``containers.Access``."""
 
     context: RequestContext
     regions: AbstractSet[str]
 
     @property
-    def places(self) -> asyncio.Semaphore:
+    def bodies(self) -> asyncio.Semaphore:
         """Shared by all peers."""
-        return self.context.places
+        return self.context.peer_bodies
 
     def reading(self, account: str, name: str) -> Container:
-        """The container, to read an object of a copy that the peer makes or shares."""
+        """The container, to read an object of a copy that the peer makes or shares. Raises ``Forbidden``."""
         service.check_read(self.context.deployment, self.regions, account, name)
         return self.context.containers(account)
 
     def writing(self, account: str, name: str, number: int = 0) -> Container:
-        """The container, to write an object of a copy that the peer has announced."""
+        """The container, to write an object of a copy that the peer has announced. Raises ``Forbidden``."""
         service.check_write(self.context.deployment, self.regions, account, name, number)
         return self.context.containers(account)
 
 
 def access_of(context: Context, regions: Regions) -> PeerAccess:
-    """What the caller may do to objects."""
+    """What the caller may do with objects."""
     return PeerAccess(context=context, regions=regions)
 
 
@@ -83,7 +85,7 @@ def access_of(context: Context, regions: Regions) -> PeerAccess:
 def copies(
     context: Context, regions: Regions, question: Annotated[PeerQuery, Depends(BodyOf(PeerQuery, _MAX_BODY_BYTES))]
 ) -> PeerAnswer:
-    """Which of the asking region's backups are here."""
+    """Tell which of the calling region's backups this region has."""
     _check_region(regions, question.region)
     if question.user is not None:
         _check_user(context, question.user, question.account)
@@ -97,7 +99,7 @@ def announce(
     regions: Regions,
     message: Annotated[PeerAnnouncement, Depends(BodyOf(PeerAnnouncement, _MAX_BODY_BYTES))],
 ) -> Nothing:
-    """The objects of a copy will come."""
+    """Announce a copy, whose objects the caller will write."""
     _check_region(regions, message.region)
     _check_user(context, message.user, message.account)
     service.expect_copy(context.deployment, message)
@@ -109,7 +111,7 @@ def announce(
 def record(
     context: Context, regions: Regions, message: Annotated[PeerRecord, Depends(BodyOf(PeerRecord, _MAX_BODY_BYTES))]
 ) -> Nothing:
-    """A copy is whole: its manifest is looked for in this region's own store."""
+    """Record a complete copy. Its manifest must be in this region's own store."""
     _check_region(regions, message.made_from_region)
     unfounded = why_not_stored(context.objects, message.account, message.id, message)
     if unfounded is not None:
@@ -125,7 +127,7 @@ def withdraw(
     regions: Regions,
     message: Annotated[PeerWithdrawal, Depends(BodyOf(PeerWithdrawal, _MAX_BODY_BYTES))],
 ) -> PeerWithdrawn:
-    """No more objects of a copy will come."""
+    """Withdraw a copy: the caller will write no more of its objects."""
     _check_region(regions, message.region)
     return service.withdraw_copy(context.deployment, message)
 
@@ -139,7 +141,7 @@ def _check_region(regions: AbstractSet[str], region: str) -> None:
 
 
 def _check_user(context: RequestContext, user: str | None, account: str) -> None:
-    """Whoever has a backup copied here must be a user of the same account here who may make changes."""
+    """Raise ``Forbidden`` unless the user has the right to make changes in the same account of this region."""
     roles = None if user is None else context.identity.roles_of(user, account)
     if roles is None or not roles_give(roles, Right.WRITE):
         raise Forbidden(f"User {user} may not make changes in account {account} there.")
