@@ -18,6 +18,7 @@ from snaphold.agent.lease import Lease
 from snaphold.config import Settings
 from snaphold.engines.base import Engines, ServerAccess
 from snaphold.engines.mariadb.engine import MariaDB
+from snaphold.engines.mariadb.installation import Installation
 from snaphold.engines.mariadb.tool import MariaDBBackup
 from snaphold.errors import Damaged, ObjectMissing, Permanent
 from snaphold.host.servers import Servers
@@ -168,7 +169,7 @@ def test_a_table_that_is_rebuilt_meanwhile_is_not_lost(bench: tuple[ChainBench, 
             chain.restore()
         assert chain.context.servers.ids() == [chain.spec.id]
         return
-    with pytest.raises(Permanent, match=r"the table shop/big was being rebuilt while the parent .* was taken"):
+    with pytest.raises(Permanent, match=r"the table shop\.big was being rebuilt while the parent .* was taken"):
         chain.take()
     assert chain.take(named=False).parent_id is None
     query(source, "ALTER TABLE shop.big FORCE")
@@ -281,40 +282,55 @@ def test_a_parent_of_a_later_moment_is_no_parent(bench: tuple[ChainBench, Instan
         chain.take()
 
 
-LOSING_TOOL = """#!/bin/sh
-for mark in "{marks}"/*; do
-  [ -e "$mark" ] || exec "{tool}" "$@"
-  rm "$mark"
-  echo '[00] Error 2 on file ./app/t.CSM open during `app`.`t` table copy: No such file or directory' >&2
-  exit 1
-done
-"""
+RACE = "[00] Error 2 on file ./app/t.CSM open during `app`.`t` table copy: No such file or directory"
+FATAL = "[00] FATAL ERROR: out of memory"
+
+
+class FailingTool(MariaDB):
+    """The engine, whose backup tool ends with these messages first."""
+
+    def __init__(self, installation: Installation, directory: Path) -> None:
+        super().__init__(installation)
+        self.failures: list[str] = []
+        self._tool_file = directory / "mariabackup"
+
+    @contextmanager
+    def take(
+        self, server: ServerAccess, *, parent_lsn: int | None, lock_wait_timeout_s: float
+    ) -> Iterator[MariaDBBackup]:
+        """Start the tool, or a program that fails like it."""
+        engine = MariaDB(self.installation)
+        if self.failures:
+            self._tool_file.write_text(f"#!/bin/sh\necho '{self.failures.pop(0)}' >&2\nexit 1\n")
+            self._tool_file.chmod(0o755)
+            engine = MariaDB(replace(self.installation, mariabackup=self._tool_file))
+        with engine.take(server, parent_lsn=parent_lsn, lock_wait_timeout_s=lock_wait_timeout_s) as stream:
+            yield stream
 
 
 def test_a_tool_that_loses_a_race_gets_another_chance(bench: tuple[ChainBench, InstanceResult]) -> None:
-    """A table that is moved or dropped while it is copied ends the tool: once is made up for, twice is the reason."""
+    """A table that is moved or dropped while it is copied ends the tool: once is made up for, twice is the reason.
+
+    A tool that fails for another reason is not run again, not for a full backup either.
+    """
     chain, source = bench
     assert chain.context.settings.state_dir is not None
-    place = chain.context.settings.state_dir / "tool"
-    marks = place / "marks"
-    marks.mkdir(parents=True)
-    marks.chmod(0o777)
-    installation = installation_of(chain.context.servers)
-    tool = place / "mariabackup"
-    tool.write_text(LOSING_TOOL.format(marks=marks, tool=installation.mariabackup))
-    tool.chmod(0o755)
-    engine = MariaDB(replace(installation, mariabackup=tool))
+    directory = chain.context.settings.state_dir / "tool"
+    directory.mkdir()
+    engine = FailingTool(installation_of(chain.context.servers), directory)
     losing = replace(chain, context=replace(chain.context, engines=Engines([engine])))
 
-    (marks / "1").touch()
+    engine.failures = [RACE]
     losing.take(full=True)
-    (marks / "1").touch()
+    engine.failures = [RACE]
     assert losing.take().from_lsn is not None
     assert tables_of(losing.restore()) == tables_of(source)
-    for number in "12":
-        (marks / number).touch()
+    engine.failures = [RACE, RACE]
     with pytest.raises(Permanent, match="a table was moved or dropped while the backup tool copied it"):
         losing.take()
+    engine.failures = [FATAL]
+    with pytest.raises(Permanent, match="mariabackup failed with exit status 1"):
+        losing.take(named=False)
     assert list(chain.context.stores.of(ACCOUNT).list("snaphold/")) == []  # no segment of a try that failed
 
 

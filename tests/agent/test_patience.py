@@ -78,10 +78,12 @@ def test_silences_of_a_store(*, heard_between: bool) -> None:
 
         store.on_call = look
         store.faults = [Fault("get", first=MANIFEST), Fault("get", first=LAST_SEGMENT, last=LAST_SEGMENT)]
-        result = verify_new(context, [link], VerificationLevel.OBJECTS, cast("Lease", lease), source=None)
+        result = verify_new(
+            context, [link], VerificationLevel.OBJECTS, cast("Lease", lease), expected_bytes=1, source=None
+        )
         assert result.status is VerificationStatus.PASSED
         assert store.calls["get"] > LAST_SEGMENT
     else:
         store.faults = [Fault("get", first=MANIFEST, last=MANIFEST + 1)]
         with pytest.raises(Permanent, match="could not be read back"):
-            verify_new(context, [link], VerificationLevel.OBJECTS, cast("Lease", lease), source=None)
+            verify_new(context, [link], VerificationLevel.OBJECTS, cast("Lease", lease), expected_bytes=1, source=None)

@@ -54,6 +54,11 @@ class Stage:
         """A backup that has ended."""
         return ends(self.place, begin_backup(self.place, instance), "COMPLETED", "FAILED")
 
+    def increment(self, body: Any) -> Any:
+        """The backup that was asked for with this body, once it has ended."""
+        made = self.place.site.ok("POST", "/backups", body)["backup"]
+        return ends(self.place, f"/backups/{made['id']}", "COMPLETED", "FAILED")
+
     def show(self, backup: Any) -> Any:
         """The backup as it is now."""
         return self.place.site.ok("GET", f"/backups/{backup['id']}")["backup"]
@@ -149,7 +154,7 @@ def test_a_backup_is_brought_up(stage: Stage) -> None:
 
 
 def test_an_increment_is_brought_up_with_all_it_stands_on(stage: Stage) -> None:
-    """A restore verifies the whole chain, and names its damaged object; a new increment's objects are its own only."""
+    """Each level verifies the whole chain and names the damaged ancestor; no increment is taken on a damaged parent."""
     with stage.agent():
         instance = an_instance(stage.place)
         administer = stage.servers.access(instance["id"]).administer
@@ -159,12 +164,14 @@ def test_an_increment_is_brought_up_with_all_it_stands_on(stage: Stage) -> None:
         full = stage.backup(instance)
         administer("UPDATE shop.t SET v = 'y' WHERE id % 7 = 0", 10)
         ((_, checksum),) = administer("CHECKSUM TABLE shop.t", 10)
-        whole = stage.store.objects[f"{full['id']}.xbstream.gz"]
-        flip_a_byte(stage)
         body = {"backup": {"name": "i", "instance": instance["id"], "parent_id": full["id"]}}
-        made = stage.place.site.ok("POST", "/backups", body)["backup"]
-        child = ends(stage.place, f"/backups/{made['id']}", "COMPLETED", "FAILED")
-        assert child["verification"]["status"] == "passed"
+        child = stage.increment(body)
+        assert (child["status"], child["verification"]["status"]) == ("COMPLETED", "passed")
+        whole = stage.store.objects[f"{full['id']}.xbstream.gz"]
+        flip_a_byte(stage, full["id"])
+        refused = stage.increment(body)
+        assert refused["status"] == "FAILED"
+        assert f'the backup "b" ({full["id"]}), which it depends on, is damaged' in refused["reason"]
 
         verification = stage.verify(child)
         assert verification["status"] == "failed"
@@ -208,9 +215,9 @@ def test_a_new_backup_whose_store_falls_silent(stage: Stage, when: When) -> None
     assert (backup["status"], backup["verification"]["status"]) == ("COMPLETED", "passed")
 
 
-def flip_a_byte(stage: Stage) -> None:
-    """Of the data, in the middle."""
-    (name,) = (name for name in stage.store.objects if name.endswith(".xbstream.gz"))
+def flip_a_byte(stage: Stage, backup_id: str = "") -> None:
+    """Of the data, in the middle. ``backup_id``: needed when there are several backups."""
+    (name,) = (name for name in stage.store.objects if name.endswith(f"{backup_id}.xbstream.gz"))
     content = bytearray(stage.store.objects[name])
     content[len(content) // 2] ^= 1
     stage.store.objects[name] = bytes(content)

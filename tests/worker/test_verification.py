@@ -176,6 +176,16 @@ def test_a_damaged_ancestor_fails_what_stands_on_it(vault: Vault, end: str) -> N
     assert f'"b" ({full}), which it depends on, is damaged' in (failed.proof_reason or "")
 
 
+def test_no_record_says_passed_above_damage(vault: Vault) -> None:
+    """The chain is read from the full backup upwards: an increment on a damaged full gets no record that it passed."""
+    middle, middle_sha256 = vault.take(vault.id, "the middle one")
+    last, _ = vault.take(middle, "the last one")
+    vault.flip(".xbstream.gz")
+    vault.id = last
+    assert vault.verify().proof_status is VerificationStatus.FAILED
+    assert read_verification_record(vault.store, middle, middle_sha256) is None
+
+
 def test_one_bad_read(vault: Vault) -> None:
     """Bytes that differ are read once more: when they are right then, the backup has passed."""
     whole = vault.store.objects[f"{vault.id}.xbstream.gz"]

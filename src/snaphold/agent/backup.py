@@ -11,8 +11,9 @@ from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
 from snaphold.agent.publishing import Publishing
 from snaphold.agent.scan_progress import ScanProgress
+from snaphold.agent.verification import verify_chain
 from snaphold.disk import birth_ns
-from snaphold.engines.base import BackupMetadata, SourceChanged, SourceLocked
+from snaphold.engines.base import BackupMetadata, NoIncrement, SourceChanged
 from snaphold.errors import Permanent, Superseded
 from snaphold.formats.manifest import DatastoreFacts, Lineage, Manifest
 from snaphold.formats.xbstream import Watch
@@ -47,12 +48,8 @@ def taken_backup(context: TaskContext, task: Task, spec: BackupSpec, lease: Leas
     reached(Step.BACKUP_REPORTED)
 
 
-class _NoIncrement(Permanent):
-    """An increment would not hold everything, or has no parent that fits; a full backup would do."""
-
-
-class _Changed(_NoIncrement):
-    """Files were exchanged while the backup was taken, which has not all of them; another try may."""
+class _Changed(NoIncrement):
+    """The backup lacks files that were replaced while it was taken; the next one may have them."""
 
 
 class _Attempt:
@@ -71,8 +68,9 @@ class _Attempt:
     def take(self) -> BackupResult:
         """Measure, stream, publish; what the catalog is to keep of it.
 
-        Where nobody named the parent, a full backup is taken when an increment cannot be; never in silence, for the
-        result says so.
+        If no increment can be taken on the parent, and the client did not name the parent, a full backup is taken
+        instead; the result shows that. Failures with other causes (the store is full, the tool was killed, a client
+        holds a lock) are not tried again as a full backup, which would fail in the same way.
         """
         spec = self._spec
         reached(Step.BACKUP_CLAIMED)
@@ -87,9 +85,7 @@ class _Attempt:
         reached(Step.BACKUP_MEASURED)
         try:
             written, taken, imported = self._streamed(parent, incarnation, size_bytes)
-        except SourceLocked:
-            raise  # a full backup would have to wait for the same lock
-        except Permanent as error:
+        except (NoIncrement, SourceChanged) as error:  # a full backup would not help against anything else
             if parent is None or spec.parent_named:
                 raise
             _log.warning("full backup instead of an increment", parent=spec.parent_id, reason=str(error))
@@ -156,7 +152,8 @@ class _Attempt:
         """The backup that this one is an increment on; None for a full one.
 
         Raises:
-            ObjectMissing, Damaged: the parent, or what it depends on, is not what was recorded.
+            ObjectMissing, Damaged: the parent, or a backup that it depends on, is not what was recorded.
+            Permanent: the parent is a backup of another instance, or cannot be read.
         """
         spec = self._spec
         if spec.parent_id is None:
@@ -164,25 +161,28 @@ class _Attempt:
         parent = Chain.opened(self._context.stores, self._task.chain).newest
         if parent.id != spec.parent_id or parent.instance_id != spec.instance_id:
             raise Permanent(f"the parent {spec.parent_id} is not a backup of this instance")
+        if spec.verify is not None:
+            self._lease.tell(step="checking parent")
+            verify_chain(self._context, self._task.chain, self._lease)
         return parent
 
     def _insist_on_fit(self, parent: Manifest, incarnation: str, imported: set[str]) -> None:
-        """Raise ``_NoIncrement`` when the parent is of other data than the instance has now, or has not all of it."""
+        """Raise ``NoIncrement`` when the parent is of other data than the instance has now, or has not all of it."""
         spec = self._spec
         if (parent.datastore.type, parent.datastore.version) != (spec.datastore, spec.version):
-            raise _NoIncrement(
+            raise NoIncrement(
                 f"the parent {parent.id} is of {parent.datastore.type} {parent.datastore.version}, "
                 f"the instance is {spec.datastore} {spec.version} now: take a full backup first"
             )
         if parent.lineage.incarnation != incarnation:
-            raise _NoIncrement(
+            raise NoIncrement(
                 f"the instance's data was restored or replaced since its parent {parent.id} was taken: "
                 "take a full backup first"
             )
         if parent.lineage.checkpoint_lsn is None:
-            raise _NoIncrement(f"the parent {parent.id} does not say where an increment could begin")
+            raise NoIncrement(f"the parent {parent.id} does not say where an increment could begin")
         if imported - set(parent.lineage.imported):
-            raise _NoIncrement(
+            raise NoIncrement(
                 f"a tablespace was imported since the parent {parent.id} was taken, which an increment would not "
                 "hold: take a full backup first"
             )
@@ -191,7 +191,7 @@ class _Attempt:
         """Run the backup tool and put what it says as segments. A stream read to its end is a good one.
 
         Raises:
-            _NoIncrement: it would not hold everything, or its parent is of other data than the instance has now.
+            NoIncrement: it would not hold everything, or its parent is of other data than the instance has now.
             SourceChanged, SourceLocked: the server's clients were in the way.
         """
         imported = self._imported()
@@ -226,7 +226,7 @@ class _Attempt:
             if lost := self._engine.lost_tables(server, paths, watch.captured):
                 raise _Changed(f"the increment has no data of the table {lost[0]}: take a full backup first")
             if cut := self._engine.cut_tables(watch.captured, parent.lineage.unfinished):
-                raise _NoIncrement(
+                raise NoIncrement(
                     f"the table {cut[0]} was being rebuilt while the parent {parent.id} was taken, which has nothing "
                     "of it: take a full backup first"
                 )

@@ -92,7 +92,7 @@ class Publishing:
         )
         link = self._put_manifest(manifest)
         reached(steps.manifest_written)
-        proof = self._verification([*chain, link], steps.verified, taken=made == "taken")
+        proof = self._verification([*chain, link], manifest, steps.verified, taken=made == "taken")
         return result_of(facts_of(manifest), link.manifest_sha256, from_lsn=lineage.from_lsn, proof=proof)
 
     def undo(self) -> None:
@@ -131,13 +131,18 @@ class Publishing:
         )
         return ChainLink(backup_id=manifest.id, account=manifest.account, manifest_sha256=sha256_of(document))
 
-    def _verification(self, links: list[ChainLink], verified: Step, *, taken: bool) -> VerificationResult | None:
+    def _verification(
+        self, links: list[ChainLink], manifest: Manifest, verified: Step, *, taken: bool
+    ) -> VerificationResult | None:
         """The verification that it must pass, where one is asked for. ``taken``: from a server of this host."""
         if self._spec.verify is None:
             return None
         self._published.insert(0, verification_record_name(self._spec.id))  # undone last: the manifest goes first
         source = self._context.servers.access(self._spec.instance_id).administer if taken else None
-        proof = verify_new(self._context, links, self._spec.verify, self._lease, source=source)
+        expected_bytes = manifest.data.size_bytes
+        proof = verify_new(
+            self._context, links, self._spec.verify, self._lease, expected_bytes=expected_bytes, source=source
+        )
         reached(verified)
         return proof
 

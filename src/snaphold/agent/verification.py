@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -22,10 +22,12 @@ from snaphold.protocol import ChainLink, InstanceSpec, Task, VerificationResult
 from snaphold.reasons import reason_of
 from snaphold.steps import Step, reached
 from snaphold.stream.verification import (
+    Ancestor,
     damage_below,
     object_facts,
     read_verification_record,
     verdict_on,
+    verify_ancestors,
     verify_index,
     verify_objects,
     write_verification_record,
@@ -64,10 +66,17 @@ def verified_backup(context: TaskContext, task: Task, lease: Lease) -> Iterator[
 
 
 def verify_new(
-    context: TaskContext, links: list[ChainLink], level: VerificationLevel, lease: Lease, *, source: Administer | None
+    context: TaskContext,
+    links: list[ChainLink],
+    level: VerificationLevel,
+    lease: Lease,
+    *,
+    expected_bytes: int,
+    source: Administer | None,
 ) -> VerificationResult:
     """The verification that a backup must pass before it is reported: the last one of ``links``.
 
+    ``expected_bytes``: how many bytes are going to be read, for the progress that is shown.
     ``source``: asks the server that it was just taken from; None where it was made from other backups.
 
     Raises:
@@ -80,7 +89,7 @@ def verify_new(
         nonlocal silent_since
         silent_since = None
 
-    lease.tell(step="verifying")
+    lease.tell(step="verifying", done_bytes=0, expected_bytes=expected_bytes)
     while True:
         try:
             return verify(context, links, level, lease, on_progress=heard, source=source)
@@ -118,15 +127,22 @@ def verify(
     checksums = None
     facts = object_facts(context.stores.of(link.account), link.backup_id)
     if level is VerificationLevel.OBJECTS:
-        context.low_priority(
+
+        def note(done_bytes: int) -> None:
+            lease.tell(done_bytes=done_bytes)
+            on_progress(done_bytes)
+
+        manifest = context.low_priority(
             verify_objects,
             context.stores.of(link.account),
             link.backup_id,
             link.manifest_sha256,
             threads=context.settings.compression_threads,
-            on_progress=on_progress,
+            on_progress=note,
             stop=lease.stop,
         )
+        own_bytes = manifest.data.size_bytes
+        verify_chain(context, links[:-1], lease, on_progress=lambda count: note(own_bytes + count))
     else:
         checksums = _checked_in_scratch_server(context, links, lease, source)
     result = VerificationResult(
@@ -140,6 +156,29 @@ def verify(
     _keep(context, link, result, checksums, facts)
     _log.info("backup proven", backup=link.backup_id, proof=level.value, seconds=result.seconds)
     return result
+
+
+def verify_chain(
+    context: TaskContext,
+    links: Sequence[ChainLink],
+    lease: Lease,
+    *,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Read back the objects of these backups, the full one first, that another one depends on or is to depend on.
+
+    Raises as ``verify_ancestors``.
+    """
+    if links:
+        context.low_priority(
+            verify_ancestors,
+            context.stores.of(links[0].account),
+            [Ancestor(backup_id=link.backup_id, manifest_sha256=link.manifest_sha256) for link in links],
+            now_us=_now_us,
+            threads=context.settings.compression_threads,
+            on_progress=on_progress,
+            stop=lease.stop,
+        )
 
 
 def _unverified(context: TaskContext, link: ChainLink, error: SnapholdError, seconds: float) -> VerificationResult:
@@ -216,6 +255,7 @@ def _checked_in_scratch_server(
         staging = context.servers.staging(spec, 1, kind="proof")
         chain.refuse_small_disk(staging.directory)
         reached(Step.VERIFY_STAGED)
+        lease.tell(done_bytes=0, expected_bytes=chain.stream_bytes)
         with _naming_ancestors(chain):
             context.low_priority(chain.materialize, context, staging, lease)
         reached(Step.VERIFY_EXTRACTED)
@@ -265,5 +305,9 @@ def _told_of(checksums: Checksums | None) -> str | None:
     return f"Not sound, as in the source already: {'; '.join(named[:_NAMED])}{more}."
 
 
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
 def _now() -> str:
-    return rfc3339(time.time_ns() // 1000)
+    return rfc3339(_now_us())

@@ -27,6 +27,10 @@ class Denied(Unavailable):
     """The server rejects the host's internal account: a client has changed or removed it."""
 
 
+class NoIncrement(Permanent):
+    """An increment cannot be taken, or would be incomplete; a full backup of the same server may succeed."""
+
+
 Administer = Callable[[str, float], list[tuple[Any, ...]]]
 
 
@@ -81,7 +85,8 @@ class BackupStream(Protocol):
     def taken(self, captured: Mapping[str, bytes]) -> BackupMetadata:
         """Return the metadata, once ``readinto`` has returned 0, from the bytes that ``Engine.captures`` asked for.
 
-        Raises ``Permanent`` when a file is missing or the values contradict each other.
+        Raises ``Permanent`` when a file is missing or the values contradict each other; ``NoIncrement`` when the
+        positions of an increment do not follow its parent's.
         """
 
 
@@ -117,7 +122,8 @@ class BackupTool(Protocol):
     ) -> AbstractContextManager[BackupStream]:
         """Start the backup tool. Leaving the context kills what is left of it.
 
-        Raises ``Permanent`` when tool and server are of different versions, or the server cannot be reached.
+        Raises ``Permanent`` when tool and server are of different versions, or the server cannot be reached;
+        ``NoIncrement`` when only an increment is impossible.
         """
 
     def prepare(

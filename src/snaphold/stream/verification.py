@@ -2,23 +2,29 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
+import structlog
 from pydantic import ValidationError
 
-from snaphold.errors import Damaged, ObjectMissing, SnapholdError, Superseded
+from snaphold import __version__
+from snaphold.errors import Damaged, ObjectMissing, SnapholdError, Superseded, in_full
 from snaphold.formats.manifest import IndexFacts, Manifest, load, sha256_of
 from snaphold.formats.verification_record import ObjectFacts, VerificationRecord
-from snaphold.model import VerificationStatus
+from snaphold.model import VerificationLevel, VerificationStatus, rfc3339
 from snaphold.objects import manifest_name, object_prefix, verification_record_name
 from snaphold.store.base import ObjectStore
 from snaphold.stream.priority import Priority
 from snaphold.stream.segments import check_length, segment_pieces
 
 Result = TypeVar("Result")
+
+_log = structlog.get_logger(__name__)
 
 
 def read_verification_record(store: ObjectStore, backup_id: str, manifest_sha256: str) -> VerificationRecord | None:
@@ -68,9 +74,97 @@ def still_proven(store: ObjectStore, backup_id: str, manifest_sha256: str) -> bo
     )
 
 
-def damage_below(name: str, backup_id: str, error: SnapholdError) -> Damaged:
-    """The fault of a backup for which this was raised of one that it depends on: its ``name`` and id."""
-    return Damaged(f'the backup "{name}" ({backup_id}), which it depends on, is damaged: {error}')
+def damage_below(name: str | None, backup_id: str, error: SnapholdError) -> Damaged:
+    """The error of a backup whose ancestor, of this name (None: unknown) and id, raised ``error``."""
+    known_as = f"{backup_id}" if name is None else f'"{name}" ({backup_id})'
+    return Damaged(f"the backup {known_as}, which it depends on, is damaged: {error}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestor:
+    """A backup that another one depends on. ``name`` is None where only the manifest has it."""
+
+    backup_id: str
+    manifest_sha256: str
+    name: str | None = None
+
+
+def verify_ancestors(
+    store: ObjectStore,
+    ancestors: Sequence[Ancestor],
+    *,
+    now_us: Callable[[], int],
+    threads: int = 0,
+    priority: Priority | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Read back the objects of every backup that another one depends on.
+
+    ``ancestors``: the full backup first, the parent last. They are read in this order, and each that is good gets a
+    verification record before the next one is read: a record that this function writes therefore means that
+    everything below the backup was good as well. An ancestor that has such a record, and whose objects have not
+    changed since, is not read again. The other arguments are those of ``verify_objects``.
+
+    Raises:
+        Damaged: an ancestor is damaged, or an object of it is missing; the message names both.
+        Transient, Permanent, Superseded: as ``verify_objects``.
+    """
+    done_bytes = 0
+    for ancestor in ancestors:
+        backup_id, sha256 = ancestor.backup_id, ancestor.manifest_sha256
+        if still_proven(store, backup_id, sha256):
+            continue
+        begun_s, before = time.monotonic(), done_bytes
+
+        def add(count: int, before: int = before) -> None:
+            on_progress(before + count)
+
+        try:
+            facts = object_facts(store, backup_id)
+            manifest = verify_objects(
+                store, backup_id, sha256, threads=threads, priority=priority, on_progress=add, stop=stop
+            )
+        except (Damaged, ObjectMissing) as error:
+            raise damage_below(ancestor.name or _name_of(store, ancestor), backup_id, error) from error
+        done_bytes += manifest.data.size_bytes
+        seconds = round(time.monotonic() - begun_s, 3)
+        _note_passed(store, ancestor, facts, at=rfc3339(now_us()), seconds=seconds)
+
+
+def _name_of(store: ObjectStore, ancestor: Ancestor) -> str | None:
+    """The name that an ancestor's manifest has, if it can be read."""
+    with suppress(SnapholdError):
+        name = manifest_name(ancestor.backup_id)
+        return load(b"".join(store.get(name)), name=name, sha256=ancestor.manifest_sha256).name
+    return None
+
+
+def _note_passed(
+    store: ObjectStore, ancestor: Ancestor, facts: dict[str, ObjectFacts], *, at: str, seconds: float
+) -> None:
+    """Write the ancestor's verification record, so that the next increment need not read it again.
+
+    A record that says "failed" stays: only a verification of that backup itself replaces it.
+    """
+    try:
+        earlier = read_verification_record(store, ancestor.backup_id, ancestor.manifest_sha256)
+        if earlier is None:
+            passed = VerificationRecord(
+                id=ancestor.backup_id,
+                manifest_sha256=ancestor.manifest_sha256,
+                status=VerificationStatus.PASSED,
+                level=VerificationLevel.OBJECTS,
+                at=at,
+                seconds=seconds,
+                by=__version__,
+                objects=facts,
+            )
+            write_verification_record(store, passed)
+        elif earlier.status is VerificationStatus.PASSED:
+            write_verification_record(store, earlier.model_copy(update={"objects": facts}))
+    except SnapholdError as error:
+        _log.info("verification_record.not_written", backup=ancestor.backup_id, reason=in_full(error))
 
 
 def verdict_on(error: SnapholdError) -> VerificationStatus:

@@ -1,6 +1,5 @@
 """Reading backups back: the verifications that need no host."""
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ import structlog
 
 from snaphold import __version__
 from snaphold.catalog import backups
-from snaphold.errors import Damaged, ObjectMissing, Permanent, SnapholdError, Superseded, in_full
+from snaphold.errors import Permanent, SnapholdError, Superseded, in_full
 from snaphold.formats.verification_record import ObjectFacts, VerificationRecord
 from snaphold.model import Backup, VerificationLevel, VerificationStatus, rfc3339
 from snaphold.protocol import VerificationResult
@@ -22,11 +21,10 @@ from snaphold.steps import Step, reached
 from snaphold.store.base import Containers, ObjectStore, Stores
 from snaphold.stream.priority import Priority
 from snaphold.stream.verification import (
-    damage_below,
+    Ancestor,
     object_facts,
-    read_verification_record,
-    still_proven,
     verdict_on,
+    verify_ancestors,
     verify_objects,
     write_verification_record,
 )
@@ -167,37 +165,22 @@ class Verifier:
         return facts
 
     def _read_ancestors(self, store: ObjectStore, backup: Backup) -> None:
-        """Read what the backup depends on, but for what has passed a verification and has not changed since.
-
-        Raises:
-            Damaged: one of them is damaged, or an object of it is gone; the message names it.
-            Permanent: one of them is not on record. Otherwise as ``verify_objects``.
-        """
+        """Read the backups that this one depends on. Raises as ``verify_ancestors``, and for one not on record."""
         with self._deployment.catalog.reading() as tx:
             _, *ancestors = members_of(tx, backup)
         if (lost := [backup, *ancestors][-1].parent_id) is not None:
             raise Permanent(f"the backup {lost}, which it depends on, is not on record")
-        for ancestor in ancestors:
-            sha256 = ancestor.manifest_sha256 or ""
-            if still_proven(store, ancestor.id, sha256):
-                continue
-            try:
-                facts = self._read_own(store, dataclasses.replace(ancestor, mending=False), sha256)
-            except (Damaged, ObjectMissing) as error:
-                raise damage_below(ancestor.name, ancestor.id, error) from error
-            self._note_read(store, ancestor.id, sha256, facts)
-
-    def _note_read(self, store: ObjectStore, backup_id: str, sha256: str, facts: dict[str, ObjectFacts]) -> None:
-        """Write the ancestor's record, so that the next increment need not read it; a failed one stays."""
-        try:
-            earlier = read_verification_record(store, backup_id, sha256)
-            if earlier is None:
-                result = self._result(time.monotonic(), VerificationStatus.PASSED, None)
-                self._keep(store, backup_id, sha256, result, facts)
-            elif earlier.status is VerificationStatus.PASSED:
-                write_verification_record(store, earlier.model_copy(update={"objects": facts}))
-        except SnapholdError as error:
-            log.info("backup.receipt_not_kept", backup=backup_id, reason=in_full(error))
+        verify_ancestors(
+            store,
+            [
+                Ancestor(backup_id=ancestor.id, manifest_sha256=ancestor.manifest_sha256 or "", name=ancestor.name)
+                for ancestor in reversed(ancestors)
+            ],
+            now_us=self._deployment.catalog.now_us,
+            threads=self._deployment.settings.compression_threads,
+            priority=self._priority,
+            stop=self._stop,
+        )
 
     def _result(
         self, begun_s: float, status: VerificationStatus, reason: str | None, *, mend_from: str | None = None

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from snaphold.engines.base import BackupMetadata, ServerAccess, SourceChanged, SourceLocked
+from snaphold.engines.base import BackupMetadata, NoIncrement, ServerAccess, SourceChanged, SourceLocked
 from snaphold.engines.mariadb.holes import page_size_of, punch_holes
 from snaphold.engines.mariadb.installation import Installation
 from snaphold.engines.mariadb.keys import KeyManagement
@@ -115,7 +115,7 @@ class MariaDBTool:
     ) -> Iterator["MariaDBBackup"]:
         """Start mariabackup on a running server; see Engine.take."""
         self._refuse_other_versions(server)
-        self._refuse_unfit_names(server.data_directory, _LONGEST_NAMES if parent_lsn is None else _LONGEST_IN_INCREMENT)
+        self._refuse_unfit_names(server.data_directory, increment=parent_lsn is not None)
         _refuse_too_many_files(server.data_directory)
         checkpoint_in_a_quiet_period(server)
         begun = _TablespaceSnapshot.of(server)
@@ -203,12 +203,16 @@ class MariaDBTool:
         if not missing:
             return []
         spaces: dict[str, int] = dict(server.administer(_SPACES, ANSWER_TIMEOUT_S))
-        return [table for table in missing if not _has_no_file(server.data_directory, table, spaces.get(table))]
+        return [
+            _table_name(table) for table in missing if not _has_no_file(server.data_directory, table, spaces.get(table))
+        ]
 
     def cut_tables(self, captured: Mapping[str, bytes], unfinished: Collection[int]) -> list[str]:
         """Compare the tablespaces' ids; see Engine.cut_tables."""
         partly = {path: space for path, space in _spaces_of(captured).items() if path.endswith(_META)}
-        return sorted(path.removesuffix(f".ibd{_META}") for path, space in partly.items() if space in unfinished)
+        return sorted(
+            _table_name(path.removesuffix(f".ibd{_META}")) for path, space in partly.items() if space in unfinished
+        )
 
     def _prepare(
         self,
@@ -303,10 +307,12 @@ class MariaDBTool:
         if not version.startswith(f"{series}."):
             raise Permanent(f"the server is MariaDB {version}, but the backup tool is for {series}")
 
-    def _refuse_unfit_names(self, data: Path, longest: int) -> None:
-        """Raise ``Permanent`` for names with which the tool would end in a way that tells nobody why, or too late.
+    def _refuse_unfit_names(self, data: Path, *, increment: bool) -> None:
+        """Refuse names that make the tool fail without a clear reason, or too late.
 
-        ``longest``: how many bytes the names of a database's directory and of a file in it may have together.
+        Raises:
+            NoIncrement: a name is too long for an increment only.
+            Permanent: a name is too long for any backup, or is that of a file that the engine needs.
         """
         others = "xtrabackup_" if self._is_renamed() else "mariadb_backup_"  # what this release does not write
         for database in os.scandir(data):
@@ -317,9 +323,13 @@ class MariaDBTool:
                     f"the database {database.name} has the name of a file of MariaDB's own, so that no backup of this "
                     "server could be restored: move its tables to a database with another name, and drop it"
                 )
-            context = longest - len(os.fsencode(database.name))
-            if context < MAX_PART and any(len(os.fsencode(name)) > context for name in _names_in(database)):
-                raise Permanent(
+            length = len(os.fsencode(database.name))
+            if _LONGEST_IN_INCREMENT - length >= MAX_PART:
+                continue
+            length += max((len(os.fsencode(name)) for name in _names_in(database)), default=0)
+            if length > (_LONGEST_IN_INCREMENT if increment else _LONGEST_NAMES):
+                fault = NoIncrement if length <= _LONGEST_NAMES else Permanent
+                raise fault(
                     f"a table of the database {_decoded(database.name)} has a name that is too long for the backup "
                     "tool: give the table, or the database, a shorter one"
                 )
@@ -382,8 +392,9 @@ def metadata_from(captured: Mapping[str, bytes], parent_lsn: int | None) -> Back
     """Read the facts of a backup from the small files of its stream.
 
     Raises:
-        Permanent: a file is missing or cannot be understood, or the LSNs do not fit together: a parent's LSN that is
-            above the server's gives a backup that ends before it starts.
+        Permanent: a file is missing or cannot be understood, or the LSNs do not fit together.
+        NoIncrement: the LSNs of an increment do not fit together: a parent's LSN that is above the server's gives a
+            backup that ends before it starts.
     """
     checkpoints = _key_values(_first_of(captured, _CHECKPOINTS))
     info = _key_values(_first_of(captured, _INFO))
@@ -396,7 +407,8 @@ def metadata_from(captured: Mapping[str, bytes], parent_lsn: int | None) -> Back
         raise Permanent("the stream does not say which versions made it")
     checkpoint_lsn = start_checkpoint(captured.get(_REDO_LOG, b""))
     if from_lsn != (parent_lsn or 0) or not from_lsn <= to_lsn <= last_lsn or not checkpoint_lsn <= to_lsn:
-        raise Permanent(
+        fault = Permanent if parent_lsn is None else NoIncrement
+        raise fault(
             f"the backup's positions do not fit together: asked from {parent_lsn or 0}, from {from_lsn}, "
             f"checkpoint {checkpoint_lsn}, to {to_lsn}, last {last_lsn}"
         )
@@ -623,6 +635,12 @@ def _names_in(directory: os.DirEntry[str]) -> list[str]:
 def _decoded(name: str) -> str:
     """What people call a database or table whose file, or directory, has this name."""
     return _ENCODED.sub(lambda found: chr(int(found[1], 16)), name).encode(errors="replace").decode()
+
+
+def _table_name(path: str) -> str:
+    """``database.table`` of a table, or of one of its partitions, whose files have this path without its suffix."""
+    database, _, table = path.partition("/")
+    return f"{_decoded(database)}.{_decoded(table.partition('#P#')[0])}"
 
 
 def _is_temporary(table: str) -> bool:
