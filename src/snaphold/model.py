@@ -445,21 +445,21 @@ def from_there(start: int, count: int) -> Iterator[int]:
     return ((start + step) % count for step in range(count))
 
 
-def choose_host(
-    hosts: list[Host], load: Mapping[str, int], others: Mapping[str, set[str]], account: str
-) -> Host | None:
-    """Pick the host of a new instance, or None.
+def rank_hosts(
+    hosts: Sequence[Host], load: Mapping[str, int], others: Mapping[str, set[str]], account: str
+) -> list[Host]:
+    """The hosts that may take a new instance of the account, the best first.
 
-    1. A host that already keeps instances of another account is left out, when its servers share a system user and
-       it does not accept that.
-    2. Of the rest, the one with the fewest instances; then by name.
+    1. A host that already keeps instances of another account is left out if its servers share a system user and it
+       does not accept that.
+    2. Of the rest, the one with the fewest instances comes first; then by name.
     """
     fit = [
         host
         for host in hosts
         if not (host.shared_system_user and not host.accepts_shared and others.get(host.id, set()) - {account})
     ]
-    return min(fit, key=lambda host: (load.get(host.id, 0), host.name), default=None)
+    return sorted(fit, key=lambda host: (load.get(host.id, 0), host.name))
 
 
 def next_run_us(after_us: int, hour: int, minute: int) -> int:

@@ -1,6 +1,6 @@
 """What is looked through every few seconds stays small, however much has been done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from snaphold.catalog import schema, tasks
+from snaphold.catalog.database import Transaction
 from snaphold.model import DAY_US
 from snaphold.protocol import Task
 from snaphold.service.backups import request_backup
@@ -35,6 +36,27 @@ def test_what_ended_is_not_looked_through(region: Region) -> None:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
     (tasks_read,) = [row[-1] for row in plan if " tasks" in row[-1]]
     assert tasks_read.endswith("USING INDEX ix_tasks_open")
+
+
+def test_a_long_backlog_is_looked_through_once(region: Region) -> None:
+    """The choice of the next task takes a few steps of the database for each one that waits; a poll takes no more."""
+    count = 2_000
+    task = {"kind": "verify", "attempt": 0, "host_id": region.host_id, "payload": {}, "created_us": 1}
+    waiting = [
+        task | {"id": f"w{n}", "account": f"a{n % 10}", "state": "waiting", "reported": False} for n in range(count)
+    ]
+    ended = [
+        task | {"id": f"e{n}", "account": f"a{n % 10}", "state": "ended", "reported": True, "ended_us": n}
+        for n in range(count)
+    ]
+    with region.deployment.catalog.writing() as tx:
+        tx.connection.execute(schema.tasks.insert(), waiting)
+        tx.connection.execute(schema.tasks.insert(), ended)
+    with region.deployment.catalog.reading() as tx:
+        choosing = steps_of(tx, lambda: tasks.next_waiting(tx, region.host_id, None))
+        polling = steps_of(tx, lambda: tasks.any_waiting(tx, region.host_id))
+    assert choosing / count < 25
+    assert polling < 100
 
 
 def test_what_ended_is_forgotten_after_a_week(region: Region) -> None:
@@ -104,6 +126,22 @@ def test_an_error_hides_the_values(region: Region) -> None:
     with pytest.raises(exc.IntegrityError) as refused, region.deployment.catalog.writing() as tx:
         tx.connection.execute(schema.hosts.insert().values(row))
     assert "canary" not in str(refused.value)
+
+
+def steps_of(tx: Transaction, ask: Callable[[], object]) -> int:
+    """How many instructions of its virtual machine SQLite runs for this."""
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+
+    connection = tx.connection.connection.driver_connection
+    assert connection is not None
+    connection.set_progress_handler(step, 1)
+    ask()
+    connection.set_progress_handler(None, 0)
+    return count
 
 
 def is_known(region: Region, task_id: str) -> bool:

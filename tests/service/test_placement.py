@@ -2,14 +2,25 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snaphold.errors import OverLimit, Superseded, Unavailable
 from snaphold.model import FLAVORS, Host, InstanceStatus
+from snaphold.service.host_registry import add_host, authenticate_host
 from snaphold.service.instances import create_instance, resize_flavor, show_instance
 from snaphold.service.placement import offers_of
 from tests.support.region import ACCOUNT, Region, an_instance, open_region
+
+
+def another_host(region: Region, **told: Any) -> Region:
+    """A second host of the same region, which says hello; ``told``: what else it says of itself."""
+    token = add_host(region.deployment, "another")
+    host_id = authenticate_host(region.deployment, token)
+    other = Region(deployment=region.deployment, clock=region.clock, host_id=host_id, token=token)
+    other.hello(**told)
+    return other
 
 
 def _host(name: str, added_us: int, *full_versions: str) -> Host:
@@ -64,6 +75,52 @@ def test_addresses(region: Region) -> None:
     assert {instance.port for instance in made} == {3307}
     with pytest.raises(Unavailable, match="no free address"):
         create_instance(region.deployment, ACCOUNT, an_instance())
+
+
+def test_a_host_without_a_free_address(region: Region) -> None:
+    """It is passed over, however empty it is; only where no host has a free address is a new instance refused."""
+    region.hello(networks=["127.88.0.8/32"])
+    full = another_host(region, networks=["10.0.0.1/32"], taken=["10.0.0.1"])
+    made = create_instance(region.deployment, ACCOUNT, an_instance())
+    assert (made.hostname, made.host_id) == ("127.88.0.8", region.host_id)
+    with pytest.raises(Unavailable, match="no free address"):
+        create_instance(region.deployment, ACCOUNT, an_instance())
+    full.hello(networks=["10.0.0.1/32"])
+    assert create_instance(region.deployment, ACCOUNT, an_instance()).host_id == full.host_id
+
+
+def test_an_address_of_another_hosts_instance(region: Region) -> None:
+    """It is no address that a host may report, nor one that a new instance gets; a loopback address is, of each."""
+    shared = ["10.0.0.0/30", "127.88.0.8/32"]
+    region.hello(networks=shared, taken=["10.0.0.1", "127.88.0.8"])
+    mine = region.active_instance()
+    other = another_host(region, networks=shared, taken=["10.0.0.1"])
+    region.heartbeat()
+    made = [create_instance(region.deployment, ACCOUNT, an_instance()) for _ in range(2)]
+    assert {one.host_id for one in made} == {other.host_id}
+    assert {one.hostname for one in made} == {"10.0.0.2", "10.0.0.3", "127.88.0.8"} - {mine.address}
+    task = other.claim()
+    assert task is not None
+    with pytest.raises(Superseded, match="another instance has"):
+        other.report(task, address=mine.address)
+
+
+def test_an_address_that_was_only_reserved(region: Region) -> None:
+    """A host that reports it for another instance is right: whatever was to get it, and has never run, gets another."""
+    region.hello(networks=["127.88.0.8/29"])
+    first, waiting = (create_instance(region.deployment, ACCOUNT, an_instance()) for _ in range(2))
+    task = region.claim()
+    assert task is not None
+    assert task.instance_id == first.id
+    region.report(task, address=waiting.hostname)
+    ran = show_instance(region.deployment, ACCOUNT, first.id)
+    assert (ran.status, ran.address, ran.hostname) == (InstanceStatus.ACTIVE, waiting.hostname, waiting.hostname)
+    moved = show_instance(region.deployment, ACCOUNT, waiting.id)
+    assert moved.hostname not in {None, waiting.hostname}
+    task = region.claim()
+    assert task is not None
+    assert task.instance is not None
+    assert (task.instance_id, task.instance.address) == (waiting.id, moved.hostname)
 
 
 def test_an_address_that_was_taken_meanwhile(region: Region) -> None:

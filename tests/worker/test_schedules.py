@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from snaphold.catalog import schedules as rows
@@ -24,11 +25,12 @@ from snaphold.model import (
 )
 from snaphold.service.backups import delete_backup, list_backups, request_backup, show_backup
 from snaphold.service.instances import create_instance, delete_instance, restart_instance, show_instance
-from snaphold.service.requests import PageRequest, ScheduleChangeRequest, ScheduleRequest
+from snaphold.service.requests import PageRequest, ScheduleChangeRequest, ScheduleFilter, ScheduleRequest
 from snaphold.service.schedules import (
     change_schedule,
     create_schedule,
     delete_schedule,
+    list_schedules,
     run_schedule,
     show_schedule,
 )
@@ -387,6 +389,27 @@ def test_a_full_waits_for_the_increments_that_a_person_made(region: Region) -> N
     remove(region)
     assert [entry[:10] for entry in taken(region)] == ["2026-03-04", "2026-03-05"]
     assert list(show_schedule(region.deployment, ACCOUNT, schedule.id).waiting_fulls) == []
+
+
+def test_a_page_of_schedules_takes_a_few_queries(region: Region) -> None:
+    """The list takes as many queries for many schedules as for one; each shows what its retention waits for."""
+    instance = region.active_instance()
+    a_schedule(region, instance, day_of_week=7)
+    fulls(region, Scheduler(region.deployment), "2026-03-01T02:00:00")
+    (oldest,) = list_backups(region.deployment, ACCOUNT, ALL).backups
+    request_backup(region.deployment, ACCOUNT, replace(a_backup(instance.id), parent_id=oldest.id))
+    take(region)
+    fulls(region, Scheduler(region.deployment), *(f"2026-03-0{day}T02:00:00" for day in range(2, 5)))
+    asked: list[str] = []
+    event.listen(region.deployment.catalog.engine, "before_cursor_execute", lambda *facts: asked.append(facts[2]))
+    (alone,) = list_schedules(region.deployment, ACCOUNT, ALL, ScheduleFilter()).schedules
+    assert [full.backup_id for full in alone.waiting_fulls] == [oldest.id]
+    for_one = len(asked)
+    for _ in range(4):
+        a_schedule(region, region.active_instance())
+    asked.clear()
+    assert len(list_schedules(region.deployment, ACCOUNT, ALL, ScheduleFilter()).schedules) == 5
+    assert len(asked) == for_one
 
 
 def test_a_lower_retention_waits_for_the_next_full(region: Region) -> None:

@@ -74,13 +74,33 @@ def usage(tx: Transaction, account: str) -> tuple[int, int]:
     return count, int(volume_gb)
 
 
-def addresses_on(tx: Transaction, host_id: str, but: str | None = None) -> set[str]:
-    """The addresses that the host's instances have, or are to have; without those of the instance ``but``."""
+def addresses_on(tx: Transaction, host_id: str) -> set[str]:
+    """The addresses that the host's instances have, or are to have."""
     statement = sa.select(instances.c.address, instances.c.reserved_address)
-    mine = statement.where(
-        instances.c.host_id == host_id, instances.c.deleted_us.is_(None), instances.c.id != (but or "")
-    )
+    mine = statement.where(instances.c.host_id == host_id, instances.c.deleted_us.is_(None))
     return {address for row in tx.connection.execute(mine) for address in row if address is not None}
+
+
+def addresses(tx: Transaction) -> set[str]:
+    """The addresses that the region's instances have, or are to have."""
+    statement = sa.select(instances.c.address, instances.c.reserved_address).where(instances.c.deleted_us.is_(None))
+    return {address for row in tx.connection.execute(statement) for address in row if address is not None}
+
+
+def with_address(tx: Transaction, address: str, *, but: str) -> list[Instance]:
+    """The region's instances, without the instance ``but``, that have this address, or are to have it."""
+    statement = instances.select().where(
+        sa.or_(instances.c.address == address, instances.c.reserved_address == address),
+        instances.c.deleted_us.is_(None),
+        instances.c.id != but,
+    )
+    return [_instance(row) for row in all_rows(tx.connection.execute(statement))]
+
+
+def reserve(tx: Transaction, instance_id: str, address: str | None, hostname: str | None) -> None:
+    """Set the address where an instance is to listen, and the name that clients are shown."""
+    statement = instances.update().where(instances.c.id == instance_id)
+    tx.connection.execute(statement.values(reserved_address=address, hostname=hostname))
 
 
 def told_by_host(tx: Transaction, host_id: str, instance_ids: Sequence[str]) -> dict[str, Instance]:

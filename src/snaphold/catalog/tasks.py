@@ -1,5 +1,6 @@
 """The rows of tasks: what hosts are given to do, with attempt and lease."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -54,36 +55,44 @@ def next_waiting(tx: Transaction, host_id: str, free_slots: int | None) -> dict[
 
     ``free_slots``: how many tasks more the host can work on; None: it has not told.
     """
-    mine = tasks.alias("mine")
-    under_way = (
-        sa.select(mine.c.account, sa.func.count().label("count"))
-        .where(mine.c.host_id == host_id, mine.c.state == TaskState.CLAIMED)
-        .group_by(mine.c.account)
-        .subquery()
-    )
-    ended = tasks.alias("ended")
-    last_end = (
-        sa.select(sa.func.max(ended.c.ended_us))
-        .where(ended.c.host_id == host_id, ended.c.account == tasks.c.account)
-        .correlate(tasks)
-        .scalar_subquery()
-    )
-    waiting = (
-        sa.select(tasks)
-        .outerjoin(under_way, under_way.c.account == tasks.c.account)
-        .where(tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING)
-    )
-    if free_slots == 1 and _is_shared(tx, host_id):
-        waiting = waiting.where(sa.or_(under_way.c.count.is_(None), tasks.c.kind.not_in(TAKING_LONG)))
+    claimed = sa.select(tasks.c.account).where(tasks.c.host_id == host_id, tasks.c.state == TaskState.CLAIMED)
+    under_way = Counter(tx.connection.execute(claimed).scalars())
+    may_begin = [tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING]
+    if free_slots == 1 and under_way and _is_shared(tx, host_id):
+        may_begin.append(sa.or_(tasks.c.account.not_in(list(under_way)), tasks.c.kind.not_in(TAKING_LONG)))
+    last_end = _last_ends(tx, host_id, may_begin)
+    turns = {account: (under_way[account], ended_us) for account, ended_us in last_end.items()}
+    first = min(turns.values(), default=None)
     urgency = sa.case({kind: rules.urgency for kind, rules in TASK_KINDS.items()}, value=tasks.c.kind, else_=0)
-    order = (
-        sa.func.coalesce(under_way.c.count, 0),
-        sa.func.coalesce(last_end, 0),
-        urgency,
-        tasks.c.created_us,
-        tasks.c.id,
+    found = []
+    for accounts in batched([account for account, turn in turns.items() if turn == first], _IDS_AT_ONCE):
+        statement = sa.select(urgency, tasks.c.created_us, tasks.c.id).where(*may_begin, tasks.c.account.in_(accounts))
+        ordered = statement.order_by(urgency, tasks.c.created_us, tasks.c.id).limit(1)
+        found += [tuple(row) for row in tx.connection.execute(ordered)]
+    if not found:
+        return None
+    return one_row(tx.connection.execute(tasks.select().where(tasks.c.id == min(found)[-1])))
+
+
+def any_waiting(tx: Transaction, host_id: str) -> bool:
+    """Whether a task waits for the host: one look into an index."""
+    statement = sa.select(tasks.c.id).where(tasks.c.host_id == host_id, tasks.c.state == TaskState.WAITING)
+    return tx.connection.execute(statement.limit(1)).first() is not None
+
+
+def _last_ends(tx: Transaction, host_id: str, may_begin: Sequence[sa.ColumnElement[bool]]) -> dict[str, int]:
+    """When the host ended its last task of each account that has a task to begin; 0: it never has.
+
+    It takes one look into an index for each account, however many tasks wait, or have ended.
+    """
+    account = tasks.c.account.concat("").label("account")  # no column: the tasks are found by their state
+    asking = sa.select(account).where(*may_begin).distinct().subquery()
+    ended = tasks.alias("ended")
+    latest = sa.select(sa.func.max(ended.c.ended_us)).where(
+        ended.c.host_id == host_id, ended.c.account == asking.c.account
     )
-    return one_row(tx.connection.execute(waiting.order_by(*order).limit(1)))
+    statement = sa.select(asking.c.account, latest.correlate(asking).scalar_subquery())
+    return {account: ended_us or 0 for account, ended_us in tx.connection.execute(statement)}
 
 
 def _is_shared(tx: Transaction, host_id: str) -> bool:
@@ -156,6 +165,12 @@ def end(tx: Transaction, attempt: Attempt, *, reported: bool) -> None:
     tx.connection.execute(
         statement.values(state=TaskState.ENDED, ended_us=tx.now_us, lease_until_us=None, payload={}, reported=reported)
     )
+
+
+def change_payload(tx: Transaction, attempt: Attempt, change: Mapping[str, Any]) -> None:
+    """Replace parts of the payload of a task that has not ended; an attempt under way has read the old one."""
+    statement = tasks.update().where(tasks.c.id == attempt.task_id, tasks.c.state != TaskState.ENDED)
+    tx.connection.execute(statement.values(payload={**attempt.payload, **change}))
 
 
 def put_back(tx: Transaction, attempt: Attempt) -> None:

@@ -34,9 +34,8 @@ from snaphold.service.placement import (
     Offer,
     check_memory,
     choose_datastore,
-    choose_host_of,
-    choose_place,
     offers_of,
+    place_instance,
 )
 from snaphold.service.requests import InstancePage, InstanceRequest, PageRequest
 from snaphold.steps import Step, reached
@@ -68,9 +67,10 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         there = hosts.seen_since(tx, tx.now_us - deployment.lease_us)
         datastore = choose_datastore(there, request, backup)
         refuse_unknown_charsets(datastore.version, request.databases)
-        host = choose_host_of(tx, there, datastore.type, datastore.version, account, flavor=request.flavor)
         instance_id = str(uuid.uuid4())
-        place = choose_place(tx, deployment.settings, host, instance_id)
+        host, place = place_instance(
+            tx, deployment.settings, there, datastore, account, flavor=request.flavor, instance_id=instance_id
+        )
         instance = Instance(
             id=instance_id,
             account=account,

@@ -20,6 +20,7 @@ from snaphold.model import (
     DAY_US,
     Attempt,
     BackupStatus,
+    Instance,
     InstanceStatus,
     VerificationLevel,
     VerificationStatus,
@@ -29,6 +30,7 @@ from snaphold.protocol import BackupResult, InstanceResult, Report, TaskKind, Ve
 from snaphold.reasons import screened
 from snaphold.service import copies
 from snaphold.service.deployment import Deployment
+from snaphold.service.placement import free_address, hostname_of, is_loopback
 from snaphold.steps import Step, reached
 from snaphold.task_kinds import MAKING_BACKUPS, MAKING_INSTANCES, TASK_KINDS, OnSilence, Payload
 
@@ -189,7 +191,7 @@ def _fail_backup(tx: Transaction, deployment: Deployment, attempt: Attempt, reas
     deployment.queue.enqueue(tx, "sweep_backup", backup_id)
 
 
-def _activate_instance(tx: Transaction, _deployment: Deployment, attempt: Attempt, message: Report) -> None:
+def _activate_instance(tx: Transaction, deployment: Deployment, attempt: Attempt, message: Report) -> None:
     """ACTIVE. If its host found the address taken, the instance has another address, and another name with it."""
     instance_id, result = attempt.instance_id, message.instance
     if instance_id is None or result is None:
@@ -200,6 +202,7 @@ def _activate_instance(tx: Transaction, _deployment: Deployment, attempt: Attemp
         _log.warning(
             "instance.address_taken", instance=instance_id, address=instance.reserved_address, now=result.address
         )
+        _move_reservations(tx, deployment, attempt.host_id, instance_id, result.address)
         moved = {"reserved_address": result.address}
         if instance.hostname == instance.reserved_address:
             moved["hostname"] = result.address
@@ -215,6 +218,29 @@ def _activate_instance(tx: Transaction, _deployment: Deployment, attempt: Attemp
         **moved,
         **instances.NO_PROGRESS,
     )
+
+
+def _move_reservations(tx: Transaction, deployment: Deployment, host_id: str, instance_id: str, address: str) -> None:
+    """Reserve other addresses for the instances that were to get this one and have never run.
+
+    Their host chose it for another instance by its own records, since it does not know the reservations of the catalog.
+    """
+    for other in _holders(tx, host_id, instance_id, address):
+        host = hosts.get(tx, other.host_id)
+        free = None if host is None else free_address(tx, deployment.settings, host, other.id)
+        name = None if free is None else hostname_of(deployment.settings, other.id, free)
+        instances.reserve(tx, other.id, free, name)
+        task = tasks.open_of_instance(tx, other.id)
+        if task is not None and (spec := Payload.model_validate(task.payload).instance) is not None:
+            moved = Payload(instance=spec.model_copy(update={"address": free}))
+            tasks.change_payload(tx, task, moved.model_dump(mode="json", include={"instance"}))
+        _log.info("instance.reservation_moved", instance=other.id, address=address, now=free)
+
+
+def _holders(tx: Transaction, host_id: str, instance_id: str, address: str) -> list[Instance]:
+    """The other instances that have this address, or are to have it: of the host, and of all unless it is loopback."""
+    found = instances.with_address(tx, address, but=instance_id)
+    return [other for other in found if other.host_id == host_id or not is_loopback(address)]
 
 
 def _fail_new_instance(tx: Transaction, _deployment: Deployment, attempt: Attempt, reason: str) -> None:
@@ -353,7 +379,8 @@ def _contradiction(tx: Transaction, attempt: Attempt, message: Report) -> str | 
 
 def _wrong_address(tx: Transaction, host_id: str, instance_id: str, result: InstanceResult) -> str | None:
     host = hosts.get(tx, host_id)
-    if host is None or result.address in instances.addresses_on(tx, host_id, but=instance_id):
+    holders = [one for one in _holders(tx, host_id, instance_id, result.address) if one.address == result.address]
+    if host is None or holders:
         return f"Its host told the address {result.address}, which another instance has."
     told = ipaddress.ip_address(result.address)
     if host.networks and not any(told in ipaddress.ip_network(network) for network in host.networks):

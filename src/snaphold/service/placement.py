@@ -1,6 +1,7 @@
 """Where a new instance goes: which datastore, which host, which address. What hosts say of themselves decides."""
 
 import hashlib
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,11 @@ from snaphold.catalog import instances
 from snaphold.catalog.database import Transaction
 from snaphold.config import Settings
 from snaphold.errors import BadRequest, NotFound, OverLimit, Unavailable
-from snaphold.model import Backup, Flavor, Host, addresses_in, choose_host, datastore_id, version_id
+from snaphold.model import Backup, Flavor, Host, addresses_in, datastore_id, rank_hosts, version_id
 from snaphold.protocol import Datastore
 from snaphold.service.requests import InstanceRequest
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,74 @@ def choose_datastore(there: Sequence[Host], request: InstanceRequest, backup: Ba
     raise NotFound.of("Datastore version", version)
 
 
-def choose_host_of(
+def choose_host_of(tx: Transaction, there: Sequence[Host], datastore: str, version: str, account: str) -> Host:
+    """The host, of those that are there, on which a server of this account is to run.
+
+    Raises:
+        Unavailable: none that runs this version is there, or may take an instance of this account.
+    """
+    return _chosen(tx, _fitting_hosts(tx, there, datastore, version, account)[0], account)
+
+
+def check_memory(host: Host, flavor: Flavor) -> None:
+    """Raises ``OverLimit`` when the flavor's memory is more than the host has."""
+    _with_memory([host], flavor)
+
+
+def place_instance(
+    tx: Transaction,
+    settings: Settings,
+    there: Sequence[Host],
+    datastore: Datastore,
+    account: str,
+    *,
+    flavor: Flavor,
+    instance_id: str,
+) -> tuple[Host, Place]:
+    """The host of a new instance, of those that are there, and where clients will reach the instance.
+
+    A host without a free address is passed over, so that one such host never stops the others from taking instances.
+    Should somebody take the address before the server starts, the host takes another one and reports it.
+
+    Raises:
+        OverLimit: no host that runs this version has the memory of the flavor.
+        Unavailable: no host that runs this version is there, or may take an instance of this account; or none of them
+            has a free address.
+    """
+    for host in _fitting_hosts(tx, there, datastore.type, datastore.version, account, flavor=flavor):
+        address = free_address(tx, settings, host, instance_id)
+        if address is not None:
+            port, name = host.instance_port or settings.instance_port, hostname_of(settings, instance_id, address)
+            return _chosen(tx, host, account), Place(address=address, port=port, hostname=name)
+    raise Unavailable("The database hosts have no free address for another instance.")
+
+
+def free_address(tx: Transaction, settings: Settings, host: Host, instance_id: str) -> str | None:
+    """An address of the host's networks that, as far as anybody has told, is free; None: there is none.
+
+    The host has told its networks, and which of their addresses are in use; if it has told none, the settings of this
+    process apply. A loopback address belongs to its host alone; any other one to a single instance of the region.
+    """
+    networks = host.networks or settings.instance_networks
+    taken = set(host.taken) | instances.addresses_on(tx, host.id)
+    if not all(ipaddress.ip_network(network).is_loopback for network in networks):
+        taken |= {address for address in instances.addresses(tx) if not is_loopback(address)}
+    return next((address for address in addresses_in(networks, instance_id) if address not in taken), None)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether each machine has this address for itself."""
+    return ipaddress.ip_address(address).is_loopback
+
+
+def hostname_of(settings: Settings, instance_id: str, address: str) -> str:
+    """The name that clients are told: in the operator's domain where there is one, else the address itself."""
+    if settings.instance_domain is None:
+        return address
+    return f"{hashlib.sha1(instance_id.encode(), usedforsecurity=False).hexdigest()}.{settings.instance_domain}"
+
+
+def _fitting_hosts(
     tx: Transaction,
     there: Sequence[Host],
     datastore: str,
@@ -103,8 +171,8 @@ def choose_host_of(
     account: str,
     *,
     flavor: Flavor | None = None,
-) -> Host:
-    """The host, of those that are there, on which a server of this account is to run.
+) -> list[Host]:
+    """The hosts that may run a server of this account, the best first; there is at least one.
 
     Raises:
         OverLimit: none that runs this version has the memory of the flavor.
@@ -118,42 +186,17 @@ def choose_host_of(
     if flavor is not None and able:
         able = _with_memory(able, flavor)
     load, accounts = instances.tenants(tx)
-    host = choose_host(able, load, accounts, account)
-    if host is None:
+    fitting = rank_hosts(able, load, accounts, account)
+    if not fitting:
         raise Unavailable("No database host that is there may take an instance of this account.")
-    if host.shared_system_user and accounts.get(host.id, set()) - {account}:
-        log.warning("host.shared_system_user", host=host.name, account=account)
+    return fitting
+
+
+def _chosen(tx: Transaction, host: Host, account: str) -> Host:
+    """The same host; the log says so when accounts share a system user on it."""
+    if host.shared_system_user and instances.tenants(tx)[1].get(host.id, set()) - {account}:
+        _log.warning("host.shared_system_user", host=host.name, account=account)
     return host
-
-
-def check_memory(host: Host, flavor: Flavor) -> None:
-    """Raises ``OverLimit`` when the flavor's memory is more than the host has."""
-    _with_memory([host], flavor)
-
-
-def choose_place(tx: Transaction, settings: Settings, host: Host, instance_id: str) -> Place:
-    """An address of the host that nobody is known to have, and the name of the instance.
-
-    The host has told its networks, and which addresses of them are taken by others; what it has not told is as in our
-    own settings. Should somebody take the address before the server starts, the host takes another one and says so.
-
-    Raises:
-        Unavailable: no address is free.
-    """
-    networks = host.networks or settings.instance_networks
-    taken = set(host.taken) | instances.addresses_on(tx, host.id)
-    address = next((address for address in addresses_in(networks, instance_id) if address not in taken), None)
-    if address is None:
-        raise Unavailable("The database host has no free address for another instance.")
-    name = hostname_of(settings, instance_id, address)
-    return Place(address=address, port=host.instance_port or settings.instance_port, hostname=name)
-
-
-def hostname_of(settings: Settings, instance_id: str, address: str) -> str:
-    """The name that clients are told: in the operator's domain where there is one, else the address itself."""
-    if settings.instance_domain is None:
-        return address
-    return f"{hashlib.sha1(instance_id.encode(), usedforsecurity=False).hexdigest()}.{settings.instance_domain}"
 
 
 def _with_memory(hosts: Sequence[Host], flavor: Flavor) -> list[Host]:

@@ -1,7 +1,7 @@
 """Schedules: made, listed, shown, changed, deleted, and run (contract, section 7)."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,14 +91,14 @@ def list_schedules(deployment: Deployment, account: str, page: PageRequest, want
         if found is None:
             raise BadRequest(f"There is no marker {page.marker}.")
         rows, more = found if wanted.action in (None, "backup") else ([], False)
-        rows = [_with_waiting(tx, schedule) for schedule in rows]
+        rows = _with_waiting(tx, rows)
     return SchedulePage(schedules=rows, next_marker=rows[-1].id if more else None)
 
 
 def show_schedule(deployment: Deployment, account: str, schedule_id: str) -> Schedule:
     """One schedule. Raises ``NotFound``, the same for unknown, foreign and deleted ones."""
     with deployment.catalog.reading() as tx:
-        return _with_waiting(tx, _find(tx, account, schedule_id))
+        return _with_waiting(tx, [_find(tx, account, schedule_id)])[0]
 
 
 def change_schedule(deployment: Deployment, account: str, schedule_id: str, request: ScheduleChangeRequest) -> Schedule:
@@ -174,14 +174,7 @@ class Retention:
 
 def retention(tx: Transaction, schedule: Schedule) -> Retention:
     """What of a schedule's source is to go, as far as no backup that a person made goes with it."""
-    expired, waiting = [], []
-    for full in expired_fulls(schedule, backups.automated_fulls(tx, schedule.source_id)):
-        needed_by = needed_by_people(full.id, backups.family(tx, full.id))
-        if needed_by:
-            waiting.append(WaitingFull(backup_id=full.id, needed_by=needed_by))
-        else:
-            expired.append(full)
-    return Retention(expired=expired, waiting=waiting)
+    return _retentions(tx, [schedule])[0]
 
 
 def expire_fulls(deployment: Deployment, schedule: Schedule) -> Sequence[Backup]:
@@ -201,8 +194,27 @@ def expire_fulls(deployment: Deployment, schedule: Schedule) -> Sequence[Backup]
     return expired
 
 
-def _with_waiting(tx: Transaction, schedule: Schedule) -> Schedule:
-    return replace(schedule, waiting_fulls=tuple(retention(tx, schedule).waiting))
+def _retentions(tx: Transaction, found: Sequence[Schedule]) -> list[Retention]:
+    """The retention of each of these schedules, in their order: two queries, however many there are."""
+    fulls = backups.automated_fulls(tx, [schedule.source_id for schedule in found])
+    too_many = [expired_fulls(schedule, fulls[schedule.source_id]) for schedule in found]
+    families = backups.families(tx, [full.id for some in too_many for full in some])
+    return [_retention(some, families) for some in too_many]
+
+
+def _retention(too_many: Sequence[Backup], families: Mapping[str, Sequence[Backup]]) -> Retention:
+    needing = {full.id: needed_by_people(full.id, families[full.id]) for full in too_many}
+    return Retention(
+        expired=[full for full in too_many if not needing[full.id]],
+        waiting=[WaitingFull(backup_id=name, needed_by=needed_by) for name, needed_by in needing.items() if needed_by],
+    )
+
+
+def _with_waiting(tx: Transaction, found: Sequence[Schedule]) -> list[Schedule]:
+    return [
+        replace(schedule, waiting_fulls=tuple(kept.waiting))
+        for schedule, kept in zip(found, _retentions(tx, found), strict=True)
+    ]
 
 
 def _find(tx: Transaction, account: str, schedule_id: str) -> Schedule:
@@ -213,7 +225,9 @@ def _find(tx: Transaction, account: str, schedule_id: str) -> Schedule:
 
 
 def _request(tx: Transaction, schedule: Schedule) -> BackupRequest:
-    newest = next((full.created_us for full in backups.automated_fulls(tx, schedule.source_id)), None)
+    newest = next(
+        (full.created_us for full in backups.automated_fulls(tx, [schedule.source_id])[schedule.source_id]), None
+    )
     return BackupRequest(
         name=f"automated {rfc3339(tx.now_us)}",
         description=None,

@@ -85,7 +85,7 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
         given_up = tasks.given_up(tx, host_id, message.session, message.at_work)
         if given_up:
             return Work(given_up=given_up)
-        may_begin = message.accept_tasks and tasks.next_waiting(tx, host_id, message.free_slots) is not None
+        may_begin = message.accept_tasks and _has_task(tx, host_id, message.free_slots)
         if not may_begin and not host_calls.has_asked(tx, host_id):
             return Work()
     with deployment.catalog.writing() as tx:
@@ -162,6 +162,13 @@ def _check_session(tx: Transaction, host_id: str, session: str) -> None:
     host = hosts.get(tx, host_id)
     if host is None or host.session != session:
         raise Superseded("Another agent process speaks for this host.")
+
+
+def _has_task(tx: Transaction, host_id: str, free_slots: int | None) -> bool:
+    """Whether a task may begin now: polls come all the time, and must not take turns to write for nothing."""
+    if free_slots != 1:
+        return tasks.any_waiting(tx, host_id)
+    return tasks.next_waiting(tx, host_id, free_slots) is not None
 
 
 def _claim_task(tx: Transaction, deployment: Deployment, host_id: str, message: Claim) -> Task | None:
