@@ -1,9 +1,10 @@
-"""Reasons: what tenants are told of a failure. An error's message is one, as ``snaphold.errors`` has it.
+"""Reasons: what tenants read about a failure. The message of an error is one, as ``snaphold.errors`` says.
 
-A last guard stands behind that rule: a reason in which a place of this machine or an internal account is named is held
-back, and the log has it instead.
+This module checks each reason before a tenant gets it. A reason that names a path of a host or an internal account is
+withheld and logged instead: ours should not contain one, and a host may run another release or be compromised.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -14,29 +15,41 @@ from snaphold.errors import SetupError, SnapholdError
 
 HELD_BACK: Final = "The service could not do its part; its log has the details."
 _MAX: Final = 2000  # characters
-_ACCOUNTS: Final = ("snaphold_admin", "snaphold_backup")  # of every instance (snaphold.engines.mariadb.accounts)
-_PLACES: Final = ("/etc/", "/home/", "/proc/", "/root/", "/run/", "/tmp/", "/usr/", "/var/", "[Errno ")  # noqa: S108
+# Of every instance: snaphold.engines.mariadb.accounts. The last is the random name of the account with SUPER.
+_ACCOUNT: Final = re.compile(r"snaphold_(?:admin|backup|[0-9a-f]{32})")
+# An absolute path of two or more parts, whichever machine it belongs to; not a URL, nor an object of an account's
+# container (/1234/z_CLOUDDB_BACKUPS/...).
+_PATH: Final = re.compile(r"""(?<![\w./:~-])/(?![^\s/]+/z_CLOUDDB_BACKUPS/)[^\s/'"`]+/[^\s/'"`]+""")
+_PARTS: Final = ("/etc/", "/home/", "/proc/", "/root/", "/run/", "/tmp/", "/usr/", "/var/", "[Errno ")  # noqa: S108
 
 _log = structlog.get_logger(__name__)
 _private: set[str] = set()
 
 
-def keep_private(places: Iterable[Path | None]) -> None:
-    """Once, when a process starts: these directories are named to nobody."""
-    _private.update(str(place) for place in places if place is not None and place != Path("/"))
+def keep_private(paths: Iterable[Path | None]) -> None:
+    """Withhold reasons that contain one of these paths of this machine. Called when a process starts."""
+    _private.update(str(path) for path in paths if path is not None and path != Path("/"))
 
 
 def reason_of(error: BaseException) -> str:
-    """What people are told of this error. What was raised by accident, or is for the operator, they are not told."""
+    """The reason that a tenant gets for an error. Unexpected errors, and those for the operator, are withheld."""
     if isinstance(error, SnapholdError) and not isinstance(error, SetupError):
         return screened(str(error))
     return HELD_BACK
 
 
 def screened(reason: str) -> str:
-    """This reason, unless it names what is private; not longer than anybody reads."""
-    named = next((text for text in (*_private, *_PLACES, *_ACCOUNTS) if text in reason), None)
+    """The reason, cut to 2000 characters; or ``HELD_BACK`` when it names a path or an internal account."""
+    named = _private_part(reason)
     if named is not None:
         _log.error("reason.held_back", reason=reason, names=named)
         return HELD_BACK
     return reason if len(reason) <= _MAX else f"{reason[: _MAX - 1]}…"
+
+
+def _private_part(reason: str) -> str | None:
+    for text in (*_private, *_PARTS):
+        if text in reason:
+            return text
+    found = _ACCOUNT.search(reason) or _PATH.search(reason)
+    return None if found is None else found[0]

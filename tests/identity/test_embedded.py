@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 
 from snaphold.catalog.identity_db import open_identity_database
 from snaphold.errors import OverLimit, SetupError, Unauthorized
-from snaphold.identity.base import ADMIN, CREATOR, OBSERVER, Caller, Right
-from snaphold.identity.embedded import DATABASE, EmbeddedIdentity, hash_password, open_embedded, password_fits
+from snaphold.identity.base import ADMIN, CREATOR, OBSERVER, Caller, Right, rights_given
+from snaphold.identity.embedded import (
+    DATABASE,
+    EmbeddedIdentity,
+    hash_password,
+    open_embedded,
+    password_fits,
+    rights_of_user,
+)
 
 CANARY = "c4nary-p4ssw0rd"
 
@@ -233,10 +240,15 @@ def test_tokens_that_end(
     assert good(identity, logins) == left
 
 
-def test_the_version_stays_where_nothing_changes(identity: EmbeddedIdentity, logins: dict[str, str]) -> None:
-    """Reading is no change: what was remembered of a version stays good."""
+def test_the_version_stays_where_nothing_is_revoked(identity: EmbeddedIdentity, logins: dict[str, str]) -> None:
+    """Neither reading nor a login, good or bad, nor a new user ends what was cached for a version."""
     before = identity.version()
     assert good(identity, logins) == ALL
+    identity.authenticate_password("demo", "secret", None)
+    with pytest.raises(Unauthorized):
+        identity.authenticate_password("demo", "wrong", None)
+    identity.add_account("1234", "new", "secret", [])
+    identity.end("a token that does not exist")
     assert identity.version() == before
 
 
@@ -250,9 +262,9 @@ def test_a_disabled_user(identity: EmbeddedIdentity, logins: dict[str, str], use
     for log_in, secret in ((identity.authenticate_password, "secret"), (identity.authenticate_api_key, logins["key"])):
         with pytest.raises(Unauthorized):
             log_in("demo", secret, None)
-    assert identity.roles_of("demo", "1234") is None
+    assert identity.rights_of("demo", "1234") == frozenset()
     identity.enable("1234", user)
-    assert identity.roles_of("demo", "1234") == frozenset()
+    assert identity.rights_of("demo", "1234") == frozenset(Right)
     assert identity.authenticate_password("demo", "secret", None).caller.account == "1234"
     assert good(identity, logins).isdisjoint({"password", "api key"})
 
@@ -364,6 +376,31 @@ def test_the_one_key_of_an_older_release(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_process_of_the_earlier_release_goes_on(tmp_path: Path) -> None:
+    """A process that has the database open while a newer release migrates it can still log users in, by either way.
+
+    The statements are those of the release before API keys had a table of their own.
+    """
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as old:
+        old.executescript(OLD)
+        kept = hash_password("secret")
+        old.execute("INSERT INTO users VALUES ('demo', '1234', ?, ?, '[]', 1)", [kept, _sha256("the-key")])
+        old.commit()
+        with closing(open_embedded(tmp_path, 3600)) as identity:
+            identity.add_account("1234", "new", "secret", [])
+            found = old.execute(
+                "SELECT users.name, users.account, users.password_hash, users.api_key_sha256, users.roles,"
+                " users.created_us FROM users WHERE users.name = 'demo'"
+            ).fetchone()
+            assert found == ("demo", "1234", kept, _sha256("the-key"), "[]", 1)
+            old.execute(
+                "INSERT INTO tokens (sha256, user, issued_us, expires_us) VALUES (?, 'demo', 1, ?)",
+                [_sha256("the-token"), 1 << 60],
+            )
+            old.commit()
+            assert identity.validate("the-token").user == "demo"
+
+
 OLD = """
 CREATE TABLE accounts (id VARCHAR(64) PRIMARY KEY NOT NULL, created_us BIGINT NOT NULL);
 CREATE TABLE users (name VARCHAR(128) PRIMARY KEY NOT NULL, account VARCHAR(64) NOT NULL REFERENCES accounts (id),
@@ -432,9 +469,19 @@ def test_not_a_database(tmp_path: Path) -> None:
     ],
 )
 def test_rights(roles: list[str], rights: set[Right]) -> None:
-    """Roles give what the contract's section 9 says; none of ours gives everything; several add up."""
-    caller = Caller(account="1", user="u", roles=frozenset(roles), issued_us=0, expires_us=0)
-    assert {right for right in Right if caller.may(right)} == rights
+    """Roles give what the contract's section 9 says; a user without one of ours may do everything; several add up."""
+    assert rights_of_user(roles) == rights
+
+
+def test_rights_are_denied_unless_given(identity: EmbeddedIdentity) -> None:
+    """Roles that are not ours give nothing by themselves: only the embedded identity says what their bearers may do."""
+    assert rights_given([]) == rights_given(["member"]) == frozenset()
+    caller = Caller(account="1", user="u", roles=frozenset({"member"}), issued_us=0, expires_us=0)
+    assert not any(caller.may(right) for right in Right)
+    identity.add_account("1234", "demo", "secret", [])
+    caller = identity.authenticate_password("demo", "secret", None).caller
+    assert all(caller.may(right) for right in Right)
+    assert identity.rights_of("demo", "another") == identity.rights_of("nobody", "1234") == frozenset()
 
 
 @pytest.mark.parametrize("password", ["", "ü", "x" * 1000])
@@ -448,7 +495,7 @@ def test_password_hash(password: str) -> None:
 
 @given(st.text(max_size=8))
 def test_any_text_as_role(text: str) -> None:
-    """A caller asks for rights only by roles: the names of rights are no roles."""
-    caller = Caller(account="1", user="u", roles=frozenset({text, OBSERVER}), issued_us=0, expires_us=0)
-    assert caller.may(Right.READ)
-    assert caller.may(Right.DELETE) == (text == ADMIN)
+    """Only our three roles give rights: the names of rights are no roles."""
+    rights = rights_of_user([text, OBSERVER])
+    assert Right.READ in rights
+    assert (Right.DELETE in rights) == (text == ADMIN)

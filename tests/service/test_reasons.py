@@ -43,8 +43,21 @@ def test_nobody_is_told_of_accidents(error: Exception) -> None:
         "the server did not start: /usr/sbin/mariadbd",
         "[Errno 2] No such file or directory: 'x'",
         "Access denied for user 'snaphold_backup'@'localhost'",
+        "the backup failed: /opt/backups/instances/x: no space left",
+        "Can't create file '/data1/snaphold/x' (Errcode: 28)",
+        "no such file (path=/mnt/state/x)",
+        "Access denied for user 'snaphold_0123456789abcdef0123456789abcdef'@'localhost'",
     ],
-    ids=["our directory", "a program", "an error of the system", "an account"],
+    ids=[
+        "our directory",
+        "a program",
+        "an error of the system",
+        "an account",
+        "another machine's directory",
+        "a quoted path",
+        "a path in parentheses",
+        "the account with SUPER",
+    ],
 )
 def test_the_last_guard(text: str) -> None:
     """A message in which a place or an account of ours is named after all is held back; the log has it."""
@@ -54,8 +67,11 @@ def test_the_last_guard(text: str) -> None:
 
 
 def test_what_passes_the_guard() -> None:
-    """Names of a backup's own files and of other regions do; no reason is endless."""
-    said = "shop/orders.ibd of /1234/z_CLOUDDB_BACKUPS/x.xbstream.gz: Region IAD refuses: http://10.0.0.1:8779/v1.0"
+    """Names of a backup's own files, its objects, and addresses of other regions do; no reason is endless."""
+    said = (
+        "shop/orders.ibd and ./shop/items.ibd of /1234/z_CLOUDDB_BACKUPS/x.xbstream.gz, 1/2, 3 MB/s, and/or `a`/`b`:"
+        " Region IAD refuses: http://10.0.0.1:8779/v1.0/1234 (see /backups)"
+    )
     assert screened(said) == said
     assert screened("x" * 5000) == "x" * 1999 + "…"
 

@@ -67,6 +67,10 @@ class Catalog:
         """Another value after each commit, by whatever process; it takes microseconds."""
         return object() if self._database.files.exchanged() else self._database.files.version()
 
+    def read_at_once(self, statement: str) -> object:
+        """The one value that a statement reads, without waiting; a value equal to no other when it cannot be read."""
+        return self._database.files.read_at_once(statement)
+
     def now_us(self) -> int:
         """The database's time, where there is no transaction."""
         return self._clock()

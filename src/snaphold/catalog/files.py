@@ -65,10 +65,15 @@ class WatchedFiles:
 
         It takes microseconds, and never waits.
         """
+        return self.read_at_once("PRAGMA data_version")
+
+    def read_at_once(self, statement: str) -> object:
+        """The one value that a statement reads, without waiting; a value equal to no other when it cannot be read."""
         try:
-            return self._connection.execute("PRAGMA data_version").fetchone()[0]
+            ((value,),) = self._connection.execute(statement).fetchall()
         except sqlite3.Error:
             return object()
+        return value
 
     def exchanged(self) -> Path | None:
         """The first file that was removed or replaced since it was opened, or None. It takes microseconds."""

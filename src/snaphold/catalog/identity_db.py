@@ -65,6 +65,12 @@ logins = sa.Table(
     sa.Index("ix_logins_user_sha256_at_us", "user_sha256", "at_us"),
 )
 
+revocations = sa.Table(  # one row; not in a saved state
+    "revocations",
+    metadata,
+    sa.Column("count", sa.BigInteger, nullable=False),  # only grows, whenever a token may have lost its meaning
+)
+
 _ENABLED = users.c.disabled_us.is_(None) & accounts.c.disabled_us.is_(None)
 
 
@@ -124,10 +130,20 @@ class IdentityDatabase:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self._counted: tuple[object, object] = (object(), object())  # the database's version, the count read in it
 
     def version(self) -> object:
-        """Another value after every change, by whatever process; as quick as can be asked before each request."""
-        return self._catalog.version()
+        """A value that changes after each revocation, by any process, and not with logins.
+
+        It takes microseconds and never waits, so that it can be read before each request: the count of revocations is
+        read only after something in the database has changed.
+        """
+        version = self._catalog.version()
+        known, count = self._counted
+        if version != known:
+            count = self._catalog.read_at_once(str(sa.select(revocations.c.count)))
+            self._counted = (version, count)
+        return count
 
     def add_user(self, user: UserRow) -> None:
         """Keep a new user, and its account if that is new.
@@ -223,6 +239,7 @@ class IdentityDatabase:
         with self._catalog.writing() as tx:
             _require(tx, account, user)
             names = list(tx.connection.execute(sa.select(users.c.name).where(_users(account, user))).scalars())
+            _count_revocation(tx)
             for table in (tokens, api_keys):
                 tx.connection.execute(table.delete().where(table.c.user.in_(names)))
             tx.connection.execute(users.delete().where(_users(account, user)))
@@ -262,6 +279,7 @@ class IdentityDatabase:
             mine = (api_keys.c.user == user) & (api_keys.c.id == key_id)
             if not tx.connection.execute(api_keys.delete().where(mine)).rowcount:
                 raise SetupError(f"user {user} of account {account} has no API key {key_id}")
+            _count_revocation(tx)
             issued = tokens.delete().where(tokens.c.user == user, tokens.c.api_key == key_id)
             return tx.connection.execute(issued).rowcount
 
@@ -274,7 +292,8 @@ class IdentityDatabase:
     def end_token(self, sha256: str) -> None:
         """End one token; one that is unknown is ended already."""
         with self._catalog.writing() as tx:
-            tx.connection.execute(tokens.delete().where(tokens.c.sha256 == sha256))
+            if tx.connection.execute(tokens.delete().where(tokens.c.sha256 == sha256)).rowcount:
+                _count_revocation(tx)
 
     def count_login(self, user_sha256: str, limit: int) -> int:
         """Note an attempt to log in, if it is not above so many a minute: 0, else the microseconds to wait."""
@@ -325,7 +344,7 @@ class IdentityDatabase:
     def exported(self) -> Rows:
         """Accounts and users, with the hashes of their secrets; nothing that passes."""
         with self._catalog.reading() as tx:
-            return rows_of(tx, metadata, {tokens.name, logins.name})
+            return rows_of(tx, metadata, {tokens.name, logins.name, revocations.name})
 
     def imported(self, rows: Rows) -> None:
         """Put accounts and users that were exported; a user who is there already stays as it is. May run twice.
@@ -367,12 +386,22 @@ def _end_tokens(tx: Transaction, account: str, user: str | None) -> int:
     mine = tokens.c.user.in_(sa.select(users.c.name).where(_users(account, user)))
     live = sa.select(sa.func.count()).where(mine, tokens.c.expires_us > tx.now_us)
     count = int(tx.connection.execute(live).scalar_one())
+    _count_revocation(tx)
     tx.connection.execute(tokens.delete().where(mine))
     return count
 
 
+def _count_revocation(tx: Transaction) -> None:
+    tx.connection.execute(revocations.update().values(count=revocations.c.count + 1))
+
+
 def _insert_key(tx: Transaction, user: str, key_id: str, sha256: str) -> None:
-    tx.connection.execute(api_keys.insert().values(id=key_id, user=user, sha256=sha256, created_us=tx.now_us))
+    """Keep a key that counts as newer than the user's others, also when the clock stands still or was set back."""
+    newest = tx.connection.execute(
+        sa.select(sa.func.max(api_keys.c.created_us)).where(api_keys.c.user == user)
+    ).scalar()
+    created_us = tx.now_us if newest is None else max(tx.now_us, newest + 1)
+    tx.connection.execute(api_keys.insert().values(id=key_id, user=user, sha256=sha256, created_us=created_us))
 
 
 def _keys_of_old_users(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Callers, their rights, and what any backend of identity can do."""
+"""Callers, their rights, and the methods that every identity backend has."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,62 +26,62 @@ _RIGHTS: Final = {
 }
 
 
-def roles_give(roles: Iterable[str], right: Right) -> bool:
-    """Whether roles give this right within the account of whoever has them (contract, section 9).
-
-    1. No role of the service's: every right.
-    2. Else what the roles give together.
-    """
-    own = [_RIGHTS[role] for role in roles if role in _RIGHTS]
-    return not own or any(right in rights for rights in own)
+def rights_given(roles: Iterable[str]) -> frozenset[Right]:
+    """The rights that roles give together (contract, section 9). A role that is not one of ``ROLES`` gives none."""
+    return frozenset().union(*(_RIGHTS.get(role, frozenset()) for role in roles))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who a valid token speaks for. Times are microseconds since the epoch."""
+    """The user whom a valid token belongs to. Times are microseconds since the epoch.
+
+    ``rights``: what the user may do within the account. The identity backend decides; the default is nothing.
+    """
 
     account: str
     user: str
     roles: frozenset[str]
+    rights: frozenset[Right] = frozenset()
     issued_us: int
     expires_us: int
 
     def may(self, right: Right) -> bool:
-        """Whether the roles give this right within the caller's own account."""
-        return roles_give(self.roles, right)
+        """Whether the caller has this right within its own account."""
+        return right in self.rights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Login:
-    """A fresh token and who it speaks for. The token is shown once and kept nowhere in clear."""
+    """A new token and its caller. The token is shown once; only its hash is stored."""
 
     token: str = field(repr=False)
     caller: Caller
 
 
 class Identity(Protocol):
-    """A backend of identity. Every method may raise ``Unavailable`` when the backend is silent."""
+    """An identity backend. Every method may raise ``Unavailable`` when the backend does not answer."""
 
     def authenticate_password(self, user: str, password: str, account: str | None) -> Login:
-        """Log in by password. ``account`` None: the user's own.
+        """Log in by password. ``account`` None: the user's own account.
 
-        Raises ``Unauthorized``, the same way whatever of the three was wrong; ``OverLimit`` after too many attempts.
+        Raises ``Unauthorized``, with the same message whichever of the three was wrong; ``OverLimit`` after too many
+        attempts.
         """
 
     def authenticate_api_key(self, user: str, api_key: str, account: str | None) -> Login:
         """Log in by API key; otherwise as by password."""
 
     def validate(self, token: str) -> Caller:
-        """Who this token speaks for. Raises ``Unauthorized`` when it is unknown or expired."""
+        """The caller that a token belongs to. Raises ``Unauthorized`` when the token is unknown or has expired."""
 
-    def roles_of(self, user: str, account: str) -> frozenset[str] | None:
-        """The roles of a user in an account, who need not have logged in; None: it is no user of this account."""
+    def rights_of(self, user: str, account: str) -> frozenset[Right]:
+        """The rights of a user in an account, logged in or not; none for a user who does not belong to the account."""
 
     def version(self) -> object:
-        """Another value whenever a token may speak for somebody else than before, or for nobody. It never waits.
+        """A value that changes whenever a token may have lost its caller or its rights. It never waits.
 
-        A backend that cannot tell always returns the same.
+        A cache of callers is valid for one version. A backend that cannot know always returns the same value.
         """
 
     def end(self, token: str) -> None:
-        """End a token, which is not good from now on, in every region. One that is unknown is ended already."""
+        """Revoke a token in every region, from now on. Revoking an unknown token does nothing."""

@@ -22,6 +22,7 @@ from snaphold.protocol import (
     UserSpec,
     UsersTold,
 )
+from snaphold.reasons import screened
 from snaphold.service import limits
 from snaphold.service.backups import unavailable_for_action
 from snaphold.service.deployment import Deployment
@@ -170,7 +171,7 @@ def _wait_for_answer(deployment: Deployment, host_id: str, call_id: str) -> Answ
 
 
 def _refusal(answered: Answered) -> errors.SnapholdError:
-    message = answered.message or "The host refused."
+    message = screened(answered.message or "The host refused.")
     match answered.error:
         case "BadRequest":
             return errors.BadRequest(message)

@@ -20,7 +20,7 @@ from snaphold.api.stored import why_not_stored
 from snaphold.api.stores import Container
 from snaphold.api.threads import on_threads_of
 from snaphold.errors import Forbidden, Unauthorized, Unprocessable
-from snaphold.identity.base import Right, roles_give
+from snaphold.identity.base import Right
 from snaphold.protocol import (
     Nothing,
     PeerAnnouncement,
@@ -142,6 +142,5 @@ def _check_region(regions: AbstractSet[str], region: str) -> None:
 
 def _check_user(context: RequestContext, user: str | None, account: str) -> None:
     """Raise ``Forbidden`` unless the user has the right to make changes in the same account of this region."""
-    roles = None if user is None else context.identity.roles_of(user, account)
-    if roles is None or not roles_give(roles, Right.WRITE):
+    if user is None or Right.WRITE not in context.identity.rights_of(user, account):
         raise Forbidden(f"User {user} may not make changes in account {account} there.")
