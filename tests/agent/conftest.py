@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import pytest
 
-from snaphold.agent.agent import Agent, Region
+from snaphold.agent.agent import Agent
 from snaphold.agent.context import TaskContext
 from snaphold.agent.control import Control
+from snaphold.agent.session import Region
 from snaphold.config import Settings
 from snaphold.host.servers import Servers
 from snaphold.service.outcomes import reap
@@ -130,15 +131,15 @@ class Running:
     def stop(self) -> None:
         """Tell it to stop; its attempts have been told when this returns."""
         self._stopping.set()
-        wait_for(lambda: all(lease.stop.is_set() for lease in self._agent._leases), "the leases to end")
+        wait_for(lambda: all(lease.stop.is_set() for lease in self._agent.tasks.leases()), "the leases to end")
 
 
 @contextmanager
-def running_agent(place: Place, servers: Servers, settings: Settings) -> Iterator[Running]:
-    """An agent at work."""
+def running_agent(place: Place, servers: Servers, settings: Settings, **intervals_s: float) -> Iterator[Running]:
+    """An agent at work. ``intervals_s``: see ``Agent``."""
     context = TaskContext(servers=servers, engines=servers.engines, stores=place.stores, settings=settings)
     region = Region(name="DFW", control=place.control, context=context)
-    agent = Agent(settings=settings, regions=[region], servers=servers, accepts_shared=True)
+    agent = Agent(settings=settings, regions=[region], servers=servers, accepts_shared=True, **intervals_s)
     stopping = threading.Event()
     thread = threading.Thread(target=agent.run, args=(stopping,))
     thread.start()

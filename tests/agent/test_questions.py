@@ -6,14 +6,14 @@ from functools import partial
 
 import pytest
 
-from snaphold.agent.host_calls import Questions
+from snaphold.agent.host_calls import HostCalls
 from tests.support.instances import wait_for
 
 
 class Slow:
-    """Questions that are answered when they are told to be."""
+    """HostCalls that are answered when they are told to be."""
 
-    def __init__(self, host_calls: Questions) -> None:
+    def __init__(self, host_calls: HostCalls) -> None:
         self._host_calls = host_calls
         self._ends: dict[str, threading.Event] = {}
         self.begun: list[str] = []
@@ -38,7 +38,7 @@ class Slow:
 @pytest.fixture
 def slow() -> Iterator[Slow]:
     """On three threads, of which an account has two at most."""
-    host_calls = Questions(threads=3, share=2)
+    host_calls = HostCalls(threads=3, share=2)
     slow = Slow(host_calls)
     yield slow
     slow.end()

@@ -13,9 +13,9 @@ STORY: Final = [
     "backup proven",
     "backup published",
     "backup.requested",
-    "task begun",
-    "task done",
+    "task.completed",
     "task.ended",
+    "task.started",
 ]
 
 

@@ -33,7 +33,7 @@ class _Waiting:
     work: Callable[[], None]
 
 
-class Questions:
+class HostCalls:
     """Threads that answer questions: one an instance at a time, and no more for an account than its share.
 
     So one account's slow servers never keep another's questions waiting. Of those that may begin, the one is next whose

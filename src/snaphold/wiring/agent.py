@@ -6,9 +6,10 @@ from typing import Final
 
 import structlog
 
-from snaphold.agent.agent import Agent, Region
+from snaphold.agent.agent import Agent
 from snaphold.agent.context import TaskContext, priority_of
 from snaphold.agent.control import Control
+from snaphold.agent.session import Region
 from snaphold.config import Settings
 from snaphold.engines.installed import installed_engines
 from snaphold.host.servers import Servers
