@@ -11,13 +11,13 @@ import pytest
 
 from snaphold.config import Settings
 from snaphold.errors import Transient
+from snaphold.formats.stored_backups import StoredBackups
 from snaphold.formats.verification_record import VerificationRecord
 from snaphold.host.servers import Servers
 from snaphold.objects import verification_record_name
 from snaphold.steps import Step
 from tests.agent.conftest import Place, Running, running_agent
 from tests.agent.test_agent import When, an_instance, begin_backup, ends
-from tests.api.site import StoredObjects
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
 from tests.support.instances import wait_for
 
@@ -92,7 +92,9 @@ def stage(place: Place, servers: Servers, host_settings: Settings, state_dir: Pa
     stores = MemoryStores()
     place.stores = stores  # type: ignore[assignment] # any stores will do
     state = place.site.app.state
-    state.context = replace(state.context, objects=StoredObjects(stores))  # what is reported is looked for there too
+    state.context = replace(
+        state.context, stored_backups=StoredBackups(stores)
+    )  # what is reported is looked for there too
     return Stage(place=place, servers=servers, settings=host_settings, state_dir=state_dir, store=stores.of("1234"))
 
 

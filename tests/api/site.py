@@ -1,6 +1,5 @@
 """A region with its edge: the real application on a real socket, and a host that the test plays over `/agent/v1`."""
 
-import hashlib
 import re
 import ssl
 import threading
@@ -21,6 +20,11 @@ from snaphold.api import KnownPeers, ObjectReader, create_app
 from snaphold.api.connections import Bounds, Connections
 from snaphold.api.document import DescribedAPI
 from snaphold.engines.password_hashes import PASSWORD_HASHES
+from snaphold.errors import Transient
+from snaphold.facts import result_of
+from snaphold.formats.backup_facts import facts_of, new_manifest
+from snaphold.formats.manifest import DataFacts, DatastoreFacts, IndexFacts, Lineage, Manifest, Segment, sha256_of
+from snaphold.formats.stored_backups import StoredBackups
 from snaphold.identity.base import ADMIN, CREATOR, OBSERVER
 from snaphold.identity.embedded import EmbeddedIdentity, open_embedded
 from snaphold.model import Rate
@@ -47,7 +51,7 @@ FAULTS = {
     501: "notImplemented",
     503: "serviceUnavailable",
 }
-MANIFEST, DATA = b"{}", bytes(1 << 20)  # of a backup that the host of the test has taken
+DATA, INDEX = bytes(1 << 20), b"the index"  # of a backup that the host of the test has taken
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the certificates of this machine takes its time
 USERS = {  # user: account, roles
     "demo": ("1234", []),
@@ -155,13 +159,19 @@ class Site:
         assert self.agent(f"tasks/{task['id']}/report", report).status_code == 200
         return dict(task)
 
-    def stored_backup(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a backup's manifest and data into the store, as its host does; what the host then says of it."""
-        store = self.stores.of(task["backup"]["account"])
-        store.replace(f"{task['backup']['id']}.json", MANIFEST)
-        store.replace(f"{task['backup']['id']}.xbstream.gz", DATA)
-        result = a_result_of(task)
-        return result | {"manifest_sha256": hashlib.sha256(MANIFEST).hexdigest(), "object_bytes": len(DATA)}
+    def stored_backup(self, task: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+        """Put the objects of a backup into the store, as its host does, and return the host's report of it.
+
+        ``facts``: fields of the manifest that differ from those of a plausible backup.
+        """
+        manifest = a_manifest_of(task).model_copy(update=facts)
+        document = manifest.dump()
+        store = self.stores.of(manifest.account)
+        store.replace(manifest.data.name, DATA)
+        store.replace(manifest.index.name, INDEX)
+        store.replace(f"{manifest.id}.json", document)
+        result = result_of(facts_of(manifest), sha256_of(document), from_lsn=manifest.lineage.from_lsn, proof=None)
+        return result.model_dump()
 
     def instance(self, *, user: str = "demo", account: str = "1234", **more: Any) -> dict[str, Any]:
         """An ACTIVE instance."""
@@ -193,6 +203,19 @@ class FailingGate:
         """Fail."""
         del account, write
         raise self.error
+
+
+class UnavailableStores:
+    """Stores that do something else instead of answering: raise, or hang for a while."""
+
+    def __init__(self, instead: Callable[[], object]) -> None:
+        self._instead = instead
+
+    def of(self, account: str) -> Any:
+        """Do it."""
+        del account
+        self._instead()
+        raise Transient("the store does not answer")
 
 
 class FailingObjects:
@@ -322,6 +345,37 @@ def a_result_of(task: Mapping[str, Any]) -> dict[str, Any]:
     return a_result(Task.model_validate(task)).model_dump()
 
 
+def a_manifest_of(task: Mapping[str, Any]) -> Manifest:
+    """The manifest of a backup that a host has taken, as ``a_result_of`` reports it."""
+    spec = Task.model_validate(task).backup
+    assert spec is not None
+    sha256 = sha256_of(DATA)
+    return new_manifest(
+        spec,
+        attempt=task["attempt"],
+        parent_id=spec.parent_id,
+        updated_us=1_767_323_045_000_000,
+        made="taken",
+        made_from=None,
+        size_bytes=5 << 20,
+        datastore=DatastoreFacts(
+            type=spec.datastore,
+            version=spec.version,
+            version_id=spec.version_id,
+            server_version="10.11.19",
+            tool_version="10.11.19",
+        ),
+        lineage=Lineage(incarnation="i", from_lsn=None, checkpoint_lsn=100, to_lsn=200, last_lsn=200),
+        stream_bytes=len(DATA),
+        codec="gzip",
+        level=1,
+        data=DataFacts(name=f"{spec.id}.xbstream.gz", size_bytes=len(DATA)),
+        index=IndexFacts(name=f"{spec.id}.index", size_bytes=len(INDEX), sha256=sha256_of(INDEX)),
+        segment_size_bytes=SEGMENT_SIZE,
+        segments=[Segment(size_bytes=len(DATA), sha256=sha256)],
+    )
+
+
 @contextmanager
 def opened_site(
     directory: Path,
@@ -349,6 +403,7 @@ def opened_site(
         identity,
         regions=regions,
         object_reader=objects or StoredObjects(stores),
+        stored_backups=StoredBackups(stores),
         password_hashes=PASSWORD_HASHES,
         containers=stores.of,
         known_peers=known_peers,

@@ -1,17 +1,32 @@
+import hashlib
 import re
+import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import event
 
-from snaphold.errors import Transient
+from snaphold.formats.manifest import IndexFacts
+from snaphold.formats.stored_backups import StoredBackups
 from snaphold.protocol import MAX_INSTANCES, MAX_REASON
 from snaphold.service import host_registry
-from tests.api.site import FailingObjects, Site, a_result_of, check_fault, poll, routes_of
+from tests.api.site import (
+    Site,
+    UnavailableStores,
+    a_manifest_of,
+    a_result_of,
+    check_fault,
+    opened_site,
+    poll,
+    routes_of,
+)
 
 NOTHING: dict[str, Any] = {"task": None, "question": None, "given_up": []}
 OK: dict[str, Any] = {"session": "s", "attempt": 1, "ok": True}
@@ -205,7 +220,9 @@ def test_reasons_are_cut(site: Site) -> None:
         ({"object_bytes": 7}, "The data object of backup .* has another length."),
         ({"object_name": f"{uuid.uuid4()}.xbstream.gz"}, "The object .* is not backup .*"),
         ({"object_name": "{id}.xbstream.zst"}, "The data object of backup .* is not in the store."),
-        ({"parent_id": str(uuid.uuid4())}, "The backup was not taken from the parent that was asked for."),
+        ({"parent_id": str(uuid.uuid4())}, "The manifest of backup .* does not say what was reported."),
+        ({"to_lsn": 201}, "The manifest of backup .* does not say what was reported."),
+        ({"incarnation": "another"}, "The manifest of backup .* does not say what was reported."),
         (None, "The manifest of backup .* is not in the store."),
     ],
 )
@@ -233,12 +250,65 @@ def test_a_backup_whose_store_is_silent_is_not_completed_yet(site: Site) -> None
     task = site.claim()["task"]
     report = {"session": site.region.session, "attempt": 1, "ok": True, "backup": site.stored_backup(task)}
     context = site.app.state.context
-    site.app.state.context = replace(context, objects=FailingObjects(Transient("x")))
+    site.app.state.context = replace(context, stored_backups=StoredBackups(UnavailableStores(lambda: None)))
     check_fault(site.agent(f"tasks/{task['id']}/report", report), 503)
     site.app.state.context = context
     assert site.ok("GET", f"/backups/{backup}")["backup"]["status"] == "BUILDING"
     assert site.agent(f"tasks/{task['id']}/report", report).status_code == 200
     assert site.ok("GET", f"/backups/{backup}")["backup"]["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"id": str(uuid.uuid4())}, "The manifest of backup .* does not say what was reported."),
+        ({"account": "9999"}, "The manifest of backup .* does not say what was reported."),
+        ({"parent_id": str(uuid.uuid4())}, "The backup was not taken from the parent that was asked for."),
+        ({"index": IndexFacts(name="x", size_bytes=9, sha256="")}, "The index of backup .* another name or length."),
+        ({"created": "yesterday"}, "The manifest of backup .* cannot be understood."),
+        (None, "The manifest of backup .* cannot be understood."),
+    ],
+)
+def test_a_manifest_of_something_else(site: Site, facts: dict[str, Any] | None, reason: str) -> None:
+    """A manifest with the reported hash completes a backup only if it is one, and describes this backup."""
+    instance = site.instance()["id"]
+    backup = site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance}})["backup"]["id"]
+    task = site.claim()["task"]
+    document = a_manifest_of(task).model_copy(update=facts or {}).dump() if facts else b"\x00 not json"
+    result = site.stored_backup(task) | {"manifest_sha256": hashlib.sha256(document).hexdigest()}
+    if facts and "parent_id" in facts:
+        result |= facts
+    site.stores.of("1234").replace(f"{backup}.json", document)
+    report = {"session": site.region.session, "attempt": 1, "ok": True, "backup": result}
+    check_fault(site.agent(f"tasks/{task['id']}/report", report), 409)
+    found = site.ok("GET", f"/backups/{backup}")["backup"]
+    assert found["status"] == "FAILED"
+    assert re.fullmatch(reason, found["reason"])
+
+
+def test_a_store_that_hangs_holds_up_no_host(tmp_path: Path) -> None:
+    """While reports wait for a store that hangs, each gets 503 in time, and heartbeats are answered at once."""
+    go_on = threading.Event()
+    with opened_site(tmp_path, store_timeout_s=0.5) as site, ThreadPoolExecutor(24) as pool:
+        instance = site.instance()["id"]
+        backup = site.ok("POST", "/backups", {"backup": {"name": "b", "instance": instance}})["backup"]["id"]
+        task = site.claim()["task"]
+        report = {"session": site.region.session, "attempt": 1, "ok": True, "backup": site.stored_backup(task)}
+        context = site.app.state.context
+        hanging = StoredBackups(UnavailableStores(partial(go_on.wait, 60)))
+        site.app.state.context = replace(context, stored_backups=hanging)
+        try:
+            reports = [pool.submit(site.agent, f"tasks/{task['id']}/report", report) for _ in range(24)]
+            begun_s = time.monotonic()
+            beat = site.agent("heartbeat", {"session": site.region.session, "instances": []})
+            assert (beat.status_code, time.monotonic() - begun_s < 5) == (200, True)
+            for each in reports:
+                check_fault(each.result(timeout=20), 503)
+        finally:
+            go_on.set()
+        site.app.state.context = context
+        poll(lambda: site.agent(f"tasks/{task['id']}/report", report).status_code == 200)
+        assert site.ok("GET", f"/backups/{backup}")["backup"]["status"] == "COMPLETED"
 
 
 def test_many_instances_take_no_more_statements_than_few(site: Site) -> None:

@@ -180,7 +180,7 @@ def test_restore_refusals(site: Site) -> None:
     made = site.ok("POST", "/backups", {"backup": {"name": "n", "instance": instance}})["backup"]
     check_fault(_post(site, restorePoint={"backupRef": made["id"]}), 422)
     task = site.claim()["task"]
-    result = site.stored_backup(task) | {"size_bytes": 3 << 29}
+    result = site.stored_backup(task, size_bytes=3 << 29)
     report = {"session": site.region.session, "attempt": 1, "ok": True, "backup": result}
     assert site.agent(f"tasks/{task['id']}/report", report).status_code == 200
     point = {"restorePoint": {"backupRef": made["id"]}}

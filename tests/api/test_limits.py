@@ -12,6 +12,7 @@ import pytest
 from snaphold.api import create_app
 from snaphold.catalog.database import open_catalog
 from snaphold.engines.password_hashes import PASSWORD_HASHES
+from snaphold.formats.stored_backups import StoredBackups
 from snaphold.model import Rate
 from tests.api.site import AnsweringHost, Site, StoredObjects, check_fault, opened_site, served
 
@@ -171,6 +172,7 @@ def test_several_processes_count_together(strict: Site, tmp_path: Path) -> None:
         strict.identity,
         regions={"DFW": strict.url},
         object_reader=StoredObjects(strict.stores),
+        stored_backups=StoredBackups(strict.stores),
         password_hashes=PASSWORD_HASHES,
         containers=strict.stores.of,
     )

@@ -26,7 +26,7 @@ from snaphold.api.links import Links
 from snaphold.api.middleware import RequestMiddleware
 from snaphold.api.peers import routes as peers
 from snaphold.api.request_context import KnownPeers, PasswordHash, RequestContext
-from snaphold.api.stores import Container, ObjectReader
+from snaphold.api.stores import Container, ObjectReader, StoredBackups
 from snaphold.identity.base import Identity
 from snaphold.service.deployment import Deployment
 
@@ -57,6 +57,7 @@ def create_app(
     *,
     regions: Mapping[str, str],
     object_reader: ObjectReader,
+    stored_backups: StoredBackups,
     password_hashes: Mapping[str, PasswordHash],
     ending: threading.Event | None = None,
     containers: Callable[[str], Container],
@@ -66,6 +67,7 @@ def create_app(
 
     ``regions``: the name and the endpoint (``http://host:port``) of every region that shares the identity, this one
     included, whose endpoint ``public_url`` in the settings replaces. ``object_reader`` serves ``GET <locationRef>``.
+    ``stored_backups`` checks reported backups, without retries.
     ``password_hashes``: for each datastore, the function that hashes the passwords of database users for its engine.
     ``containers``: the container of an account, for the regions in ``known_peers``. ``ending``: agents' long polls end
     within half a second after it is set.
@@ -76,6 +78,7 @@ def create_app(
         deployment=deployment,
         identity=identity,
         objects=object_reader,
+        stored_backups=stored_backups,
         regions={**regions, deployment.region: endpoint},
         links=Links(endpoint=endpoint),
         ending=ending or threading.Event(),

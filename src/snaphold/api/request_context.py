@@ -10,7 +10,7 @@ from typing import Annotated, Final, Protocol
 from fastapi import Depends, Request
 
 from snaphold.api.links import Links
-from snaphold.api.stores import Container, ObjectReader
+from snaphold.api.stores import Container, ObjectReader, StoredBackups
 from snaphold.api.token_cache import TokenCache
 from snaphold.identity.base import Identity
 from snaphold.service.deployment import Deployment
@@ -38,6 +38,7 @@ class RequestContext:
     deployment: Deployment
     identity: Identity
     objects: ObjectReader
+    stored_backups: StoredBackups
     regions: Mapping[str, str]
     links: Links
     ending: threading.Event

@@ -1,49 +1,40 @@
-"""Checks in this region's own store what a host or a peer reports of a completed backup."""
+"""Checks in this region's own store what hosts and peers report of completed backups.
 
-import hashlib
-from typing import Protocol
+The checks run on threads of their own and within a time limit. So a store that does not answer delays no other request,
+above all no heartbeat.
+"""
 
-from snaphold.api.stores import ObjectReader
-from snaphold.errors import ObjectMissing, Permanent, Transient, Unavailable
-from snaphold.objects import manifest_name
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
+from snaphold.errors import Transient, Unavailable
 
-class Claimed(Protocol):
-    """The facts that a report of a completed backup claims (``BackupResult``, ``PeerRecord``)."""
-
-    @property
-    def manifest_sha256(self) -> str:
-        """The hash of its manifest."""
-
-    @property
-    def object_name(self) -> str:
-        """The name of its data object."""
-
-    @property
-    def object_bytes(self) -> int:
-        """The length of its data object."""
+_THREADS: Final = 4
 
 
-def why_not_stored(objects: ObjectReader, account: str, backup_id: str, claimed: Claimed) -> str | None:
-    """Why the account's container has no such backup, judging by the manifest's hash and the data object's length.
+class StoreChecks:
+    """The threads of one API process, and the backups that they check: each at most once at a time."""
 
-    None: it has it. Only a verification checks every byte. Raises ``Unavailable`` if the store does not answer.
-    """
-    if claimed.object_name.partition(".")[0] != backup_id:
-        return f"The object {claimed.object_name} is not backup {backup_id}'s."
-    try:
-        digest = hashlib.sha256()
-        for piece in objects.get(account, manifest_name(backup_id), 0, None):
-            digest.update(piece)
-        if digest.hexdigest() != claimed.manifest_sha256:
-            return f"The manifest of backup {backup_id} is another one."
-        if objects.size(account, claimed.object_name) != claimed.object_bytes:
-            return f"The data object of backup {backup_id} has another length."
-    except ObjectMissing as error:
-        what = "manifest" if error.name == manifest_name(backup_id) else "data object"
-        return f"The {what} of backup {backup_id} is not in the store."
-    except Permanent:
-        return f"The objects of backup {backup_id} cannot be read."
-    except Transient as error:
-        raise Unavailable("The object store does not answer.") from error
-    return None
+    def __init__(self, threads: int = _THREADS) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store-checks")
+        self._running: set[str] = set()
+
+    async def run(self, backup_id: str, timeout_s: float, check: Callable[[], str | None]) -> str | None:
+        """Run the check of a backup and return its result.
+
+        Raises ``Unavailable`` if the store does not answer in time, or if an earlier check of the backup still waits.
+        """
+        if backup_id in self._running:
+            raise Unavailable(f"The object store has not answered yet about backup {backup_id}.")
+        self._running.add(backup_id)
+        future = self._pool.submit(check)
+        future.add_done_callback(lambda _: self._running.discard(backup_id))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+        except (TimeoutError, Transient) as error:
+            raise Unavailable("The object store does not answer.") from error
+
+
+store_checks: Final = StoreChecks()

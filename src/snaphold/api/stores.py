@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from snaphold.objects import ObjectInfo
+from snaphold.protocol import BackupResult, PeerRecord
 
 
 class ObjectReader(Protocol):
@@ -17,6 +18,19 @@ class ObjectReader(Protocol):
 
     def get(self, account: str, name: str, start: int, length: int | None) -> Iterator[bytes]:
         """The object's bytes from ``start`` on, in pieces: ``length`` bytes, or all of them (None)."""
+
+
+class StoredBackups(Protocol):
+    """Compares what is reported of completed backups with the objects in this region's own store.
+
+    Both methods return why the store has no such backup; None: it has it. They may raise ``Transient``.
+    """
+
+    def fault_of_result(self, account: str, backup_id: str, result: BackupResult) -> str | None:
+        """Check what a host reports of a backup that it has completed."""
+
+    def fault_of_record(self, record: PeerRecord) -> str | None:
+        """Check what a peer reports of a copy that it has completed."""
 
 
 class Container(Protocol):

@@ -13,7 +13,7 @@ from snaphold.wiring.logs import set_up_logs
 from snaphold.wiring.peers import peer_registry_of
 from snaphold.wiring.secrets import make_local_token, peer_token
 from snaphold.wiring.state_directory import Endpoint, StateDirectory, parse_regions
-from snaphold.wiring.stores import stores_of
+from snaphold.wiring.stores import stored_backups_of, stores_of
 from snaphold.wiring.worker import work_for
 
 
@@ -43,6 +43,7 @@ def run_api(
             identity,
             regions={endpoint.name: endpoint.url for endpoint in regions},
             object_reader=StoreObjectReader(stores),
+            stored_backups=stored_backups_of(state, region.name),
             password_hashes=PASSWORD_HASHES,
             containers=stores.of,
             known_peers=peers,

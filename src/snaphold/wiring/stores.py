@@ -3,6 +3,7 @@
 from typing import Final
 
 from snaphold.config import Settings
+from snaphold.formats.stored_backups import StoredBackups
 from snaphold.store.base import Stores
 from snaphold.store.gates import CircuitBreaker, LocalStoreGate
 from snaphold.store.local import LocalStores
@@ -15,6 +16,11 @@ _REST_S: Final = 10.0  # before a store that timed out is tried again
 def stores_of(state: StateDirectory, region: str) -> Stores:
     """The object stores of a region. They retry after a ``Transient`` error."""
     return RetryingStores(LocalStores(state.store(region)))
+
+
+def stored_backups_of(state: StateDirectory, region: str) -> StoredBackups:
+    """The published backups of a region. They do not retry, because a caller waits for the answer."""
+    return StoredBackups(LocalStores(state.store(region)))
 
 
 def store_gate_of(settings: Settings, state: StateDirectory, region: str) -> CircuitBreaker:

@@ -5,6 +5,7 @@ They run on threads of their own, so that hosts can answer however many clients 
 
 import asyncio
 import contextlib
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Final
 
@@ -15,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from snaphold.api.faults import documented
 from snaphold.api.request_body import BodyOf
 from snaphold.api.request_context import Context, RequestContext, context_of
-from snaphold.api.stored import why_not_stored
+from snaphold.api.stored import store_checks
 from snaphold.api.threads import on_threads_of
 from snaphold.errors import Unauthorized
 from snaphold.protocol import Claim, Desired, Heartbeat, Hello, HostCallAnswer, Progress, Report, Welcome, Work
@@ -29,6 +30,8 @@ router = APIRouter(
 )
 on_agents_threads = on_threads_of(ThreadPoolExecutor(16, thread_name_prefix="agents"))
 authenticate = on_agents_threads(host_registry.authenticate_host)
+claimed_backup = on_agents_threads(outcomes.claimed_backup)
+record_report = on_agents_threads(outcomes.report)
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False, scheme_name="host"))]
 
@@ -110,14 +113,17 @@ def progress(
 
 
 @router.post("/tasks/{task_id}/report")
-@on_agents_threads
-def report(
+async def report(
     context: Context, host: Host, task_id: str, message: Annotated[Report, Depends(BodyOf(Report))]
 ) -> dict[str, str]:
     """Report the end of an attempt. The store is checked for a reported backup before anything is recorded."""
-    claimed = outcomes.claimed_backup(context.deployment, host, task_id, message)
-    unfounded = None if claimed is None else why_not_stored(context.objects, *claimed)
-    outcomes.report(context.deployment, host, task_id, message, unfounded=unfounded)
+    claimed = await claimed_backup(context.deployment, host, task_id, message)
+    unfounded = None
+    if claimed is not None:
+        _, backup_id, _ = claimed
+        check = functools.partial(context.stored_backups.fault_of_result, *claimed)
+        unfounded = await store_checks.run(backup_id, context.deployment.settings.store_timeout_s, check)
+    await record_report(context.deployment, host, task_id, message, unfounded=unfounded)
     return {}
 
 

@@ -5,6 +5,7 @@ their own, so that two regions that ask each other never wait for a thread that 
 """
 
 import asyncio
+import functools
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from snaphold.api.peers.containers import container_routes
 from snaphold.api.request_body import BodyOf
 from snaphold.api.request_context import Context, RequestContext, context_of
-from snaphold.api.stored import why_not_stored
+from snaphold.api.stored import store_checks
 from snaphold.api.stores import Container
 from snaphold.api.threads import on_threads_of
 from snaphold.errors import Forbidden, Unauthorized, Unprocessable
@@ -36,6 +37,7 @@ _MAX_BODY_BYTES: Final = 1 << 20
 
 router = APIRouter(prefix="/peer/v1", include_in_schema=False)
 on_peers_threads = on_threads_of(ThreadPoolExecutor(8, thread_name_prefix="peers"))
+record_copy = on_peers_threads(service.record_copy)
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False, scheme_name="peer"))]
 
@@ -107,16 +109,16 @@ def announce(
 
 
 @router.post("/record")
-@on_peers_threads
-def record(
+async def record(
     context: Context, regions: Regions, message: Annotated[PeerRecord, Depends(BodyOf(PeerRecord, _MAX_BODY_BYTES))]
 ) -> Nothing:
     """Record a complete copy. Its manifest must be in this region's own store."""
     _check_region(regions, message.made_from_region)
-    unfounded = why_not_stored(context.objects, message.account, message.id, message)
+    check = functools.partial(context.stored_backups.fault_of_record, message)
+    unfounded = await store_checks.run(message.id, context.deployment.settings.store_timeout_s, check)
     if unfounded is not None:
         raise Unprocessable(unfounded)
-    service.record_copy(context.deployment, message)
+    await record_copy(context.deployment, message)
     return Nothing()
 
 
