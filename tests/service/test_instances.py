@@ -9,7 +9,8 @@ from snaphold.api.instances import shown_instance
 from snaphold.api.links import Links
 from snaphold.errors import Unprocessable
 from snaphold.model import FLAVORS, Instance, InstanceStatus
-from snaphold.protocol import TaskKind
+from snaphold.protocol import Heartbeat, InstanceState, TaskKind
+from snaphold.reasons import HELD_BACK
 from snaphold.service.instances import (
     create_instance,
     list_instances,
@@ -21,7 +22,7 @@ from snaphold.service.instances import (
 )
 from snaphold.service.outcomes import reap
 from snaphold.service.requests import PageRequest
-from snaphold.service.sessions import HostWatch
+from snaphold.service.sessions import HostWatch, heartbeat
 from tests.support.region import ACCOUNT, Region, an_instance
 
 
@@ -94,6 +95,23 @@ def test_an_instance_never_built_is_not_restarted(region: Region) -> None:
     for ask in (_restart, _stop, _resize):
         with pytest.raises(Unprocessable):
             ask(region, instance)
+
+
+def test_a_server_that_does_not_run_has_a_reason(region: Region) -> None:
+    """What its host found shows while the server does not run, without private names, and no longer."""
+    instance = region.active_instance()
+
+    def seen(*, running: bool, fault: str | None = None) -> str | None:
+        state = InstanceState(id=instance.id, running=running, fault=fault)
+        heartbeat(region.deployment, region.host_id, Heartbeat(session=region.session, instances=[state]))
+        return show_instance(region.deployment, ACCOUNT, instance.id).reason
+
+    assert seen(running=True) is None
+    assert seen(running=False, fault="its server does not run: out of memory") == (
+        "its server does not run: out of memory"
+    )
+    assert seen(running=False, fault="see /var/lib/x") == HELD_BACK
+    assert seen(running=True) is None
 
 
 def test_a_silent_host_shows(region: Region) -> None:

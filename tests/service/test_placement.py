@@ -152,6 +152,29 @@ def test_an_address_that_cannot_be(region: Region, where: str) -> None:
     assert (found.status, found.address) == (InstanceStatus.ERROR, None)
 
 
+@pytest.mark.parametrize("networks", [["0.0.0.0/0"], ["8.8.8.0/24"], []], ids=repr)
+@pytest.mark.parametrize("address", ["8.8.8.8", "0.0.0.0", "255.255.255.255", "224.0.0.1", "::"])  # noqa: S104
+def test_an_address_that_no_operator_named(region: Region, networks: list[str], address: str) -> None:
+    """A host cannot send clients to a public or special address, whatever networks it reports."""
+    region.hello(networks=["127.88.0.0/24"])
+    instance = create_instance(region.deployment, ACCOUNT, an_instance())
+    region.hello(networks=networks)
+    task = region.claim()
+    assert task is not None
+    with pytest.raises(Superseded, match="none of its networks"):
+        region.report(task, address=address)
+    assert show_instance(region.deployment, ACCOUNT, instance.id).address is None
+
+
+def test_a_public_network_that_the_operator_named(tmp_path: Path) -> None:
+    """An address within ``instance_networks`` of the API process is one that a host may offer, public or not."""
+    region = open_region(tmp_path, instance_networks=["8.8.8.0/24"])
+    region.hello(networks=["8.8.8.0/25", "9.9.9.0/24"])
+    instance = region.active_instance()
+    assert str(instance.address).startswith("8.8.8.")
+    region.deployment.catalog.close()
+
+
 def test_hostnames_in_a_domain(tmp_path: Path) -> None:
     """Where the operator has set a domain, each name is in it, and stays whatever becomes of the address."""
     region = open_region(tmp_path, instance_domain="db.example.com")

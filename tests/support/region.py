@@ -208,7 +208,7 @@ def _empty_databases() -> Path:
     return directory
 
 
-def open_region(directory: Path, *, name: str = "DFW", **settings: float | str) -> Region:
+def open_region(directory: Path, *, name: str = "DFW", **settings: float | str | list[str]) -> Region:
     """A region in this directory, with one host that has said hello; an identity without users lies beside it."""
     clock = Clock()
     for database in _empty_databases().iterdir():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from snaphold.catalog import backups as rows
-from snaphold.errors import NotFound, Permanent
+from snaphold.errors import Forbidden, NotFound, Permanent, Unavailable
 from snaphold.model import Backup, BackupStatus
 from snaphold.objects import backup_prefix, segment_prefix
 from snaphold.service.backups import delete_backup, request_backup, show_backup
@@ -54,6 +54,31 @@ def with_child(region: Region, parent: Backup) -> Backup:
     with region.deployment.catalog.writing() as tx:
         assert rows.insert(tx, child)
     return child
+
+
+class Gate:
+    """A store that takes no changes, or does not answer."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def check(self, account: str, *, write: bool) -> None:
+        """Refuse to be written to."""
+        del account
+        if write:
+            raise self.error
+
+
+def test_a_delete_where_the_store_takes_no_changes(region: Region) -> None:
+    """It is refused at once, and the backup stays as it is; a silent store is asked again later."""
+    backup = region.completed_backup(region.active_instance())
+    closed = replace(region.deployment, store_gate=Gate(Forbidden("The store is read-only.")))
+    with pytest.raises(Forbidden):
+        delete_backup(closed, ACCOUNT, backup.id)
+    assert show_backup(region.deployment, ACCOUNT, backup.id) == backup
+    silent = replace(region.deployment, store_gate=Gate(Unavailable("The store does not answer.")))
+    delete_backup(silent, ACCOUNT, backup.id)
+    assert show_backup(region.deployment, ACCOUNT, backup.id).deleting
 
 
 def test_a_delete_takes_the_backup_and_its_increments_and_nothing_else(region: Region, stores: MemoryStores) -> None:

@@ -273,6 +273,9 @@ def test_the_catalog_of_another_store(region: Region, stores: MemoryStores) -> N
     put(region, stores, 5)
     assert not rebuilt(region, stores).fruitless
     assert not rebuilt(region, stores).fruitless, "one is on record already"
+    stores.of(ACCOUNT).objects.clear()
+    stores.of(OTHER).objects.clear()
+    assert rebuilt(region, stores).fruitless, "the catalog has a backup, and the store is empty"
 
 
 def test_a_delete_meanwhile_is_no_damage(region: Region, stores: MemoryStores) -> None:

@@ -64,6 +64,53 @@ def test_leases_are_judged_only_when_hosts_could_renew_them(wall_s: float, passe
     assert hosts_could_renew(before, Moment(1000.0 + wall_s, 50.0 + passed_s), 2.0) is expected
 
 
+SCHEDULES = """
+import sys, threading
+from pathlib import Path
+from snaphold.catalog.identity_db import open_identity_database
+from snaphold.service.backups import list_backups
+from snaphold.service.requests import PageRequest, ScheduleChangeRequest, ScheduleRequest
+from snaphold.service.schedules import change_schedule, create_schedule
+from snaphold.worker.state_backup import Saver
+from snaphold.worker.worker import run_worker
+from tests.fakes.memory_store import MemoryStores
+from tests.scenarios.served import eventually
+from tests.support.region import ACCOUNT, open_region
+
+def look():
+    page = PageRequest(limit=1, marker=None)
+    eventually(lambda: list_backups(region.deployment, ACCOUNT, page).backups, "the run", 30)
+    stop.set()
+
+directory, stop = Path(sys.argv[1]), threading.Event()
+region = open_region(directory, lease_s=300)
+request = ScheduleRequest(
+    source_type="instance", source_id=region.active_instance().id, day_of_week=7, hour=2, minute=0,
+    full_backup_retention=2, copy_to=None,
+)
+schedule = create_schedule(region.deployment, ACCOUNT, request)
+now = ScheduleChangeRequest(
+    source_id=None, day_of_week=None, hour=None, minute=None, full_backup_retention=None, copy_to=None, run_now=True
+)
+change_schedule(region.deployment, ACCOUNT, schedule.id, now)
+saver = Saver(
+    catalog=region.deployment.catalog, identity=open_identity_database(directory / "identity.db"),
+    stores=MemoryStores(), region="DFW", deployment_id=region.deployment.deployment_id, keep=1, interval_s=0,
+)
+looking = threading.Thread(target=look)
+looking.start()
+run_worker(region.deployment, MemoryStores(), saver, directory / "lock", stop, peers={})
+looking.join()
+"""
+
+
+def test_a_run_that_is_due_begins_at_once(tmp_path: Path) -> None:
+    """A worker that has just started runs what is due, although it judges no lease before a lease's time."""
+    argv = [sys.executable, "-c", SCHEDULES, str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_silent_store_keeps_no_silent_host(tmp_path: Path) -> None:
     """While a store does not answer what looks into it, a host that is silent has its work abandoned all the same."""
     argv = [sys.executable, "-c", WORKER, str(tmp_path)]

@@ -10,7 +10,7 @@ from snaphold.catalog.paging import page_of
 from snaphold.catalog.schema import backups, instances
 from snaphold.model import INSTANCE_MOVES, Instance, InstanceStatus
 
-OBSERVED: Final = ("running", "used_bytes", "incarnation", "max_lsn", "ended_incarnation")  # what heartbeats change
+OBSERVED: Final = ("running", "used_bytes", "incarnation", "max_lsn", "ended_incarnation", "reason")  # by heartbeats
 _IDS_AT_ONCE: Final = 500  # in one query
 NO_PROGRESS: Final = {"step": None, "done_bytes": None, "expected_bytes": None, "bytes_per_s": None}
 

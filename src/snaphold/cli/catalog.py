@@ -46,6 +46,11 @@ def end_rebuild(given: Given) -> None:
 def _what_helps(found: RebuiltRegion) -> str:
     """Tells an operator why no backup in the store was taken into the catalog, and what to do."""
     region, rebuilt = found.region, found.rebuilt
+    if not rebuilt.told:
+        return (
+            f"the store of {region} holds no manifest, and the catalog has {rebuilt.recorded} backup(s): check that "
+            "the store is mounted, and is the right one"
+        )
     if not rebuilt.others:
         return f"the store of {region} holds manifests, and none of them could be taken: see not_made"
     written = ", ".join(f"{count} by deployment {other}" for other, count in rebuilt.others.items())

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Collection
+from contextlib import suppress
 from types import MappingProxyType
 
 import structlog
@@ -9,7 +10,7 @@ import structlog
 from snaphold.catalog import backups, instances, tasks
 from snaphold.catalog import copies as copy_rows
 from snaphold.catalog.database import Transaction
-from snaphold.errors import BadRequest, NotFound, OverLimit, Unprocessable
+from snaphold.errors import BadRequest, NotFound, OverLimit, Unavailable, Unprocessable
 from snaphold.facts import spec_of
 from snaphold.model import (
     FLAVORS,
@@ -142,7 +143,10 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
     Raises:
         NotFound: no such backup.
         Unprocessable: it, or an increment of it, is running or is being restored, verified or copied.
+        Forbidden: the account's store takes no changes; a silent store is asked again later.
     """
+    with suppress(Unavailable):
+        deployment.store_gate.check(account, write=True)
     with deployment.catalog.writing() as tx:
         backup = _find(tx, account, backup_id)
         family = [] if backup.deleting else begin_deletion(tx, deployment, backup)

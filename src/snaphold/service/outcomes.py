@@ -4,7 +4,6 @@ The outcome of a task is one transaction that moves every row that the task is a
 ``OUTCOMES`` has the success and the failure of each kind of task; ``snaphold.task_kinds`` says what silence means.
 """
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,7 +29,7 @@ from snaphold.protocol import BackupResult, InstanceResult, Report, TaskKind, Ve
 from snaphold.reasons import screened
 from snaphold.service import copies
 from snaphold.service.deployment import Deployment
-from snaphold.service.placement import free_address, hostname_of, is_loopback
+from snaphold.service.placement import free_address, hostname_of, is_loopback, is_permitted_address
 from snaphold.steps import Step, reached
 from snaphold.task_kinds import MAKING_BACKUPS, MAKING_INSTANCES, TASK_KINDS, OnSilence, Payload
 
@@ -77,7 +76,7 @@ def report(
             return
         attempt = current_attempt(tx, host_id, task_id, message.session, message.attempt)
         if message.ok and unfounded is None:
-            unfounded = _contradiction(tx, attempt, message)
+            unfounded = _contradiction(tx, deployment, attempt, message)
         tasks.end(tx, attempt, reported=unfounded is None)
         if unfounded is not None:
             _fail(tx, deployment, attempt, unfounded)
@@ -358,15 +357,16 @@ def _is_recorded(tx: Transaction, message: Report) -> bool:
     )
 
 
-def _contradiction(tx: Transaction, attempt: Attempt, message: Report) -> str | None:
+def _contradiction(tx: Transaction, deployment: Deployment, attempt: Attempt, message: Report) -> str | None:
     """Which claim of a report cannot be true, or None.
 
     1. A backup's data object carries the id of the backup.
     2. The backup was taken from the parent that was asked for; from none only if the request named none.
-    3. An instance's address is in one of its host's networks, and no other instance has it; its port is the host's.
+    3. An instance's address is in one of its host's permitted networks, and no other instance has it; its port is the
+       host's.
     """
     if message.instance is not None and attempt.kind in MAKING_INSTANCES and attempt.instance_id is not None:
-        return _wrong_address(tx, attempt.host_id, attempt.instance_id, message.instance)
+        return _wrong_address(tx, deployment, attempt.host_id, attempt.instance_id, message.instance)
     result, spec = message.backup, Payload.model_validate(attempt.payload).backup
     if result is None or spec is None:
         return None
@@ -377,13 +377,14 @@ def _contradiction(tx: Transaction, attempt: Attempt, message: Report) -> str | 
     return None
 
 
-def _wrong_address(tx: Transaction, host_id: str, instance_id: str, result: InstanceResult) -> str | None:
+def _wrong_address(
+    tx: Transaction, deployment: Deployment, host_id: str, instance_id: str, result: InstanceResult
+) -> str | None:
     host = hosts.get(tx, host_id)
     holders = [one for one in _holders(tx, host_id, instance_id, result.address) if one.address == result.address]
     if host is None or holders:
         return f"Its host told the address {result.address}, which another instance has."
-    told = ipaddress.ip_address(result.address)
-    if host.networks and not any(told in ipaddress.ip_network(network) for network in host.networks):
+    if not is_permitted_address(deployment.settings, host.networks, result.address):
         return f"Its host told the address {result.address}, which is in none of its networks."
     if host.instance_port is not None and result.port != host.instance_port:
         return f"Its host told port {result.port}, not {host.instance_port}."

@@ -4,6 +4,7 @@ import hashlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -16,6 +17,21 @@ from snaphold.protocol import Datastore
 from snaphold.service.requests import InstanceRequest
 
 _log = structlog.get_logger()
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_PRIVATE_NETWORKS: Final = (  # RFC 1918, RFC 6598, RFC 5737, loopback; RFC 4193, RFC 3849
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "192.0.2.0/24",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "127.0.0.0/8",
+    "::1/128",
+    "fc00::/7",
+    "2001:db8::/32",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +160,27 @@ def free_address(tx: Transaction, settings: Settings, host: Host, instance_id: s
     The host has told its networks, and which of their addresses are in use; if it has told none, the settings of this
     process apply. A loopback address belongs to its host alone; any other one to a single instance of the region.
     """
-    networks = host.networks or settings.instance_networks
+    networks = permitted_networks(settings, host.networks or settings.instance_networks)
     taken = set(host.taken) | instances.addresses_on(tx, host.id)
     if not all(ipaddress.ip_network(network).is_loopback for network in networks):
         taken |= {address for address in instances.addresses(tx) if not is_loopback(address)}
     return next((address for address in addresses_in(networks, instance_id) if address not in taken), None)
+
+
+def permitted_networks(settings: Settings, networks: Sequence[str]) -> list[str]:
+    """Those of the networks that hosts may offer addresses of.
+
+    They are private ones, and those within ``instance_networks`` of this process: whatever a host reports, no client is
+    sent to a public address that the operator has not named.
+    """
+    permitted = _permitted(settings)
+    return [network for network in networks if _is_within(ipaddress.ip_network(network), permitted)]
+
+
+def is_permitted_address(settings: Settings, networks: Sequence[str], address: str) -> bool:
+    """Whether a host that offers these networks (none: it is an older release) may give an instance this address."""
+    offered = [ipaddress.ip_network(network) for network in permitted_networks(settings, networks)]
+    return _is_within(ipaddress.ip_network(address), offered if networks else _permitted(settings))
 
 
 def is_loopback(address: str) -> bool:
@@ -161,6 +193,16 @@ def hostname_of(settings: Settings, instance_id: str, address: str) -> str:
     if settings.instance_domain is None:
         return address
     return f"{hashlib.sha1(instance_id.encode(), usedforsecurity=False).hexdigest()}.{settings.instance_domain}"
+
+
+def _permitted(settings: Settings) -> list[_Network]:
+    return [ipaddress.ip_network(network) for network in (*_PRIVATE_NETWORKS, *settings.instance_networks)]
+
+
+def _is_within(inner: _Network, outer: Sequence[_Network]) -> bool:
+    """Whether the network is a part of one of the others."""
+    start, end = inner[0], inner[-1]
+    return any(network.version == inner.version and start in network and end in network for network in outer)
 
 
 def _fitting_hosts(

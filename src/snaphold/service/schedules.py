@@ -107,7 +107,10 @@ def change_schedule(deployment: Deployment, account: str, schedule_id: str, requ
     Raises:
         NotFound: no such schedule.
         BadRequest: another source than its own; a region that no copy can go to.
+        Forbidden, Unavailable: a run is asked for, and the account's store refuses, or is silent.
     """
+    if request.run_now:
+        deployment.store_gate.check(account, write=True)
     with deployment.catalog.writing() as tx:
         schedule = _find(tx, account, schedule_id)
         if request.source_id not in (None, schedule.source_id):

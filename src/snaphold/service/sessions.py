@@ -23,8 +23,10 @@ from snaphold.protocol import (
     Welcome,
     Work,
 )
+from snaphold.reasons import screened
 from snaphold.service.deployment import Deployment
 from snaphold.service.outcomes import current_attempt, handle_silence
+from snaphold.service.placement import permitted_networks
 from snaphold.steps import Step, reached
 from snaphold.task_kinds import MAKING_BACKUPS
 
@@ -51,6 +53,9 @@ def hello(deployment: Deployment, host_id: str, message: Hello) -> Welcome:
             taken=message.taken,
         )
         desired = _note_instances(tx, host_id, message.instances)
+    refused = set(message.networks) - set(permitted_networks(deployment.settings, message.networks))
+    if refused:
+        _log.warning("host.networks_refused", host=host_id, networks=sorted(refused))
     _log.info("host.hello", host=host_id, instances=len(message.instances))
     return Welcome(
         host_id=host_id,
@@ -204,13 +209,14 @@ def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState], 
         state = told[instance_id]
         before = {name: getattr(instance, name) for name in instances.OBSERVED}
         seen = before | _observed(instance, state, late=late)
-        if seen != before:
-            observed[instance_id] = seen
         wanted = _wanted(instance, open_tasks.get(instance_id))
         if wanted is not None:
             desired[instance_id] = wanted
         if state.running and instance.status is InstanceStatus.ERROR and wanted == "running":
-            instances.move(tx, instance_id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
+            instances.move(tx, instance_id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE)
+            seen["reason"] = None
+        if seen != before:
+            observed[instance_id] = seen
     instances.note_all(tx, observed)
     return Desired.model_validate({"instances": desired})
 
@@ -218,6 +224,9 @@ def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState], 
 def _observed(instance: Instance, state: InstanceState, *, late: bool) -> dict[str, Any]:
     """The columns of what a host has measured; a measure that it could not take leaves the last one."""
     values: dict[str, Any] = {"running": state.running}
+    if instance.status in {InstanceStatus.ACTIVE, InstanceStatus.BACKUP}:
+        fault = state.fault or "Its database server does not run."
+        values["reason"] = None if state.running else screened(fault)
     if state.used_bytes is not None:
         values["used_bytes"] = state.used_bytes
     if state.incarnation is not None and state.max_lsn is not None and not late:

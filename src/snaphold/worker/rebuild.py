@@ -57,10 +57,14 @@ class Told:
 
 @dataclass(kw_only=True)
 class Rebuilt:
-    """What came of it. ``kept``: how many backups had their record already."""
+    """What came of it.
+
+    ``kept``: how many backups had their record already; ``recorded``: how many were COMPLETED before it began.
+    """
 
     made: list[Backup] = field(default_factory=list)
     kept: int = 0
+    recorded: int = 0
     told: list[Told] = field(default_factory=list)
 
     @property
@@ -75,8 +79,8 @@ class Rebuilt:
 
     @property
     def fruitless(self) -> bool:
-        """Whether there are manifests, and not one backup in the catalog: the catalog is not that of this store."""
-        return bool(self.told) and not self.made and not self.kept
+        """Whether no manifest in the store belongs to the catalog, although one of both has backups."""
+        return bool(self.told or self.recorded) and not self.made and not self.kept
 
     def to_json(self, region: str, deployment_id: str) -> dict[str, Any]:
         """For a person, and for a script."""
@@ -104,11 +108,13 @@ def rebuild(catalog: Catalog, stores: Stores, deployment_id: str, accounts: Iter
         Transient: a store is silent.
         Unavailable: the catalog is.
     """
+    wanted = None if accounts is None else set(accounts)
     with catalog.writing() as tx:
         hosts.hold_sweep(tx)
+        recorded = [backup for backup in backups.completed(tx, None) if wanted is None or backup.account in wanted]
     reached(Step.REBUILD_HELD)
-    rebuilt = Rebuilt()
-    for account in stores.accounts() if accounts is None else accounts:
+    rebuilt = Rebuilt(recorded=len(recorded))
+    for account in stores.accounts() if wanted is None else sorted(wanted):
         if account != SERVICE_ACCOUNT:
             _Container(catalog, stores.of(account), deployment_id, account, rebuilt).rebuild()
     log.info("catalog.rebuilt", made=len(rebuilt.made), kept=rebuilt.kept, told=len(rebuilt.told))

@@ -27,7 +27,7 @@ from snaphold.worker.verification import Verifier
 
 log = structlog.get_logger()
 
-_REAP_INTERVAL_S = 2.0
+_ROUND_S = 2.0
 _LATE_S = 5.0  # a wait that took so much longer than asked for: the process, or the machine, was stopped meanwhile
 _JUMP_S = 1.0  # how far the clock may run ahead of the time that has passed
 _LAST_STEP_S = 1.0  # what a step that asks a store gets to end by itself when the process is told to
@@ -106,20 +106,20 @@ def run_worker(
         _guarded("resume proofs", verifier.resume)
         _guarded("resume copies", copier.resume)
         keeping_up.start()
-        wait_s = first_s
+        judged_from_s = Moment.now().passed_s + first_s
         while True:
-            before = Moment.now()
-            if stop.wait(wait_s):
-                break
-            undisturbed = hosts_could_renew(before, Moment.now(), wait_s)
-            wait_s = _REAP_INTERVAL_S if undisturbed else deployment.settings.lease_s
-            if not undisturbed:
-                log.warning("worker.disturbed", again_in_s=wait_s)
-                continue
-            _guarded("reap", lambda: reap(deployment))
-            _guarded("hosts", watch.look)
             _guarded("schedules", scheduler.run)
             _guarded("copies", copier.retry)
+            before = Moment.now()
+            if stop.wait(_ROUND_S):
+                break
+            after = Moment.now()
+            if not hosts_could_renew(before, after, _ROUND_S):
+                judged_from_s = after.passed_s + deployment.settings.lease_s
+                log.warning("worker.disturbed", again_in_s=deployment.settings.lease_s)
+            if after.passed_s >= judged_from_s:
+                _guarded("reap", lambda: reap(deployment))
+                _guarded("hosts", watch.look)
         keeping_up.join(_LAST_STEP_S)
 
 
