@@ -291,6 +291,7 @@ def test_files_that_are_no_backup_cannot_be_prepared(bench: Bench) -> None:
     redo.write_bytes(b"\0" * redo.stat().st_size)
     with pytest.raises(Permanent):
         bench.engine.prepare(staging.directory, uid=staging.uid, gid=staging.gid, memory_bytes=staging.memory_bytes)
+    assert [path.name for path in staging.directory.parent.glob("prepare.*")] == ["prepare.log"]  # no keys, no options
     bench.servers.discard_attempt(copy.id, 1)
     assert not staging.directory.parent.exists()
 

@@ -2,17 +2,20 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from typing import Any, cast
 
 import pymysql
 import pytest
 
 from snaphold.config import Settings
 from snaphold.engines.mariadb.accounts import ROOT_RIGHTS, native_hash
+from snaphold.engines.mariadb.contents import UNDO_TIMEOUT_S, answered
+from snaphold.engines.mariadb.session import Session, session
 from snaphold.errors import BadRequest, NotFound, Unavailable, Unprocessable
 from snaphold.host.servers import Servers
 from snaphold.protocol import HostCallKind, InstanceResult
-from tests.support.instances import connect, instance_spec, query, user_spec
+from tests.support.instances import connect, instance_spec, query, superuser, user_spec
 from tests.support.servers import open_servers
 
 pytestmark = pytest.mark.engine
@@ -239,6 +242,116 @@ def test_a_clients_lock_ends_the_wait_in_time(asked: Asked) -> None:
         with pytest.raises(Unprocessable):
             asked.ask(HostCallKind.DELETE_DATABASE, deadline_s=2, name="shop")
     assert asked.databases() == ["shop"]
+
+
+class Cut:
+    """A session that runs out of time once it has run so many statements; the last one is carried out all the same."""
+
+    def __init__(self, session: Session, left: int) -> None:
+        self._session, self._left = session, left
+
+    def run(self, statement: str, *arguments: Any, **named: Any) -> list[tuple[Any, ...]]:
+        """The rows, while there is time."""
+        if self._left < 0:
+            raise Unavailable("the database server does not answer")
+        rows = self._session.run(statement, *arguments, **named)
+        self._left -= 1
+        if self._left < 0:
+            raise Unavailable("the database server does not answer")
+        return rows
+
+    def table(self, statement: str, **named: Any) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """As the session."""
+        return self._session.table(statement, **named)
+
+
+@pytest.mark.parametrize("statements", [10, 13])
+@pytest.mark.parametrize("kind", [HostCallKind.CREATE_DATABASES, HostCallKind.CREATE_USERS])
+def test_what_runs_out_of_time_is_undone(asked: Asked, kind: HostCallKind, statements: int) -> None:
+    """A request that its deadline ends leaves nothing behind: it is undone in a session of its own."""
+    files = asked.servers.records.directory(asked.spec.id)
+    sessions = []
+
+    @contextmanager
+    def opened(timeout_s: float) -> Iterator[Session]:
+        sessions.append(timeout_s)
+        with session(files.admin_file, files.socket, timeout_s=timeout_s) as real:
+            yield cast("Session", Cut(real, statements)) if len(sessions) == 1 else real
+
+    payload = {
+        "databases": [{"name": f"db{number}"} for number in range(9)],
+        "users": [user_spec(f"u{number}", "p", ["shop"]).model_dump() for number in range(9)],
+    }
+    with pytest.raises(Unavailable):
+        answered(opened, kind, payload, series="10.11", timeout_s=9)
+    assert sessions == [6, UNDO_TIMEOUT_S]
+    assert (asked.databases(), asked.users()) == (["shop"], {"app@%": ["shop"]})
+
+
+def test_a_step_that_fails_undoes_the_others(asked: Asked) -> None:
+    """Of several changes or grants, the first is taken back when a later one is refused."""
+    app, other = {"name": "app", "host": "%"}, {"name": "other", "host": "%"}
+    asked.ask(HostCallKind.CREATE_USERS, users=[user_spec("other", "p", []).model_dump()])
+    changes = [{**app, "new_name": "new", "password_hash": native_hash("q")}, {**other, "new_name": "x" * 129}]
+    with pytest.raises(BadRequest):
+        asked.ask(HostCallKind.CHANGE_USERS, users=changes)
+    assert asked.users() == {"app@%": ["shop"], "other@%": []}
+    assert query(asked.result, "SELECT 1") == [(1,)]  # with the former password
+    unfit = "%" * 33
+    asked.ask(HostCallKind.CREATE_DATABASES, databases=[{"name": "more"}, {"name": unfit}])
+    with pytest.raises(BadRequest, match="cannot be granted"):
+        asked.ask(HostCallKind.GRANT, name="other", host="%", databases=["more", unfit])
+    assert asked.users() == {"app@%": ["shop"], "other@%": []}
+
+
+def test_a_request_names_no_more_than_fits(asked: Asked) -> None:
+    """Too many databases or users are refused at once, with how many a request may name."""
+    with pytest.raises(BadRequest, match="at most 1000 databases"):
+        asked.ask(HostCallKind.CREATE_DATABASES, databases=[{"name": f"db{number}"} for number in range(15_000)])
+    with pytest.raises(BadRequest, match="at most 1000 users"):
+        asked.ask(HostCallKind.CREATE_USERS, users=[user_spec(f"u{n}", "p", []).model_dump() for n in range(1001)])
+
+
+def test_many_accounts_are_read_once(asked: Asked) -> None:
+    """In a server with 2,000 accounts a request may create 500 users and change them: the accounts are read once."""
+    asked.servers.access(asked.spec.id).administer(
+        "INSERT INTO mysql.global_priv SELECT '%', CONCAT('there', seq), JSON_OBJECT('note', REPEAT('x', 300))"
+        " FROM shop.seq_1_to_2000",
+        30,
+    )
+    users = [user_spec(f"new{number}", "p", []).model_dump() for number in range(500)]
+    asked.ask(HostCallKind.CREATE_USERS, deadline_s=120, users=users)
+    changes = [{"name": f"new{number}", "host": "%", "new_name": f"changed{number}"} for number in range(500)]
+    asked.ask(HostCallKind.CHANGE_USERS, deadline_s=120, users=changes)
+    names = asked.users()
+    assert len(names) == 2501
+    assert "changed499@%" in names
+
+
+def test_a_database_is_the_systems_by_its_exact_name(asked: Asked) -> None:
+    """A client's own database ``MySQL`` is another one than ``mysql``: it is listed, and can be deleted."""
+    asked.servers.access(asked.spec.id).administer("CREATE DATABASE MySQL", 10)
+    assert asked.databases() == ["MySQL", "shop"]
+    asked.ask(HostCallKind.DELETE_DATABASE, name="MySQL")
+    assert asked.databases() == ["shop"]
+
+
+def test_forged_accounts_are_not_listed(asked: Asked) -> None:
+    """A row of the system's table with a control character in its name or host is no user that a client can have."""
+    asked.servers.access(asked.spec.id).administer(
+        "INSERT INTO mysql.global_priv VALUES ('%', 'a\x1b[2Jb', '{}'), ('%', 'a\nb', '{}'), ('h\x7f', 'c', '{}')", 10
+    )
+    assert asked.users() == {"app@%": ["shop"]}
+
+
+def test_what_a_client_has_set_is_the_reason(asked: Asked) -> None:
+    """An init_connect that fails ends the service's connections too: the answer says so, not that nobody answers."""
+    administer = superuser(asked.servers, asked.spec.id)
+    administer("SET GLOBAL init_connect = 'nonsense'", 10)
+    with pytest.raises(Unprocessable, match="init_connect fails"):
+        asked.ask(HostCallKind.LIST_USERS)
+    administer("SET GLOBAL init_connect = ''", 10)
+    assert asked.users() == {"app@%": ["shop"]}
 
 
 def test_a_silent_server_is_unavailable(asked: Asked) -> None:

@@ -163,6 +163,37 @@ def test_only_known_options_reach_the_tool(bench: Bench) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize(
+    "files", ["ibdata1:12M;ibdata2:20G:autoextend", "ibdata1:20G:autoextend", "shop:1:autoextend", "ibdata2:12M"]
+)
+def test_no_data_file_is_allocated(bench: Bench, files: str) -> None:
+    """Data files that the backup does not hold, or not in this length, are refused: InnoDB would allocate them."""
+
+    def plant(directory: Path) -> None:
+        with (directory / "backup-my.cnf").open("a") as file:
+            file.write(f"innodb_data_file_path={files}\n")
+
+    with pytest.raises(Permanent, match=r"is not the backup tool's: \w+ of \d+ bytes is missing"):
+        bench.restore(plant)
+
+
+@pytest.mark.engine
+def test_no_log_or_undo_file_is_allocated(bench: Bench) -> None:
+    """However long a log, and however many undo tablespaces the option file names: nothing of them is allocated."""
+
+    def plant(directory: Path) -> None:
+        with (directory / "backup-my.cnf").open("a") as file:
+            file.write("innodb_log_file_size=100000000000\ninnodb_undo_tablespaces=127\n")
+
+    try:
+        staging, _ = bench.restore(plant)
+    except Permanent:
+        return
+    used_bytes = sum(path.stat().st_blocks * 512 for path in staging.directory.iterdir())
+    assert used_bytes < 200 << 20
+
+
+@pytest.mark.engine
 def test_a_planted_plugin_is_not_loaded_by_the_tool(bench: Bench) -> None:
     """A backup whose option file names a library to load is refused before the tool is started."""
 

@@ -8,6 +8,10 @@ from snaphold.engines.mariadb.words import explained, in_words
 @pytest.mark.parametrize(
     ("said", "words"),
     [
+        (
+            "[ERROR] Fatal error: Can't open and lock privilege tables: 'mysql.db' is not of type 'TABLE'",
+            "the system tables in its data are not the server's own",
+        ),
         ("[ERROR] InnoDB: Error number 28 means 'No space left on device'", "the disk of this host is full"),
         (
             "[00] 2026-01-01 00:00:00 Failed to connect to MariaDB server as snaphold_backup: Too many connections.",
@@ -34,7 +38,19 @@ from snaphold.engines.mariadb.words import explained, in_words
         ("[00] something in /srv/x that nobody has foreseen", "the log of its host says why"),
         ("", "the log of its host says why"),
     ],
-    ids=["disk", "connections", "files", "memory", "page", "table", "socket", "innodb", "unknown", "silence"],
+    ids=[
+        "system tables",
+        "disk",
+        "connections",
+        "files",
+        "memory",
+        "page",
+        "table",
+        "socket",
+        "innodb",
+        "unknown",
+        "silence",
+    ],
 )
 def test_words(said: str, words: str) -> None:
     """Causes that somebody can mend are named; paths, sockets and accounts are not, nor anything that is not known."""

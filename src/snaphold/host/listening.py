@@ -12,8 +12,9 @@ Source: sd_listen_fds(3); ``use_systemd_activated_sockets`` of MariaDB 10.6 and 
 import errno
 import os
 import socket
+import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -48,18 +49,30 @@ def listening(address: str, port: int, path: Path, owner: Owner | None) -> Itera
             told = f"{address} port {port}: {error.strerror}"
             raise Permanent("no server can listen on the address of the instance", detail=told) from error
         extra = opened.enter_context(socket.socket(socket.AF_UNIX))
-        _bind(extra, path)
-        if owner is not None:
-            os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+        _bind(extra, path, owner)
         extra.listen(_BACKLOG)
         yield [clients, extra]
 
 
-def _bind(extra: socket.socket, path: Path) -> None:
-    """Bind by a short name, whatever the length of the path, in the place of what a server left there."""
+def _bind(extra: socket.socket, path: Path, owner: Owner | None) -> None:
+    """Bind to a path of any length, which replaces what an earlier server left there, and give the socket its owner.
+
+    The server's user can write to the directory. So the owner is given to the file that was opened and examined, not to
+    a name that may mean another file by then.
+    """
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=directory)
         extra.bind(f"/proc/self/fd/{directory}/{path.name}")
+        if owner is not None:
+            bound = os.open(path.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                facts = os.fstat(bound)
+                if not stat.S_ISSOCK(facts.st_mode) or facts.st_nlink != 1:
+                    raise Permanent("the socket of the instance was replaced", detail=str(path))
+                os.chown(f"/proc/self/fd/{bound}", owner.uid, owner.gid)
+            finally:
+                os.close(bound)
     finally:
         os.close(directory)

@@ -38,6 +38,7 @@ ROOT_RIGHTS: Final = (
     " CREATE ROUTINE, ALTER ROUTINE, CREATE USER, EVENT, TRIGGER, DELETE HISTORY, SET USER, BINLOG ADMIN,"
     " BINLOG REPLAY, REPLICATION MASTER ADMIN, REPLICATION SLAVE ADMIN, SLAVE MONITOR"
 )
+_SINCE_11_3: Final = ", SHOW CREATE ROUTINE"  # a right of its own from then on, also of a database
 _FORGET: Final = "DELETE FROM mysql.global_priv WHERE User = '{}'"  # the server's memory keeps it
 RESERVED_USERS: Final = frozenset({"", "root", "mysql", "mariadb.sys", "PUBLIC", ADMIN, BACKUP})
 LONGEST_SOCKET_PATH: Final = 107  # bytes, sockaddr_un
@@ -70,11 +71,19 @@ def relative_socket(socket: Path) -> Path:
     return Path("..", *socket.parts[-2:])
 
 
-def init_sql(admin_file: Path, backup_file: Path, super_file: Path) -> bytes:
-    """The init file: one statement a line. It makes the internal accounts anew, whatever was there."""
+def root_rights(series: str) -> str:
+    """The rights of a customer's root, and of the admin account, in servers of a series ("10.11").
+
+    Only who has every right that a database can be granted may grant all of them.
+    """
+    return ROOT_RIGHTS + (_SINCE_11_3 if tuple(map(int, series.split("."))) >= (11, 3) else "")
+
+
+def init_sql(admin_file: Path, backup_file: Path, super_file: Path, *, series: str) -> bytes:
+    """The init file, one statement a line: it replaces the internal accounts. ``series``: of the server."""
     statements = [
         "SET SESSION sql_log_bin = 0",
-        *_making(admin_file, ROOT_RIGHTS, "WITH GRANT OPTION"),
+        *_making(admin_file, root_rights(series), "WITH GRANT OPTION"),
         *_making(backup_file, BACKUP_RIGHTS),
         *_making(super_file, "SUPER"),
         _FORGET.format(credentials(super_file)[0]),

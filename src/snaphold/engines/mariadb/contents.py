@@ -1,30 +1,44 @@
-"""The databases and users in a server, as documents of the agent protocol. What belongs to the system stays hidden.
+"""The databases and users in a server, as documents of the agent protocol. Those of the system are hidden.
 
-Every function takes a session of the admin account. Names are quoted here; passwords come as hashes only.
+Every function takes a ``Call``, with a session of the admin account. Names are quoted here; passwords are hashes.
 
-What a tenant may have put in the place of the system's tables and views is not read: accounts come from the base tables
-``mysql.global_priv`` and ``mysql.db`` through HANDLER, which opens nothing but a base table, looks again when it was
-exchanged, and runs no view, function or trigger. The view ``mysql.user`` is not used: any root can replace it, and it
-cannot be read where its definer, ``mariadb.sys``, was dropped. Rows that the server itself would take for no account
-are left out.
+A call that creates or changes several things does all of it or nothing. It notes how each step is undone, and
+``answered`` undoes them after a failure: in a session of its own, because a failed session may have used up its time.
+
+Accounts are read from the base tables ``mysql.global_priv`` and ``mysql.db`` through HANDLER, which opens base tables
+only and runs no view, function or trigger that a tenant may have put in their place. The view ``mysql.user`` is not
+used: any root can replace it, and it cannot be read after its definer, ``mariadb.sys``, was dropped. Rows that the
+server itself does not accept as accounts are ignored.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Self
 
-from snaphold.engines.mariadb.accounts import INTERNAL_PREFIX, RESERVED_USERS, ROOT_RIGHTS
+import structlog
+
+from snaphold.engines.mariadb.accounts import INTERNAL_PREFIX, RESERVED_USERS, root_rights
 from snaphold.engines.mariadb.session import Session, TooMuch
-from snaphold.errors import BadRequest, NotFound, Unprocessable
+from snaphold.errors import BadRequest, NotFound, Refused, SnapholdError, Unprocessable, in_full
 from snaphold.protocol import DatabaseSpec, HostCallKind, UserChange, UserSpec
 
 SYSTEM_DATABASES: Final = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
 _PASSWORD_HASH: Final = re.compile(r"\*[0-9A-F]{40}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_]+")  # a character set or a collation
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _GRANT_COLUMN: Final = 64  # characters of mysql.db.Db
 _ROOT: Final = ("root", "%")
-MOST_BYTES: Final = 16 << 20  # of all that a question reads
+MOST_BYTES: Final = 16 << 20  # that one call may read
+MOST_NAMES: Final = 1_000  # databases, users or rights that one call may create or change
+UNDO_TIMEOUT_S: Final = 20.0
+_UNDO_SHARE_S: Final = 5.0  # of a call's time, kept for undoing it; never more than a third
+_PLUGIN: Final = re.compile(r"[a-z0-9_]{1,64}")  # of authentication
 _MOST_DATABASES: Final = 20_000
 _MOST_ACCOUNTS: Final = 20_000
 _MOST_GRANTS: Final = 100_000
@@ -32,12 +46,68 @@ _LONGEST_USER: Final = 128  # characters, as the columns of the system's tables 
 _LONGEST_HOST: Final = 255
 _LONGEST_DATABASE: Final = 64
 
-_Answerer = Callable[[Session, Mapping[str, Any]], dict[str, Any]]
+_log = structlog.get_logger(__name__)
 
 
-def list_databases(session: Session, _payload: Mapping[str, Any]) -> dict[str, Any]:
+_Undo = Callable[[Session], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One host call: the session that it uses, and how the steps done so far are undone."""
+
+    session: Session
+    series: str  # of the server: "10.11"
+    undo: list[_Undo] = field(default_factory=list)  # in the order of the steps
+
+
+_Answerer = Callable[[Call, Mapping[str, Any]], dict[str, Any]]
+
+
+def answered(
+    opened: Callable[[float], AbstractContextManager[Session]],
+    kind: HostCallKind,
+    payload: Mapping[str, Any],
+    *,
+    series: str,
+    timeout_s: float,
+) -> dict[str, Any]:
+    """Answer a host call within ``timeout_s``. A call that fails leaves everything as it was.
+
+    ``opened`` opens a session of the admin account for so many seconds. Raises ``Unavailable`` and ``Refused``.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    undo: list[_Undo] = []
+    try:
+        with opened(timeout_s - min(_UNDO_SHARE_S, timeout_s / 3)) as session:
+            return HOST_CALLS[kind](Call(session=session, series=series, undo=undo), payload)
+    except BaseException as error:
+        if undo and (trouble := _undone(opened, undo, max(UNDO_TIMEOUT_S, deadline_s - time.monotonic()))):
+            _log.error("host_call.not_undone", kind=kind.value, steps=len(undo), reason=in_full(trouble))
+            error.add_note(f"and it could not be undone: {trouble}")
+        raise
+
+
+def _undone(
+    opened: Callable[[float], AbstractContextManager[Session]], undo: list[_Undo], timeout_s: float
+) -> SnapholdError | None:
+    """Undo the steps, the last one first. Returns the first error, if any: the other steps are undone all the same."""
+    first: SnapholdError | None = None
+    try:
+        with opened(timeout_s) as session:
+            for step in reversed(undo):
+                try:
+                    step(session)
+                except SnapholdError as error:
+                    first = first or error
+    except SnapholdError as error:
+        first = first or error
+    return first
+
+
+def list_databases(call: Call, _payload: Mapping[str, Any]) -> dict[str, Any]:
     """{} → {"databases": [{"name", "character_set", "collate"}]}, by name."""
-    rows = session.run(
+    rows = call.session.run(
         "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA"
         " ORDER BY SCHEMA_NAME",
         most_rows=_MOST_DATABASES,
@@ -52,147 +122,148 @@ def list_databases(session: Session, _payload: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def create_databases(session: Session, payload: Mapping[str, Any]) -> dict[str, Any]:
+def create_databases(call: Call, payload: Mapping[str, Any]) -> dict[str, Any]:
     """{"databases": [DatabaseSpec]} → {}. All of them or none. Raises ``BadRequest`` when a name is taken."""
     wanted = [DatabaseSpec.model_validate(document) for document in payload["databases"]]
+    _refuse_too_many(wanted, "databases")
     _refuse_repetition([spec.name for spec in wanted], "Database")
     for spec in wanted:
-        if _has_database(session, spec.name):
+        if spec.name.lower() in SYSTEM_DATABASES or _has_database(call.session, spec.name):
             raise BadRequest(f"Database {spec.name} already exists.")
-    made: list[str] = []
-    try:
-        for spec in wanted:
-            _create_database(session, spec)
-            made.append(spec.name)
-    except BaseException:
-        for name in made:
-            session.run(f"DROP DATABASE {_name(name)}")
-        raise
+    for spec in wanted:
+        _do(call, (_creating(spec), ()), partial(_drop_empty_database, name=spec.name))
     return {}
 
 
-def delete_database(session: Session, payload: Mapping[str, Any]) -> dict[str, Any]:
+def delete_database(call: Call, payload: Mapping[str, Any]) -> dict[str, Any]:
     """{"name"} → {}. Raises ``NotFound``."""
     name = str(payload["name"])
-    if _is_system_database(name) or not _has_database(session, name):
+    if _is_system_database(name) or not _has_database(call.session, name):
         raise NotFound.of("Database", name)
-    session.run(f"DROP DATABASE {_name(name)}")
+    call.session.run(f"DROP DATABASE {_name(name)}")
     return {}
 
 
-def list_users(session: Session, _payload: Mapping[str, Any]) -> dict[str, Any]:
+def list_users(call: Call, _payload: Mapping[str, Any]) -> dict[str, Any]:
     """{} → {"users": [{"name", "host", "databases": [{"name"}]}]}, by name and host."""
-    users = [account for account in _accounts(session) if not _is_reserved(account[0])]
+    users = [account for account in _Accounts.read(call.session) if not _is_reserved(account[0])]
     rights: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for user, host, pattern in sorted(_grants(session), key=lambda grant: grant[2]):
+    for user, host, pattern in sorted(_grants(call.session), key=lambda grant: grant[2]):
         rights.setdefault((user, host), []).append({"name": _unescaped(pattern)})
     return {"users": [{"name": name, "host": host, "databases": rights.get((name, host), [])} for name, host in users]}
 
 
-def create_users(session: Session, payload: Mapping[str, Any]) -> dict[str, Any]:
+def create_users(call: Call, payload: Mapping[str, Any]) -> dict[str, Any]:
     """{"users": [UserSpec]} → {}. All of them or none. Raises ``BadRequest`` when one exists or is reserved."""
     wanted = [UserSpec.model_validate(document) for document in payload["users"]]
-    _refuse_repetition([f"{spec.name}@{spec.host}" for spec in wanted], "User")
+    _refuse_too_many(wanted, "users")
+    _refuse_repetition([f"{spec.name}@{spec.host.lower()}" for spec in wanted], "User")
+    accounts = _Accounts.read(call.session)
     for spec in wanted:
-        if _has_user(session, spec.name, spec.host):
+        if (spec.name, spec.host) in accounts:
             raise BadRequest(f"User {spec.name}@{spec.host} already exists.")
-    made: list[UserSpec] = []
-    try:
-        for spec in wanted:
-            _create_user(session, spec)
-            made.append(spec)
-    except BaseException:
-        for spec in made:
-            session.run("DROP USER IF EXISTS %s@%s", (spec.name, spec.host))
-        raise
+    for spec in wanted:
+        _create_user(call, spec)
     return {}
 
 
-def delete_user(session: Session, payload: Mapping[str, Any]) -> dict[str, Any]:
+def delete_user(call: Call, payload: Mapping[str, Any]) -> dict[str, Any]:
     """{"name", "host"} → {}. Raises ``NotFound``."""
     name, host = str(payload["name"]), str(payload.get("host") or "%")
-    _require_user(session, name, host)
-    session.run("DROP USER %s@%s", (name, host))
+    _require_user(_Accounts.read(call.session), name, host)
+    call.session.run("DROP USER %s@%s", (name, host))
     return {}
 
 
-def change_users(session: Session, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """{"users": [UserChange]} → {}. Passwords and names; rights stay, also under a new name.
+def change_users(call: Call, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{"users": [UserChange]} → {}. Passwords and names; the rights stay, also under a new name. All changes or none.
 
-    Raises ``NotFound`` for one that is not there and ``BadRequest`` for a new name that is taken: nothing is changed.
+    Raises ``NotFound`` for a user that does not exist and ``BadRequest`` for a new name that is taken.
     """
     changes = [UserChange.model_validate(document) for document in payload["users"]]
-    _refuse_repetition([f"{change.name}@{change.host}" for change in changes], "User")
+    _refuse_too_many(changes, "users")
+    _refuse_repetition([f"{change.name}@{change.host.lower()}" for change in changes], "User")
+    accounts = _Accounts.read(call.session)
     for change in changes:
-        _require_user(session, change.name, change.host)
+        _require_user(accounts, change.name, change.host)
         if change.password_hash is not None and not _PASSWORD_HASH.fullmatch(change.password_hash):
             raise BadRequest(f"The password of user {change.name} is not given as a hash.")
         renamed = _renamed(change)
         if renamed != (change.name, change.host):
             if _is_reserved(renamed[0]):
                 raise BadRequest(f"The user name {renamed[0]} is reserved.")
-            if _has_user(session, *renamed):
+            if renamed in accounts:
                 raise BadRequest(f"User {renamed[0]}@{renamed[1]} already exists.")
     for change in changes:
         renamed = _renamed(change)
         if renamed != (change.name, change.host):
-            session.run("RENAME USER %s@%s TO %s@%s", (change.name, change.host, *renamed))
+            _do(
+                call,
+                ("RENAME USER %s@%s TO %s@%s", (change.name, change.host, *renamed)),
+                _statement("RENAME USER %s@%s TO %s@%s", *renamed, change.name, change.host),
+            )
         if change.password_hash is not None:
             identified = "ALTER USER %s@%s IDENTIFIED VIA mysql_native_password USING %s"
-            session.run(identified, (*renamed, change.password_hash))
+            former = accounts.authentication(change.name, change.host)
+            undo = None
+            if former is not None:
+                undo = _statement(f"ALTER USER %s@%s IDENTIFIED VIA {former[0]} USING %s", *renamed, former[1])
+            _do(call, (identified, (*renamed, change.password_hash)), undo)
     return {}
 
 
-def grant(session: Session, payload: Mapping[str, Any]) -> dict[str, Any]:
+def grant(call: Call, payload: Mapping[str, Any]) -> dict[str, Any]:
     """{"name", "host", "databases": [name]} → {}. All rights on each. Raises ``NotFound``, ``BadRequest``."""
     account = (str(payload["name"]), str(payload["host"]))
-    _require_user(session, *account)
     names = [str(name) for name in payload["databases"]]
+    _refuse_too_many(names, "databases")
+    _require_user(_Accounts.read(call.session), *account)
     for name in names:
-        if _is_system_database(name) or not _has_database(session, name):
+        if _is_system_database(name) or not _has_database(call.session, name):
             raise NotFound.of("Database", name)
-    for pattern in [_name(_escaped(name)).replace("%", "%%") for name in names]:
-        session.run(f"GRANT ALL PRIVILEGES ON {pattern}.* TO %s@%s", account)
+    before = {_unescaped(pattern) for *of, pattern in _grants(call.session) if tuple(of) == account}
+    for name in names:
+        pattern = _name(_escaped(name)).replace("%", "%%")
+        given = (f"GRANT ALL PRIVILEGES ON {pattern}.* TO %s@%s", account)
+        taken = _statement(f"REVOKE ALL PRIVILEGES ON {pattern}.* FROM %s@%s", *account)
+        _do(call, given, None if name in before else taken)
     return {}
 
 
-def revoke(session: Session, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """{"name", "host", "database"} → {}. Every right on it. Raises ``NotFound`` where the user has none."""
+def revoke(call: Call, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{"name", "host", "database"} → {}. Every right on it. Raises ``NotFound`` when the user has none."""
     account, wanted = (str(payload["name"]), str(payload["host"])), str(payload["database"])
-    _require_user(session, *account)
-    patterns = [pattern for *of, pattern in _grants(session) if tuple(of) == account and _unescaped(pattern) == wanted]
+    _require_user(_Accounts.read(call.session), *account)
+    grants = _grants(call.session)
+    patterns = [pattern for *of, pattern in grants if tuple(of) == account and _unescaped(pattern) == wanted]
     if not patterns:
         raise NotFound(f"User {account[0]}@{account[1]} has no rights on database {wanted}.")
     for pattern in [_name(each).replace("%", "%%") for each in patterns]:
         for rights in ("GRANT OPTION", "ALL PRIVILEGES"):  # in this order: without any right there is nothing to name
-            session.run(f"REVOKE {rights} ON {pattern}.* FROM %s@%s", account)
+            call.session.run(f"REVOKE {rights} ON {pattern}.* FROM %s@%s", account)
     return {}
 
 
-def show_root(session: Session, _payload: Mapping[str, Any]) -> dict[str, Any]:
-    """{} → {"enabled"}: whether there is a root for clients."""
-    return {"enabled": _has_user(session, *_ROOT)}
+def show_root(call: Call, _payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{} → {"enabled"}: whether a root for clients exists."""
+    return {"enabled": _ROOT in _Accounts.read(call.session)}
 
 
-def enable_root(session: Session, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """{"password_hash"} → {}. One that is there is made anew."""
+def enable_root(call: Call, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{"password_hash"} → {}. A root that exists is replaced."""
     if not _PASSWORD_HASH.fullmatch(str(payload["password_hash"])):
         raise BadRequest("The password of root is not given as a hash.")
     identified = "CREATE OR REPLACE USER %s@%s IDENTIFIED VIA mysql_native_password USING %s"
-    session.run(identified, (*_ROOT, payload["password_hash"]))
-    try:
-        session.run(f"GRANT {ROOT_RIGHTS} ON *.* TO %s@%s WITH GRANT OPTION", _ROOT)
-    except BaseException:
-        session.run("DROP USER %s@%s", _ROOT)
-        raise
+    _do(call, (identified, (*_ROOT, payload["password_hash"])), _statement("DROP USER IF EXISTS %s@%s", *_ROOT))
+    call.session.run(f"GRANT {root_rights(call.series)} ON *.* TO %s@%s WITH GRANT OPTION", _ROOT)
     return {}
 
 
-def disable_root(session: Session, _payload: Mapping[str, Any]) -> dict[str, Any]:
-    """{} → {}. Raises ``NotFound`` where there is none."""
-    if not _has_user(session, *_ROOT):
+def disable_root(call: Call, _payload: Mapping[str, Any]) -> dict[str, Any]:
+    """{} → {}. Raises ``NotFound`` when root is not enabled."""
+    if _ROOT not in _Accounts.read(call.session):
         raise NotFound("Root is not enabled.")
-    session.run("DROP USER %s@%s", _ROOT)
+    call.session.run("DROP USER %s@%s", _ROOT)
     return {}
 
 
@@ -212,42 +283,65 @@ HOST_CALLS: Final[Mapping[HostCallKind, _Answerer]] = {
 }
 
 
-def add_missing(session: Session, databases: Sequence[DatabaseSpec], users: Sequence[UserSpec]) -> None:
-    """Create what is not there; what is there stays exactly as it is (contract, section 3)."""
+def add_missing(session: Session, databases: Sequence[DatabaseSpec], users: Sequence[UserSpec], *, series: str) -> None:
+    """Create those that do not exist. Those that exist are not changed (contract, section 3)."""
+    call = Call(session=session, series=series)
     for database in databases:
         if not _has_database(session, database.name):
-            _create_database(session, database)
+            session.run(_creating(database))
+    accounts = _Accounts.read(session) if users else _Accounts({})
     for user in users:
-        if not _has_user(session, user.name, user.host):
-            _create_user(session, user)
+        if (user.name, user.host) not in accounts:
+            _create_user(call, user)
 
 
-def _create_database(session: Session, spec: DatabaseSpec) -> None:
+def _do(call: Call, step: tuple[str, Sequence[object]], undo: _Undo | None) -> None:
+    """Run a statement that ``undo`` undoes. A statement that is cut short may have been carried out all the same."""
+    if undo is not None:
+        call.undo.append(undo)
+    try:
+        call.session.run(*step)
+    except Refused:
+        if undo is not None:
+            call.undo.pop()
+        raise
+
+
+def _statement(statement: str, *arguments: object) -> _Undo:
+    """A step that undoes another one by a statement."""
+    return lambda session: session.run(statement, arguments)
+
+
+def _drop_empty_database(session: Session, *, name: str) -> None:
+    """Drop a database, unless a client has put tables into it meanwhile, or has created it."""
+    if _has_database(session, name) and not session.run(f"SHOW FULL TABLES FROM {_name(name)}"):
+        session.run(f"DROP DATABASE {_name(name)}")
+
+
+def _creating(spec: DatabaseSpec) -> str:
+    """The statement that creates a database. Raises ``BadRequest``."""
     statement = f"CREATE DATABASE {_name(spec.name)}"
     for words, value in (("CHARACTER SET", spec.character_set), ("COLLATE", spec.collate)):
         if value:
             if not _WORD.fullmatch(value):
                 raise BadRequest(f"{value} is no {words.lower()}.")
             statement += f" {words} {value}"
-    session.run(statement)
+    return statement
 
 
-def _create_user(session: Session, spec: UserSpec) -> None:
-    """A user with every right on its databases and none beside: no FILE, SUPER, SHUTDOWN, GRANT."""
+def _create_user(call: Call, spec: UserSpec) -> None:
+    """A user with every right on its databases and no other: no FILE, SUPER, SHUTDOWN, GRANT."""
     if _is_reserved(spec.name):
         raise BadRequest(f"The user name {spec.name} is reserved.")
     if not _PASSWORD_HASH.fullmatch(spec.password_hash):
         raise BadRequest(f"The password of user {spec.name} is not given as a hash.")
-    # The names are part of the statement, which must not be read as a format once more.
+    # The patterns are part of a statement with arguments, in which "%" begins a placeholder.
     patterns = [_name(_escaped(name)).replace("%", "%%") for name in spec.databases]
     account = (spec.name, spec.host)
-    session.run("CREATE USER %s@%s IDENTIFIED VIA mysql_native_password USING %s", (*account, spec.password_hash))
-    try:
-        for pattern in patterns:
-            session.run(f"GRANT ALL PRIVILEGES ON {pattern}.* TO %s@%s", account)
-    except BaseException:
-        session.run("DROP USER %s@%s", account)
-        raise
+    created = ("CREATE USER %s@%s IDENTIFIED VIA mysql_native_password USING %s", (*account, spec.password_hash))
+    _do(call, created, _statement("DROP USER IF EXISTS %s@%s", *account))
+    for pattern in patterns:
+        call.session.run(f"GRANT ALL PRIVILEGES ON {pattern}.* TO %s@%s", account)
 
 
 def _has_database(session: Session, name: str) -> bool:
@@ -256,15 +350,35 @@ def _has_database(session: Session, name: str) -> bool:
     return bool(session.run("SELECT 1 FROM information_schema.SCHEMATA WHERE BINARY SCHEMA_NAME = %s", (name,)))
 
 
-def _has_user(session: Session, name: str, host: str) -> bool:
-    # Host names compare without case, user names with it: as the server does.
-    return any(account[0] == name and account[1].lower() == host.lower() for account in _accounts(session))
+class _Accounts:
+    """The accounts of a server, read once. Host names compare without case, user names with it, as in the server."""
 
+    def __init__(self, found: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+        self._found = found  # the facts of each account, by name and host
+        self._hosts = {(name, host.lower()): host for name, host in found}
 
-def _accounts(session: Session) -> list[tuple[str, str]]:
-    """Name and host of every user, in this order, without roles."""
-    rows = _base_table(session, "global_priv", ("User", "Host", "Priv"), _MOST_ACCOUNTS)
-    return sorted((user, host) for user, host, priv in rows if _is_account(user, host) and not _is_role(priv))
+    @classmethod
+    def read(cls, session: Session) -> Self:
+        """Every user, without roles."""
+        rows = _base_table(session, "global_priv", ("User", "Host", "Priv"), _MOST_ACCOUNTS)
+        facts = {(user, host): _facts(priv) for user, host, priv in rows if _is_account(user, host)}
+        return cls({account: told for account, told in facts.items() if told.get("is_role") is not True})
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Name and host of each, in this order."""
+        return iter(sorted(self._found))
+
+    def __contains__(self, account: tuple[str, str]) -> bool:
+        """Whether a user of this name and host exists."""
+        return (account[0], account[1].lower()) in self._hosts
+
+    def authentication(self, name: str, host: str) -> tuple[str, str] | None:
+        """Plugin and hash of a user; None for one that cannot be set in this simple form."""
+        facts = self._found[name, self._hosts[name, host.lower()]]
+        plugin, hashed = facts.get("plugin"), facts.get("authentication_string", "")
+        if not isinstance(plugin, str) or not isinstance(hashed, str) or not _PLUGIN.fullmatch(plugin):
+            return None
+        return None if "auth_or" in facts else (plugin, hashed)
 
 
 def _grants(session: Session) -> list[tuple[str, str, str]]:
@@ -296,25 +410,26 @@ def _base_table(
 
 
 def _is_account(user: str, host: str) -> bool:
-    return len(user) <= _LONGEST_USER and 0 < len(host) <= _LONGEST_HOST
+    """Whether the API could have created it. A forged row may hold a terminal's control characters."""
+    return len(user) <= _LONGEST_USER and 0 < len(host) <= _LONGEST_HOST and not _CONTROL.search(user + host)
 
 
-def _is_role(priv: str) -> bool:
-    """Whether the JSON of an account says so; what is no JSON is no role either."""
+def _facts(priv: str) -> Mapping[str, Any]:
+    """The JSON object that describes an account; empty when it is none."""
     try:
         facts = json.loads(priv)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(facts, dict) and facts.get("is_role") is True
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _is_reserved(name: str) -> bool:
     return name in RESERVED_USERS or name.startswith(INTERNAL_PREFIX)
 
 
-def _require_user(session: Session, name: str, host: str) -> None:
-    """Raises ``NotFound`` unless this is a user that clients made."""
-    if _is_reserved(name) or not _has_user(session, name, host):
+def _require_user(accounts: _Accounts, name: str, host: str) -> None:
+    """Raise ``NotFound`` unless a client's user of this name exists."""
+    if _is_reserved(name) or (name, host) not in accounts:
         raise NotFound.of("User", f"{name}@{host}")
 
 
@@ -323,12 +438,17 @@ def _renamed(change: UserChange) -> tuple[str, str]:
 
 
 def _is_system_database(name: str) -> bool:
-    return name.lower() in SYSTEM_DATABASES or name.startswith("#mysql50#")
+    return name in SYSTEM_DATABASES or name.startswith("#mysql50#")
 
 
-def _refuse_repetition(names: Sequence[str], what: str) -> None:
-    for name in names:
-        if names.count(name) > 1:
+def _refuse_too_many(wanted: Sequence[object], what: str) -> None:
+    if len(wanted) > MOST_NAMES:
+        raise BadRequest(f"A request can name at most {MOST_NAMES} {what}.")
+
+
+def _refuse_repetition(names: Iterable[str], what: str) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise BadRequest(f"{what} {name} is named twice.")
 
 

@@ -1,6 +1,7 @@
 """MariaDB as an engine (engines/base.py): the backup tool, the server, and what the host asks a running server."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,7 +9,7 @@ from snaphold.engines.base import Administer
 from snaphold.engines.files import ServerFiles
 from snaphold.engines.mariadb import contents, tables
 from snaphold.engines.mariadb.server import MariaDBServer
-from snaphold.engines.mariadb.session import session
+from snaphold.engines.mariadb.session import Session, session
 from snaphold.engines.mariadb.tool import MariaDBTool
 from snaphold.errors import Unavailable
 from snaphold.formats.verification_record import Checksums
@@ -65,15 +66,18 @@ class MariaDB(MariaDBTool, MariaDBServer):
         self, files: ServerFiles, kind: HostCallKind, payload: Mapping[str, Any], *, timeout_s: float
     ) -> dict[str, Any]:
         """See Administration.call."""
-        with session(files.admin_file, files.socket, timeout_s=timeout_s, most_bytes=contents.MOST_BYTES) as opened:
-            return contents.HOST_CALLS[kind](opened, payload)
+
+        def opened(seconds: float) -> AbstractContextManager[Session]:
+            return session(files.admin_file, files.socket, timeout_s=seconds, most_bytes=contents.MOST_BYTES)
+
+        return contents.answered(opened, kind, payload, series=self.installation.series, timeout_s=timeout_s)
 
     def add_missing(
         self, files: ServerFiles, databases: Sequence[DatabaseSpec], users: Sequence[UserSpec], *, timeout_s: float
     ) -> None:
         """See Administration.add_missing."""
         with session(files.admin_file, files.socket, timeout_s=timeout_s) as opened:
-            contents.add_missing(opened, databases, users)
+            contents.add_missing(opened, databases, users, series=self.installation.series)
 
     def check_tables(
         self,

@@ -31,6 +31,7 @@ _CHECKED: Final = {
     "innodb_encrypt_log": re.compile("[01]|ON|OFF"),
 }
 _LOG_SIZE: Final = "innodb_log_file_size"
+_UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
@@ -65,6 +66,16 @@ def innodb_options(text: bytes) -> dict[str, str]:
     if missing:
         raise Permanent(f"the backup's option file does not say {' and '.join(sorted(missing))}")
     return options
+
+
+def data_files(path_option: str) -> list[tuple[str, int]]:
+    """The name and the least size in bytes of each file in a checked ``innodb_data_file_path``."""
+    found = []
+    for entry in path_option.partition(":autoextend")[0].split(";"):
+        name, _, size = entry.partition(":")
+        unit = _UNITS.get(size[-1:], 1)
+        found.append((name, int(size.rstrip("KMG")) * unit))
+    return found
 
 
 def key_plugin(text: bytes) -> str | None:

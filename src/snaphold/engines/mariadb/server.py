@@ -14,6 +14,7 @@ from snaphold.engines.mariadb.options import KEY_PLUGIN
 from snaphold.engines.mariadb.session import session
 from snaphold.engines.mariadb.template import template_directory
 from snaphold.engines.mariadb.words import in_words
+from snaphold.errors import Refused, Unavailable
 from snaphold.formats.xbstream import TOOL_FILES
 from snaphold.sandbox import Sandbox
 
@@ -62,7 +63,9 @@ class MariaDBServer:
         accounts.write_internal_accounts(
             files.admin_file, files.backup_file, files.super_file, files.socket, config.owner
         )
-        statements = accounts.init_sql(files.admin_file, files.backup_file, files.super_file)
+        statements = accounts.init_sql(
+            files.admin_file, files.backup_file, files.super_file, series=self.installation.series
+        )
         write_atomically(files.init_sql, statements, reader=config.owner, sync=False)
 
     def _write_keys(self, config: ServerConfig) -> None:
@@ -138,8 +141,11 @@ class MariaDBServer:
 
     def ping(self, files: ServerFiles, timeout_s: float) -> None:
         """See ServerProgram.ping. The server runs its init file before it accepts a connection."""
-        with session(files.admin_file, files.socket, timeout_s=timeout_s) as opened:
-            opened.run("SELECT 1")
+        try:
+            with session(files.admin_file, files.socket, timeout_s=timeout_s) as opened:
+                opened.run("SELECT 1")
+        except Refused as error:
+            raise Unavailable(str(error)) from error
 
     def address_taken(self, messages: str) -> bool:
         """See ServerProgram.address_taken."""

@@ -28,7 +28,9 @@ MOST_BYTES: Final = 64 << 20  # that one connection takes in
 MOST_ROWS: Final = 500_000  # of one answer: more tables than a server keeps
 _MOST_TEXT: Final = 500  # characters of a server's message
 _KILL_TIMEOUT_S: Final = 2.0
+_INIT_CONNECT: Final = "init_connect command failed"
 _STATEMENT_TIMEOUT: Final = 1969  # ER_STATEMENT_TIMEOUT, of MariaDB only
+_WRONG_STRING_LENGTH: Final = 1470  # ER_WRONG_STRING_LENGTH of MariaDB
 _REFUSALS: Final[dict[int, type[SnapholdError]]] = {
     ER.DB_CREATE_EXISTS: BadRequest,
     ER.DB_DROP_EXISTS: NotFound,
@@ -39,7 +41,9 @@ _REFUSALS: Final[dict[int, type[SnapholdError]]] = {
     ER.COLLATION_CHARSET_MISMATCH: BadRequest,
     ER.TOO_LONG_IDENT: BadRequest,
     ER.WRONG_STRING_LENGTH: BadRequest,
+    _WRONG_STRING_LENGTH: BadRequest,
     ER.LOCK_WAIT_TIMEOUT: Unprocessable,
+    ER.OPTION_PREVENTS_STATEMENT: Unprocessable,  # a client has made the server read-only
     # Of the system's own tables: a client has put something else in their place.
     ER.NO_SUCH_TABLE: Unprocessable,
     ER.WRONG_OBJECT: Unprocessable,
@@ -223,6 +227,8 @@ def _short_path(socket: Path) -> Iterator[str]:
 def _meaning(error: pymysql.MySQLError) -> SnapholdError:
     number, text = (*error.args, "", "")[:2]
     said = str(text or error)[:_MOST_TEXT]
+    if number == ER.NEW_ABORTING_CONNECTION and _INIT_CONNECT in said:
+        return Unprocessable("The instance's init_connect fails, which the service's connections run too: correct it.")
     if number in _REFUSALS:
         return _REFUSALS[number](said)
     if number in _LOST or number == _STATEMENT_TIMEOUT:

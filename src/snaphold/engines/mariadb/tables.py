@@ -5,6 +5,7 @@ be restored as it was: a MERGE table without its child, a discarded tablespace, 
 loaded, or a table marked as crashed. The verification names these tables and passes.
 """
 
+import re
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -29,6 +30,9 @@ _WITH_GENERATED: Final = (
 _SYSTEM: Final = frozenset({"mysql", "sys"})  # a server writes these by itself
 _SOUND: Final = frozenset({"ok", "table is already up to date"})
 _VERDICT: Final = "Corrupt"  # what it says last, and of everything
+_GENERAL: Final = frozenset({_VERDICT, "Operation failed"})
+_ABSENT: Final = re.compile(r"doesn't exist$|is not BASE TABLE$|is not of type 'BASE TABLE'$")
+_NUMBER: Final = re.compile(r"\d+")
 _OF_OTHERS: Final = "MRG_MyISAM"  # an engine whose tables have no rows of their own, only a list of others
 _SOURCES_OWN: Final = (  # of such a state the files tell: no damage looks like it
     "Tablespace has been discarded",
@@ -53,7 +57,7 @@ def check_tables(
         check()
         name, quoted = f"{schema}.{table}", f"{_quoted(schema)}.{_quoted(table)}"
         if faults := _faults(administer, quoted, engine, _STATEMENT_S):
-            if not (name in known or _was_so_before(engine, faults) or _is_so_there(source, quoted, engine)):
+            if not (name in known or _was_so_before(engine, faults) or _is_so_there(source, quoted, engine, faults)):
                 raise Damaged(f"the restored table {name} is not sound: {faults[0]}")
             unsound[name] = faults[0][:_TEXT]
         elif schema in _SYSTEM:
@@ -78,6 +82,11 @@ def compare_checksums(backup_id: str, first: Checksums | None, found: Checksums)
         if name not in found.unsound and name not in first.unsound:
             when = "its first proof by a restore only" if name in then else "this proof by a restore, but not the first"
             raise Damaged(f"the table {name} of backup {backup_id} was found by {when}")
+    for name in sorted(then.keys() & found.unsound.keys()):
+        raise Damaged(
+            f"the table {name} of backup {backup_id} was sound at its first proof by a restore, and is not any more: "
+            f"{found.unsound[name]}"
+        )
     for what, one, other in (
         ("CHECKSUM TABLE", first.tables, found.tables),
         ("the count and the sum of its rows", first.rows, found.rows),
@@ -88,7 +97,7 @@ def compare_checksums(backup_id: str, first: Checksums | None, found: Checksums)
                     f"the table {name} of backup {backup_id} is not what its first proof by a restore found: "
                     f"{what} gives {other[name]} instead of {one[name]}"
                 )
-    kept = {name: value for name, value in first.tables.items() if name in found.tables}
+    kept = {name: value for name, value in first.tables.items() if name not in found.rows}
     return first.model_copy(
         update={"tables": kept, "rows": found.rows | first.rows, "unsound": found.unsound | first.unsound}
     )
@@ -109,14 +118,26 @@ def _was_so_before(engine: str | None, faults: list[str]) -> bool:
     return engine == _OF_OTHERS or any(mark in fault for fault in faults for mark in _SOURCES_OWN)
 
 
-def _is_so_there(source: Administer | None, quoted: str, engine: str | None) -> bool:
-    """Whether the source's own table is not sound either; False where it cannot be asked."""
+def _is_so_there(source: Administer | None, quoted: str, engine: str | None, faults: list[str]) -> bool:
+    """Whether the source's own table has one of these faults too; False when the source cannot be asked.
+
+    A table that the source does not have (any more) says nothing about the restored one.
+    """
     if source is None:
         return False
     try:
-        return bool(_faults(source, quoted, engine, _SOURCE_S))
+        there = _faults(source, quoted, engine, _SOURCE_S)
     except SnapholdError:
         return False
+    if any(_ABSENT.search(fault) for fault in there):
+        return False
+    return bool(_kinds(faults) & _kinds(there))
+
+
+def _kinds(faults: list[str]) -> set[str]:
+    """The faults without their numbers, which change while clients write; the general verdicts only if alone."""
+    kinds = {_NUMBER.sub("#", fault) for fault in faults}
+    return kinds - _GENERAL or kinds
 
 
 def _sum_of_rows(administer: Administer, quoted: str, *, versioned: bool) -> str:

@@ -23,7 +23,7 @@ from snaphold.engines.base import BackupMetadata, NoIncrement, ServerAccess, Sou
 from snaphold.engines.mariadb.holes import page_size_of, punch_holes
 from snaphold.engines.mariadb.installation import Installation
 from snaphold.engines.mariadb.keys import KeyManagement
-from snaphold.engines.mariadb.options import KEY_PLUGIN, innodb_options, key_plugin
+from snaphold.engines.mariadb.options import KEY_PLUGIN, data_files, innodb_options, key_plugin
 from snaphold.engines.mariadb.words import explained
 from snaphold.errors import Permanent, SnapholdError, Unavailable
 from snaphold.formats.delta import MAX_META, Meta
@@ -47,6 +47,7 @@ _CHECKPOINTS: Final = CHECKPOINT_FILES
 _INFO: Final = ("xtrabackup_info", "mariadb_backup_info")
 _OPTIONS: Final = "backup-my.cnf"
 _KEYS: Final = "prepare.keys"
+_PREPARE_OPTIONS: Final = "prepare.cnf"
 _LINK_OF_TABLE: Final = ".isl"
 _REDO_LOG: Final = "ib_logfile0"
 _REDO_FORMATS: Final = (b"Phys", b"\xf0\x9f\x97\x9d")  # since 10.8; of the second the records are encrypted
@@ -150,7 +151,8 @@ class MariaDBTool:
         stop: threading.Event | None = None,
     ) -> None:
         """Apply the redo log that came with the files; see Engine.prepare."""
-        self._prepare(directory, None, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
+        with _removed_at_the_end(directory):
+            self._prepare(directory, None, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
         try:
             punch_holes(directory)
         except OSError as error:
@@ -176,8 +178,9 @@ class MariaDBTool:
         pairs = _key_values(text) | {"to_lsn": from_lsn}
         _replace_own(directory / name, "".join(f"{key} = {value}\n" for key, value in pairs.items()), uid, gid)
         _refuse_links_of_tables(increment)
-        self._prepare_options(increment, gid)
-        self._prepare(directory, increment, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
+        with _removed_at_the_end(directory):
+            self._prepare_options(increment, directory, gid)
+            self._prepare(directory, increment, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
 
     def imported(self, server: ServerAccess) -> Mapping[Path, int]:
         """Look at the first pages of every file that is a table's; see Engine.imported."""
@@ -228,8 +231,8 @@ class MariaDBTool:
         messages.unlink(missing_ok=True)
         _refuse_links_of_tables(directory)
         _refuse_too_many_files(directory)
-        options_file = directory.parent / "prepare.cnf"
-        _write_readable(options_file, self._prepare_options(directory, gid), gid)
+        options_file = directory.parent / _PREPARE_OPTIONS
+        _write_readable(options_file, self._prepare_options(directory, directory, gid), gid)
         options = [] if increment is None else [f"--incremental-dir={increment}"]
         writes = [directory] if increment is None else [directory, increment]
         tool = self._tool(
@@ -250,19 +253,20 @@ class MariaDBTool:
             ),
         )
         _insist_on_the_verdict(run_tool(tool, timeout_s=PREPARE_TIMEOUT_S, stop=stop), "prepare the backup")
-        for path in (messages, options_file, directory.parent / _KEYS):
-            path.unlink(missing_ok=True)
+        messages.unlink(missing_ok=True)
 
-    def _prepare_options(self, directory: Path, gid: int | None) -> bytes:
+    def _prepare_options(self, directory: Path, data: Path, gid: int | None) -> bytes:
         """Put an option file of ours in the place of the one that came with a backup; returns its text.
 
         The tool reads it in the directory, whatever other file it is given, and loads the plugins that it names.
 
         Raises:
-            Permanent: the backup's is missing or not the tool's, or its data are encrypted and this host has no keys.
+            Permanent: the backup's is missing or not the tool's, names data files that are not in ``data``, or its data
+                are encrypted and this host has no keys.
         """
         _, text = _read_own(directory, (_OPTIONS,))
         options = innodb_options(text)
+        _refuse_absent_data_files(options["innodb_data_file_path"], data)
         plugin = key_plugin(text)
         if plugin == KEY_PLUGIN and self._keys is None:
             raise Permanent(
@@ -582,6 +586,16 @@ def _spaces_of(captured: Mapping[str, bytes]) -> dict[str, int]:
     return found
 
 
+@contextmanager
+def _removed_at_the_end(directory: Path) -> Iterator[None]:
+    """Remove the option file and the keys beside a directory, whether preparing it has succeeded or failed."""
+    try:
+        yield
+    finally:
+        for name in (_PREPARE_OPTIONS, _KEYS):
+            (directory.parent / name).unlink(missing_ok=True)
+
+
 def _insist_on_the_verdict(tail: str, doing: str) -> None:
     if _VERDICT not in tail:
         words, detail = explained(tail)
@@ -694,6 +708,19 @@ def _refuse_too_many_files(directory: Path) -> None:
             f"the backup tool needs {needed} open files, one for each table, and its host allows {allowed}",
             detail="ulimit -Hn, LimitNOFILE",
         )
+
+
+def _refuse_absent_data_files(path_option: str, data: Path) -> None:
+    """Raise ``Permanent`` for a data file that is not in a directory, or shorter there.
+
+    The tool, and a server, would allocate what is missing, however much that is.
+    """
+    for name, size_bytes in data_files(path_option):
+        facts = (data / name).lstat() if os.path.lexists(data / name) else None
+        if facts is None or not stat.S_ISREG(facts.st_mode) or facts.st_size < size_bytes:
+            raise Permanent(
+                f"the backup's option file is not the backup tool's: {name} of {size_bytes} bytes is missing"
+            )
 
 
 def _refuse_links_of_tables(directory: Path) -> None:

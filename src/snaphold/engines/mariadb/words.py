@@ -18,6 +18,12 @@ _KNOWN: Final = (
         "the key that the tables are encrypted with is missing",
     ),
     (
+        re.compile(
+            r"[Cc]an't open and lock privilege tables|[Tt]able '(\./)?mysql[./]\w+' doesn't exist|'mysql\.\w+' is not"
+        ),
+        "the system tables in its data are not the server's own",
+    ),
+    (
         re.compile(r"Lost connection|server has gone away|[Cc]an't connect|[Ff]ailed to connect"),
         "the database server did not answer",
     ),
