@@ -1,6 +1,7 @@
 """Manifests that earlier releases wrote are read by every later one (docs/reference/format.md)."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,3 +57,41 @@ def test_what_is_written_is_what_the_page_says() -> None:
     text = parse(kept(1), name="1.json").dump().decode()
     assert text == json.dumps(json.loads(text), indent=1, sort_keys=True) + "\n"
     assert Manifest.model_validate_json(text) == parse(kept(1), name="1.json")
+
+
+def nested(**path_values: object) -> dict[str, object]:
+    """Values of a manifest that says something else below the top; ``a__b``: key b of a."""
+    document = json.loads(kept(1))
+    for path, value in path_values.items():
+        key, _, below = path.partition("__")
+        document[key][below] = value
+    return dict(document)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("id", {"id": "../1"}),
+        ("account", {"account": "a/b"}),
+        ("name", {"name": ""}),
+        ("name", {"name": "a\0"}),
+        ("name", {"name": "a" * 65}),
+        ("instance_id", {"instance_id": ""}),
+        ("parent_id", {"parent_id": "another"}),
+        ("volume_gb", {"volume_gb": -1}),
+        ("size_bytes", {"size_bytes": 1 << 63}),
+        ("created", {"created": "0001-01-01T00:00:00Z"}),
+        ("datastore.type", nested(datastore__type="../../etc/passwd")),
+        ("lineage.to_lsn", nested(lineage__to_lsn=-1)),
+        ("data.name", nested(data__name="snaphold/x")),
+        ("index.name", nested(index__name="../x")),
+        ("segment_size_bytes", {"segment_size_bytes": 1 << 40}),
+        ("the segments do not add up", nested(data__size_bytes=16)),
+        ("segments", {"segments": []}),
+    ],
+    ids=str,
+)
+def test_values_that_no_backup_has(field: str, values: dict[str, object]) -> None:
+    """A manifest is hostile input: each value has a form and a range, and the message names the field."""
+    with pytest.raises(Damaged, match=rf"cannot be understood.*{re.escape(field)}"):
+        parse(changed(**values), name="1.json")

@@ -16,6 +16,7 @@ from snaphold.formats.delta import DeltaReader, Meta, PageSet
 from snaphold.formats.index import Index, IndexedMember
 from snaphold.formats.manifest import DataFacts, IndexFacts, Manifest, sha256_of
 from snaphold.formats.xbstream import Watch
+from snaphold.objects import data_name, index_name
 from snaphold.stream import extractor
 from snaphold.stream.compress import BLOCK_SIZE
 from snaphold.stream.extract import extract_backup
@@ -232,19 +233,20 @@ def test_a_full_disk_says_nothing_against_the_backup(tmp_path: Path) -> None:
     assert done.stdout == "No space left on device\n", done.stderr
 
 
-def stored(store: MemoryStore, name: str, stream: bytes, change: Callable[[Index], Index]) -> Manifest:
+def stored(store: MemoryStore, number: int, stream: bytes, change: Callable[[Index], Index]) -> Manifest:
     """A backup of this stream whose index was made another one, and is vouched for all the same."""
-    content = io.BytesIO(stream)
+    content, backup_id = io.BytesIO(stream), f"0000000{number}-0000-4000-8000-000000000000"
+    name = data_name(backup_id, "gz")
     written = write_backup(
         content.readinto, store, f"{name}/", level=1, watch=Watch(), kill=lambda: None, segment_size=SEGMENT
     )
     store.publish(name, f"{name}/", len(written.segments), size_bytes=written.size_bytes)
     index = change(Index.decode(written.index)).encode()
-    store.put(f"{name}.index", index)
+    store.put(index_name(backup_id), index)
     return manifest_of(written).model_copy(
         update={
             "data": DataFacts(name=name, size_bytes=written.size_bytes),
-            "index": IndexFacts(name=f"{name}.index", size_bytes=len(index), sha256=sha256_of(index)),
+            "index": IndexFacts(name=index_name(backup_id), size_bytes=len(index), sha256=sha256_of(index)),
         }
     )
 
@@ -264,8 +266,8 @@ def test_an_index_of_something_else(tmp_path: Path, change: Callable[[Index], In
     store = MemoryStore(segment_size=SEGMENT)
     streams = [FULL, increment({0: page(0, 2)}), increment({0: page(0, 3)})]
     changes = [lambda index: index, change, lambda index: index]
-    chain = [stored(store, str(n), s, c) for n, (s, c) in enumerate(zip(streams, changes, strict=True))]
-    with pytest.raises(Damaged, match=r"1\.index is of"):
+    chain = [stored(store, n, s, c) for n, (s, c) in enumerate(zip(streams, changes, strict=True))]
+    with pytest.raises(Damaged, match=r"00000001-.*\.index is of"):
         extract_backup(chain, store, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 SEGMENT = 1 << 20  # bytes
 PREFIX = "snaphold/deployment/backup/1/"
-NAME = "backup.xbstream.gz"
+ID = "00000001-0000-4000-8000-000000000000"
+NAME = f"{ID}.xbstream.gz"
 
 
 class AnyStream:
@@ -42,7 +43,7 @@ class AnyStream:
 def manifest_of(written: Written, segment_size: int = SEGMENT) -> Manifest:
     """A manifest of what was written."""
     return Manifest(
-        id="backup",
+        id=ID,
         account="1",
         deployment="deployment",
         attempt=1,
@@ -65,7 +66,7 @@ def manifest_of(written: Written, segment_size: int = SEGMENT) -> Manifest:
         ),
         lineage=Lineage(incarnation="i", from_lsn=None, checkpoint_lsn=1, to_lsn=2, last_lsn=3),
         data=DataFacts(name=NAME, size_bytes=written.size_bytes),
-        index=IndexFacts(name="backup.index", size_bytes=len(written.index), sha256=sha256_of(written.index)),
+        index=IndexFacts(name=f"{ID}.index", size_bytes=len(written.index), sha256=sha256_of(written.index)),
         segment_size_bytes=segment_size,
         segments=written.segments,
     )

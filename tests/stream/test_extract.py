@@ -75,8 +75,9 @@ def extracted_here(stream: bytes, target: Path, level: int = 1) -> None:
     try:
         for at in range(0, len(stream), BLOCK_SIZE):
             os.write(source, member_of(memoryview(stream)[at : at + BLOCK_SIZE], level))
+        layer = extractor.Layer(os.lseek(source, 0, os.SEEK_CUR), len(stream), len(stream))
         os.lseek(source, 0, os.SEEK_SET)
-        extractor.extract(source, os.open(target, os.O_RDONLY), 2, lambda _: None)
+        extractor.extract(source, os.open(target, os.O_RDONLY), layer, 2, lambda _: None)
     finally:
         os.close(source)
 
@@ -186,6 +187,15 @@ def test_a_stream_that_lost_the_last_chunk_of_a_file(memory: MemoryStore, target
     manifest = taken(memory, lost).model_copy(update={"stream_bytes": len(whole_stream)})
     with pytest.raises(Damaged, match=f"{NAME} holds a stream of {len(lost)} bytes instead of {len(whole_stream)}"):
         extract_backup([manifest], memory, target)
+
+
+def test_a_stream_that_expands_beyond_its_length(memory: MemoryStore, target: Path) -> None:
+    """A stream that decompresses to more bytes than its manifest states is refused before these are written."""
+    bomb = whole("a", b"1") + whole("b", bytes(64 << 20)) + INFO
+    manifest = taken(memory, bomb).model_copy(update={"stream_bytes": 3 << 20})
+    with pytest.raises(Damaged, match=f"longer than the {3 << 20} bytes"):
+        extract_backup([manifest], memory, target)
+    assert sum(map(len, files_in(target).values())) <= 3 << 20
 
 
 @pytest.mark.parametrize("segment", [0, 2, 5])
@@ -301,6 +311,7 @@ def test_the_extracting_process_has_no_rights(target: Path, tmp_path: Path) -> N
     """It runs as the instance's user and group, in no other group, and can never get more."""
     os.chown(target, 312_345, 312_345)
     argv = [sys.executable, "-m", "snaphold.stream.extractor", "--directory", str(target), "--threads", "2"]
+    argv += ["--layer", str(extractor.Layer(1, 1, 1))]
     tool = Tool(argv=[*argv, "--uid", "312345", "--gid", "312345"], messages=tmp_path / "messages")
     running = Running(tool, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:

@@ -13,7 +13,7 @@ from snaphold.model import VerificationLevel, VerificationStatus
 from snaphold.objects import verification_record_name
 from snaphold.stream.verification import read_verification_record, verify_objects
 from tests.fakes.memory_store import Fault, MemoryStore
-from tests.stream.backups import NAME, SEGMENT, taken
+from tests.stream.backups import ID, NAME, SEGMENT, taken
 
 STREAM = random.Random(1).randbytes(3 * SEGMENT)  # does not shrink: four segments
 
@@ -25,16 +25,16 @@ class Vault:
         self.store = MemoryStore(segment_size=SEGMENT)
         self.manifest: Manifest = taken(self.store, STREAM)
         self.sha256 = sha256_of(self.manifest.dump())
-        self.store.objects["backup.json"] = self.manifest.dump()
-        self.store.objects["backup.index"] = b"index"
+        self.store.objects[f"{ID}.json"] = self.manifest.dump()
+        self.store.objects[f"{ID}.index"] = b"index"
         index = self.manifest.index.model_copy(update={"sha256": sha256_of(b"index")})
         self.manifest = self.manifest.model_copy(update={"index": index})
-        self.store.objects["backup.json"] = self.manifest.dump()
+        self.store.objects[f"{ID}.json"] = self.manifest.dump()
         self.sha256 = sha256_of(self.manifest.dump())
 
     def verify(self, **more: object) -> Manifest:
         """Read it back."""
-        return verify_objects(self.store, "backup", self.sha256, **more)  # type: ignore[arg-type]
+        return verify_objects(self.store, ID, self.sha256, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -62,13 +62,13 @@ def test_a_good_backup(vault: Vault) -> None:
     ("damage", "error", "named"),
     [
         pytest.param(lambda s: flip(s, NAME, 2 * SEGMENT + 7), Damaged, f"segment 2 of {NAME}", id="a flipped bit"),
-        pytest.param(lambda s: flip(s, "backup.index", 2), Damaged, "backup.index", id="a flipped bit of the index"),
-        pytest.param(lambda s: flip(s, "backup.json", 40), Damaged, "backup.json", id="a flipped bit of the manifest"),
+        pytest.param(lambda s: flip(s, f"{ID}.index", 2), Damaged, f"{ID}.index", id="a flipped bit of the index"),
+        pytest.param(lambda s: flip(s, f"{ID}.json", 40), Damaged, f"{ID}.json", id="a flipped bit of the manifest"),
         pytest.param(lambda s: s.objects.update({NAME: s.objects[NAME][:-1]}), Damaged, NAME, id="cut short"),
         pytest.param(lambda s: s.objects.update({NAME: s.objects[NAME] + b"x"}), Damaged, NAME, id="grown"),
         *(
             pytest.param(lambda s, n=name: s.objects.pop(n), ObjectMissing, name, id=f"{name} lost")
-            for name in (NAME, "backup.index", "backup.json")
+            for name in (NAME, f"{ID}.index", f"{ID}.json")
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_proof_that_is_stopped(vault: Vault) -> None:
 def a_verification_record(vault: Vault, **change: object) -> VerificationRecord:
     """What a verification by a restore leaves."""
     verification_record = VerificationRecord(
-        id="backup",
+        id=ID,
         manifest_sha256=vault.sha256,
         status=VerificationStatus.PASSED,
         level=VerificationLevel.RESTORE,
@@ -114,22 +114,22 @@ def a_verification_record(vault: Vault, **change: object) -> VerificationRecord:
 
 def test_a_receipt_is_read_as_it_was_kept(vault: Vault) -> None:
     """What was kept is what is read, as long as it is of this very backup."""
-    vault.store.replace(verification_record_name("backup"), a_verification_record(vault).dump())
-    assert read_verification_record(vault.store, "backup", vault.sha256) == a_verification_record(vault)
-    assert read_verification_record(vault.store, "backup", "0" * 64) is None
+    vault.store.replace(verification_record_name(ID), a_verification_record(vault).dump())
+    assert read_verification_record(vault.store, ID, vault.sha256) == a_verification_record(vault)
+    assert read_verification_record(vault.store, ID, "0" * 64) is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff", b'{"format": "another"}'], ids=str)
 def test_a_receipt_that_is_none(vault: Vault, content: bytes | None) -> None:
     """A verification record that is lost or damaged is none, and no fault of the backup."""
     if content is not None:
-        vault.store.objects[verification_record_name("backup")] = content
-    assert read_verification_record(vault.store, "backup", vault.sha256) is None
+        vault.store.objects[verification_record_name(ID)] = content
+    assert read_verification_record(vault.store, ID, vault.sha256) is None
 
 
 def test_a_receipt_that_cannot_be_read(vault: Vault) -> None:
     """A store that does not answer has not said that there is none."""
-    vault.store.replace(verification_record_name("backup"), a_verification_record(vault).dump())
+    vault.store.replace(verification_record_name(ID), a_verification_record(vault).dump())
     vault.store.faults = [Fault("get", Transient("silent"))]
     with pytest.raises(Transient):
-        read_verification_record(vault.store, "backup", vault.sha256)
+        read_verification_record(vault.store, ID, vault.sha256)

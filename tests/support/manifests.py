@@ -73,7 +73,7 @@ def manifest_of(backup: Backup, deployment: str, parent: Backup | None = None) -
     return Manifest(
         id=backup.id,
         account=backup.account,
-        deployment=deployment,
+        deployment="any",
         attempt=1,
         name=backup.name,
         description=backup.description,
@@ -108,7 +108,7 @@ def manifest_of(backup: Backup, deployment: str, parent: Backup | None = None) -
         index=IndexFacts(name=f"{backup.id}.index", size_bytes=len(INDEX), sha256=sha256_of(INDEX)),
         segment_size_bytes=64 << 20,
         segments=[Segment(size_bytes=len(DATA), sha256=sha256)],
-    )
+    ).model_copy(update={"deployment": deployment})  # of whatever form
 
 
 def put_backup(store: ObjectStore, backup: Backup, deployment: str, parent: Backup | None = None) -> Backup:

@@ -229,12 +229,23 @@ def cut(name: str) -> Callable[[Objects, str], None]:
     return harm
 
 
+_FOREIGN_DATASTORE = {
+    "type": "../../etc/passwd",
+    "version": "10.11",
+    "version_id": "v",
+    "server_version": "10.11.19",
+    "tool_version": "10.11.19",
+}
 HARMS: dict[str, Callable[[Objects, str], None]] = {
     "no JSON": cut("json"),
     "a field is missing": saying(lineage=None),
     "a time that is none": saying(created="yesterday"),
     "a time before all times": saying(created="0001-01-01T00:00:00+23:59"),
     "a number too large": saying(size_bytes=1 << 63),
+    "a negative number": saying(volume_gb=-1),
+    "no name": saying(name=""),
+    "a datastore that is none": saying(datastore=_FOREIGN_DATASTORE),
+    "segments that do not add up": saying(segments=[{"size_bytes": 1, "sha256": "0" * 64}]),
     "a riddle": lambda objects, backup_id: objects.update({f"{backup_id}.json": b"[" * 200_000}),
     "of another account": saying(account=OTHER),
     "of another backup": saying(id="another"),

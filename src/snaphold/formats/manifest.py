@@ -6,19 +6,55 @@ SHA-256 of its bytes is the one that was recorded with COMPLETED.
 
 import hashlib
 import json
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from snaphold.errors import Damaged
+from snaphold.model import ID_FORM
+from snaphold.objects import MAX_SEGMENT_SIZE
+from snaphold.protocol import (
+    MAX_DESCRIPTION,
+    Account,
+    DatastoreType,
+    Id,
+    Incarnation,
+    Number,
+    ObjectName,
+    RegionName,
+    Series,
+    Sha256,
+    Small,
+    Time,
+)
 
 FORMAT: Final = "snaphold-backup"
 VERSION: Final = 1
 CodecName = Literal["gzip", "zstd"]
+_FAULTS_NAMED: Final = 5  # fields that the message about a manifest names
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain NUL characters")
+    return text
+
+
+BackupId = Annotated[str, Field(pattern=f"^{ID_FORM}$")]
+IndexName = Annotated[str, Field(pattern=f"^{ID_FORM}\\.index$")]
+BackupName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_without_nul)]
+Description = Annotated[str, Field(max_length=MAX_DESCRIPTION), AfterValidator(_without_nul)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+~:_-]{1,64}$")]  # "10.11.19"
+FileIdentity = Annotated[str, Field(pattern=r"^[0-9]{1,20}:[0-9]{1,20}:(?:-?[0-9]{1,20}|None)$")]
+TablespaceId = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
 class Frozen(BaseModel):
-    """A part of the manifest."""
+    """A part of the manifest.
+
+    Its fields have the forms that messages between hosts, regions and the service have: whoever can write to the store
+    can write a manifest, and ``rebuild`` believes it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -26,34 +62,34 @@ class Frozen(BaseModel):
 class Segment(Frozen):
     """One segment of the data object, in order."""
 
-    size_bytes: int
-    sha256: str
+    size_bytes: Annotated[int, Field(ge=1, le=MAX_SEGMENT_SIZE)]
+    sha256: Sha256
 
 
 class DataFacts(Frozen):
     """The data object. ``sha256``: of the whole; None, for what the segments' hashes say is enough."""
 
-    name: str
-    size_bytes: int
-    sha256: str | None = None  # the first backups have it
+    name: ObjectName
+    size_bytes: Number
+    sha256: Sha256 | None = None  # the first backups have it
 
 
 class IndexFacts(Frozen):
     """The index, which is vouched for as a whole."""
 
-    name: str
-    size_bytes: int
-    sha256: str
+    name: IndexName
+    size_bytes: Number
+    sha256: Sha256
 
 
 class DatastoreFacts(Frozen):
     """What server the data came from."""
 
-    type: str
-    version: str
-    version_id: str
-    server_version: str
-    tool_version: str
+    type: DatastoreType
+    version: Series
+    version_id: Id
+    server_version: Version
+    tool_version: Version
 
 
 class Lineage(Frozen):
@@ -66,22 +102,22 @@ class Lineage(Frozen):
     it has nothing of them, so no increment on it can have all.
     """
 
-    incarnation: str
-    from_lsn: int | None
-    checkpoint_lsn: int | None
-    to_lsn: int
-    last_lsn: int
-    gtid: str | None = None
-    parent_manifest_sha256: str | None = None
-    imported: list[str] = []
-    unfinished: list[int] = []
+    incarnation: Incarnation
+    from_lsn: Number | None
+    checkpoint_lsn: Number | None
+    to_lsn: Number
+    last_lsn: Number
+    gtid: Annotated[str, Field(max_length=65_535)] | None = None
+    parent_manifest_sha256: Sha256 | None = None
+    imported: list[FileIdentity] = []
+    unfinished: list[TablespaceId] = []
 
 
 class Source(Frozen):
     """What was backed up."""
 
     type: Literal["instance", "ha"]
-    id: str
+    id: Id
 
 
 class Manifest(Frozen):
@@ -89,33 +125,42 @@ class Manifest(Frozen):
 
     format: Literal["snaphold-backup"] = FORMAT
     version: Literal[1] = VERSION
-    id: str
-    account: str
-    deployment: str
-    attempt: int
-    name: str
-    description: str | None
+    id: BackupId
+    account: Account
+    deployment: Account  # of the same form
+    attempt: Small
+    name: BackupName
+    description: Description | None
     source: Source
-    instance_id: str
-    parent_id: str | None
-    created: str
-    updated: str
+    instance_id: Id
+    parent_id: BackupId | None
+    created: Time
+    updated: Time
     is_automated: bool
     made: Literal["taken", "consolidated", "copied"] = "taken"
-    made_from: str | None = None  # the backup that this one consolidates, or is a copy of
-    made_from_region: str | None = None  # where that one is, for a copy
-    volume_gb: int
-    flavor_ram_mb: int
-    size_bytes: int  # what the source's data used
-    stream_bytes: int  # the xbstream, decompressed
+    made_from: BackupId | None = None  # the backup that this one consolidates, or is a copy of
+    made_from_region: RegionName | None = None  # where that one is, for a copy
+    volume_gb: Small
+    flavor_ram_mb: Small
+    size_bytes: Number  # what the source's data used
+    stream_bytes: Number  # the xbstream, decompressed
     codec: CodecName
-    level: int
+    level: Annotated[int, Field(ge=0, le=100)]
     datastore: DatastoreFacts
     lineage: Lineage
     data: DataFacts
     index: IndexFacts
-    segment_size_bytes: int
-    segments: list[Segment]
+    segment_size_bytes: Annotated[int, Field(ge=1, le=MAX_SEGMENT_SIZE)]
+    segments: Annotated[list[Segment], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _segments_add_up(self) -> Self:
+        """All segments but the last have the segment size, and together they have the data object's length."""
+        *whole, last = (segment.size_bytes for segment in self.segments)
+        full = self.segment_size_bytes
+        if last > full or any(size != full for size in whole) or sum(whole) + last != self.data.size_bytes:
+            raise ValueError("the segments do not add up to the data object")
+        return self
 
     def dump(self) -> bytes:
         """The bytes that are stored: sorted, readable JSON, the same for the same content."""
@@ -147,4 +192,6 @@ def parse(data: bytes, *, name: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise Damaged(f"the manifest {name} cannot be understood: {error.error_count()} fields do not fit") from error
+        faults = [".".join(map(str, fault["loc"])) or fault["msg"] for fault in error.errors(include_url=False)]
+        named = ", ".join(faults[:_FAULTS_NAMED]) + (", …" if len(faults) > _FAULTS_NAMED else "")
+        raise Damaged(f"the manifest {name} cannot be understood: {len(faults)} fields do not fit ({named})") from error

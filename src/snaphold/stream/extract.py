@@ -60,7 +60,7 @@ def extract_backup(
         uid=uid,
         gid=gid,
         threads=threads or os.cpu_count() or 1,
-        layers=layers if len(layers) > 1 else [],
+        layers=layers,
         on_progress=on_progress,
         stop=stop,
     ) as extractor:

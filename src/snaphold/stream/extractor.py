@@ -1,13 +1,14 @@
 """The program that turns a compressed stream on its standard input into the files of a data directory.
 
-    python -m snaphold.stream.extractor --directory DIR [--uid UID --gid GID] --threads N [--layer BYTES ...]
+    python -m snaphold.stream.extractor --directory DIR [--uid UID --gid GID] --threads N --layer BYTES ...
 
 It is a process of its own because a stream may be hostile: once everything is imported and the directory is open it
 abandons root, its groups, every file outside of the directory, and any way back, and dies with its parent. Names are
 checked, files are made anew (0600, directories 0700), links never followed, the CRC of every chunk is verified, and a
 stream that is not whole is refused.
-With ``--layer`` the standard input is a chain: the streams of its backups in a row, the newest first, of each so many
-bytes (:class:`Layer`). The directory must be empty; what a failure leaves in it is the caller's to remove.
+``--layer`` describes the stream of one backup (:class:`Layer`). Given several times, the standard input is a chain: the
+streams of its backups in a row, the newest first. A stream that decompresses to more bytes than its layer states is
+refused before these are written. The directory must be empty; the caller removes what a failure leaves in it.
 
 Standard output: ``<bytes of the stream so far>`` a line, every PROGRESS_STEP; the last line counts them all. Standard
 error: one line, the reason. Exit status: 0 the files are written (not synced), FAILED they could not be, DISK_FULL for
@@ -20,7 +21,7 @@ import os
 import resource
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -67,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _insist_on_empty(directory)
         _give_up_privileges(directory, arguments.uid, arguments.gid)
         tell: Callable[[int], object] = lambda count: os.write(1, b"%d\n" % count)  # noqa: E731 -- of one line
-        if arguments.layer:
+        if len(arguments.layer) > 1:
             materialize_chain(0, directory, arguments.layer, arguments.threads, tell)
         else:
-            extract(0, directory, arguments.threads, tell)
+            extract(0, directory, arguments.layer[0], arguments.threads, tell)
     except Damaged as error:
         print(error, file=sys.stderr)  # noqa: T201 -- the program's answer
         return DAMAGED
@@ -85,8 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return FAILED
 
 
-def extract(source: int, directory: int, threads: int, on_progress: Callable[[int], object]) -> None:
+def extract(source: int, directory: int, layer: Layer, threads: int, on_progress: Callable[[int], object]) -> None:
     """Write the files of the compressed stream that descriptor ``source`` yields into descriptor ``directory``.
+
+    ``layer``: the lengths of the whole stream.
 
     Members are decompressed by ``threads`` threads; this one parses, verifies and writes.
 
@@ -96,7 +99,9 @@ def extract(source: int, directory: int, threads: int, on_progress: Callable[[in
     """
     tree = Tree(directory)
     with closing(tree), closing(WholeFiles(tree)) as files, ThreadPoolExecutor(threads) as pool:
-        on_progress(_read(_pieces(source), files, pool, threads, on_progress))
+        on_progress(
+            _read(_pieces(source, layer.size_bytes), files, pool, threads, on_progress, limit=layer.stream_bytes)
+        )
 
 
 def materialize_chain(
@@ -116,7 +121,8 @@ def materialize_chain(
                 told = partial(_tell_from, on_progress, position)
                 is_cut = wanted.wanted_bytes < wanted.stream_bytes
                 upto = wanted.wanted_bytes if is_cut else None
-                read = _read(_pieces(source, wanted.size_bytes), layer, pool, threads, told, upto=upto)
+                pieces = _pieces(source, wanted.size_bytes)
+                read = _read(pieces, layer, pool, threads, told, limit=wanted.stream_bytes, upto=upto)
                 position += wanted.stream_bytes if is_cut else read
         overlay.finish()
     on_progress(position)
@@ -133,48 +139,55 @@ def _read(
     threads: int,
     on_progress: Callable[[int], object],
     *,
+    limit: int,
     upto: int | None = None,
 ) -> int:
-    """Hand one compressed stream to a sink; returns its length. ``upto``: it was cut somewhere behind this."""
-    splitter, reader, reported = MemberSplitter(), XbstreamReader(sink), 0
+    """Hand one compressed stream to a sink; returns its length.
+
+    ``limit``: bytes that it has at most. ``upto``: the stream was cut somewhere behind this position.
+    """
+    reader, reported = XbstreamReader(sink), 0
+    with closing(_decompressed(pieces, pool, threads)) as blocks:
+        for block in blocks:
+            if reader.position + len(block) > limit:  # a few MB may decompress to as many GB
+                raise Damaged(f"the stream is longer than the {limit} bytes that it should have")
+            reader.feed(block)
+            if reader.position - reported >= PROGRESS_STEP:
+                on_progress(reported := reader.position)
+    if upto is None:
+        reader.finish()
+    elif reader.position < upto:
+        raise Damaged("a stream ends before what is wanted of it does")
+    return reader.position
+
+
+def _decompressed(pieces: Iterable[bytes], pool: ThreadPoolExecutor, threads: int) -> Generator[bytes, None, None]:
+    """The blocks of a compressed stream, in order; a bounded number of them is decompressed ahead."""
+    splitter = MemberSplitter()
     decompressing: deque[Future[bytes]] = deque()
-
-    def take_oldest() -> None:
-        nonlocal reported
-        reader.feed(decompressing.popleft().result())
-        if reader.position - reported >= PROGRESS_STEP:
-            on_progress(reported := reader.position)
-
     try:
         for piece in pieces:
             for member in splitter.feed(piece):
                 decompressing.append(pool.submit(decompress_member, member))
                 if len(decompressing) > 2 * threads + 4:
-                    take_oldest()
+                    yield decompressing.popleft().result()
         while decompressing:
-            take_oldest()
+            yield decompressing.popleft().result()
         splitter.finish()
-        if upto is None:
-            reader.finish()
-        elif reader.position < upto:
-            raise Damaged("a stream ends before what is wanted of it does")
     finally:
         for future in decompressing:
             future.cancel()
-    return reader.position
 
 
-def _pieces(source: int, size_bytes: int | None = None) -> Iterator[bytes]:
-    """What a descriptor yields, to its end or ``size_bytes`` of it. Raises ``Damaged`` when it has fewer."""
+def _pieces(source: int, size_bytes: int) -> Iterator[bytes]:
+    """The next ``size_bytes`` bytes of a descriptor. Raises ``Damaged`` when it has fewer."""
     rest = size_bytes
-    while rest != 0:
-        piece = os.read(source, _READ_SIZE if rest is None else min(_READ_SIZE, rest))
+    while rest:
+        piece = os.read(source, min(_READ_SIZE, rest))
         if not piece:
-            break
+            raise Damaged("a stream ends before its time")
         yield piece
-        rest = None if rest is None else rest - len(piece)
-    if rest:
-        raise Damaged("a stream ends before its time")
+        rest -= len(piece)
 
 
 def _insist_on_empty(directory: int) -> None:
@@ -207,7 +220,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--uid", type=int)
     parser.add_argument("--gid", type=int)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--layer", type=Layer.parse, action="append", metavar="BYTES:STREAM_BYTES:WANTED_BYTES")
+    parser.add_argument(
+        "--layer", type=Layer.parse, action="append", required=True, metavar="BYTES:STREAM_BYTES:WANTED_BYTES"
+    )
     return parser.parse_args(argv)
 
 
