@@ -18,6 +18,7 @@ that the catalog can keep. A message that does not fit is refused as a whole (40
 
 import ipaddress
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -29,6 +30,7 @@ VERSION = 1
 MAX_INSTANCES: Final = 10_000  # of one host
 MAX_TAKEN: Final = 20_000  # addresses
 MAX_REASON: Final = 4_000  # characters of a reason; what is longer is cut
+MAX_FAULT: Final = 300  # the same of an instance's fault: a heartbeat may have one for each of 10,000 instances
 MAX_DESCRIPTION: Final = 65_535  # characters of a backup's description
 _MAX_AT_WORK: Final = 1_000
 _MAX_WANTED: Final = 1_000
@@ -36,11 +38,14 @@ _MAX_NAMES: Final = 100_000  # of databases and users of an instance
 _MAX_OBJECTS: Final = 1_000_000  # of one backup
 
 
-def _shortened(text: object) -> object:
-    """Cut, with a space for each control character but the ends of lines."""
+def _shortened(text: object, *, most: int = MAX_REASON) -> object:
+    """Cut after ``most`` characters, and put a space for each that cannot be printed, but for the ends of lines."""
     if not isinstance(text, str):
         return text
-    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text[:MAX_REASON])
+    text = text[:most]
+    if text.isprintable():  # nearly all are; a host may send thousands at once
+        return text
+    return "".join([letter if letter.isprintable() or letter == "\n" else " " for letter in text])
 
 
 def _checked_time(text: str) -> str:
@@ -61,6 +66,7 @@ Number = Annotated[int, Field(ge=0, lt=1 << 63)]  # as large as the catalog can 
 Small = Annotated[int, Field(ge=0, lt=1 << 31)]  # MB, GB, numbers of attempts
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Reason = Annotated[str, BeforeValidator(_shortened)]  # words for people
+Fault = Annotated[str, BeforeValidator(partial(_shortened, most=MAX_FAULT))]  # words for people, of an instance
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 Session = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,36}$")]
 Account = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -185,7 +191,7 @@ class InstanceState(Message):
     used_bytes: Number | None = None
     incarnation: Incarnation | None = None  # this life of its data directory
     max_lsn: Number | None = None  # up to which its redo log is on the disk
-    fault: Reason | None = None  # why it does not run, in plain words
+    fault: Fault | None = None  # why it does not run, in plain words
 
 
 TakenAddresses = Annotated[list[Address], Field(max_length=MAX_TAKEN)]  # which no new instance can get

@@ -21,12 +21,24 @@ def test_the_reconciler_keeps_away_from_tasks() -> None:
     """It may not act while a task works on the instance, nor on a state that was asked for before the task ended."""
     clock = Clock()
     activity = InstanceActivity(clock)
-    with activity.task("one"):
+    with activity.task("one", changes_state=True):
         assert not activity.acquire("one", asked_s=clock.now_s + 1)
         assert activity.acquire("other", asked_s=clock.now_s)
     assert not activity.acquire("one", asked_s=clock.now_s)
     assert activity.acquire("one", asked_s=clock.now_s + 1)
     assert not activity.acquire("one", asked_s=clock.now_s + 1)
+
+
+def test_backups_do_not_starve_a_crashed_server() -> None:
+    """A task that does not change the desired state, such as a backup, leaves an earlier wish for the server valid."""
+    clock = Clock()
+    activity = InstanceActivity(clock)
+    asked_s = clock.now_s
+    for _ in range(3):
+        clock.now_s += 1
+        with activity.task("one", changes_state=False):
+            assert not activity.acquire("one", asked_s=asked_s)
+    assert activity.acquire("one", asked_s=asked_s)
 
 
 def test_tasks_of_one_instance_exclude_each_other() -> None:
@@ -36,12 +48,12 @@ def test_tasks_of_one_instance_exclude_each_other() -> None:
     assert activity.acquire("one", asked_s=1)
 
     def work() -> None:
-        with activity.task("one"):
+        with activity.task("one", changes_state=True):
             order.append("task")
 
     waiting = threading.Thread(target=work)
     waiting.start()
-    with activity.task(None):
+    with activity.task(None, changes_state=True):
         order.append("reconciler")
     activity.release("one")
     waiting.join(30)
@@ -65,14 +77,14 @@ def test_gone_instances_are_forgotten() -> None:
     activity = InstanceActivity(clock)
     listed_s = clock.now_s + 5
     for instance_id in ("present", "gone", "busy"):
-        with activity.task(instance_id):
+        with activity.task(instance_id, changes_state=True):
             pass
         activity.postpone(instance_id, 1000)
     clock.now_s = listed_s
-    with activity.task("created since"):
+    with activity.task("created since", changes_state=True):
         pass
     with ExitStack() as stack:
-        stack.enter_context(activity.task("busy"))
+        stack.enter_context(activity.task("busy", changes_state=True))
         activity.forget_gone({"present"}, listed_s=listed_s)
     asked_s = listed_s - 1  # later than the first tasks' ends, sooner than that of the newest
     may_act = {name: activity.acquire(name, asked_s=asked_s) for name in ("present", "gone", "busy", "created since")}

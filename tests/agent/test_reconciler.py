@@ -124,3 +124,14 @@ def test_a_host_that_was_removed(place: Place, servers: Servers, host_settings: 
         heartbeats(place, 1)
     assert [line["event"] for line in logs].count(refused) == 1
     assert servers.ids() == [directory.path.name]
+
+
+def test_a_host_that_is_not_known_yet(place: Place, servers: Servers, host_settings: Settings) -> None:
+    """A fresh service refuses its host until the host is registered: the first refusals are not logged as a warning."""
+    token = (place.directory / "token").read_text("ascii")
+    (place.directory / "token").write_text("another", "ascii")
+    with capture_logs() as logs, running_agent(place, servers, host_settings):
+        wait_for(lambda: place.line.arrived["hello"] >= 3, "refusals")
+        (place.directory / "token").write_text(token, "ascii")
+        heartbeats(place, 1)
+    assert "host.refused" not in [line["event"] for line in logs]

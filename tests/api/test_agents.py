@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from snaphold.formats.manifest import IndexFacts
 from snaphold.formats.stored_backups import StoredBackups
-from snaphold.protocol import MAX_INSTANCES, MAX_REASON
+from snaphold.protocol import MAX_FAULT, MAX_INSTANCES, MAX_REASON, InstanceState
 from snaphold.service import host_registry
 from tests.api.site import (
     Site,
@@ -211,6 +211,13 @@ def test_reasons_are_cut(site: Site) -> None:
     reason = site.ok("GET", f"/instances/{instance}")["instance"]["reason"]
     assert len(reason) <= MAX_REASON
     assert reason.isprintable()
+
+
+def test_faults_of_instances_are_cut() -> None:
+    """Of each of thousands a short text is kept, with a space for whatever cannot be printed."""
+    faults = ["x" * 1000, "a\u202eb\x1b\nc" * 200]
+    states = [InstanceState(id="i", running=False, fault=fault).fault for fault in faults]
+    assert states == ["x" * MAX_FAULT, ("a b \nc" * 200)[:MAX_FAULT]]
 
 
 @pytest.mark.parametrize(

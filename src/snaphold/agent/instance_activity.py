@@ -16,12 +16,16 @@ class InstanceActivity:
         self._now = now
         self._changed = threading.Condition()
         self._busy: set[str] = set()
-        self._task_ended_s: dict[str, float] = {}
+        self._changed_s: dict[str, float] = {}  # when the last task that changes the desired state ended
         self._retry_s: dict[str, float] = {}  # when an instance that could not be reconciled is tried again
 
     @contextlib.contextmanager
-    def task(self, instance_id: str | None) -> Iterator[None]:
-        """Hold the instance's lock; wait for it first. ``None``: the task needs no instance, and does not wait."""
+    def task(self, instance_id: str | None, *, changes_state: bool) -> Iterator[None]:
+        """Hold the instance's lock; wait for it first. ``None``: the task needs no instance, and does not wait.
+
+        ``changes_state``: the task may change the state that is desired of the instance (it starts or stops the server,
+        say; a backup does not).
+        """
         if instance_id is None:
             yield
             return
@@ -31,19 +35,21 @@ class InstanceActivity:
         try:
             yield
         finally:
-            with self._changed:
-                self._task_ended_s[instance_id] = self._now()
+            if changes_state:
+                with self._changed:
+                    self._changed_s[instance_id] = self._now()
             self.release(instance_id)
 
     def acquire(self, instance_id: str, *, asked_s: float) -> bool:
         """Take the instance's lock for the reconciler, and return whether it was free to act; it never waits.
 
-        ``asked_s``: when the state that it would bring about was asked for. It may not act when a task of the instance
-        has ended since: that task may have changed the state that is desired. Nor before a ``postpone`` is over.
+        ``asked_s``: when the state that it would bring about was asked for. It may not act when a task that changes the
+        desired state has ended since: the answer is outdated. Nor before a ``postpone`` is over. Other tasks only keep
+        it away while they run, however many follow each other: a server that crashed is started between them.
         """
         with self._changed:
             free = instance_id not in self._busy
-            outdated = asked_s <= self._task_ended_s.get(instance_id, float("-inf"))
+            outdated = asked_s <= self._changed_s.get(instance_id, float("-inf"))
             if not free or outdated or self._now() < self._retry_s.get(instance_id, float("-inf")):
                 return False
             self._busy.add(instance_id)
@@ -63,10 +69,10 @@ class InstanceActivity:
     def forget_gone(self, present: Collection[str], *, listed_s: float) -> None:
         """Forget the instances that are not ``present``: those on the host when it was asked, at ``listed_s`` or later.
 
-        An instance that a task has worked on since then is kept: the task may have created it.
+        An instance whose desired state a task has changed since then is kept: the task may have created it.
         """
         with self._changed:
-            for times in (self._task_ended_s, self._retry_s):
+            for times in (self._changed_s, self._retry_s):
                 for instance_id in times.keys() - set(present) - self._busy:
-                    if self._task_ended_s.get(instance_id, float("-inf")) < listed_s:
+                    if self._changed_s.get(instance_id, float("-inf")) < listed_s:
                         del times[instance_id]

@@ -20,6 +20,8 @@ from snaphold.reasons import reason_of
 _THREADS: Final = 16  # a look at one instance that hangs must not make the host look dead
 _RENEW_S: Final = 10.0  # between two heartbeats, until the API says how often it wants them
 
+_REFUSALS_AT_START: Final = 20  # in about ten seconds: an API that starts now does not know the host's token yet
+
 _log = structlog.get_logger(__name__)
 
 
@@ -100,26 +102,25 @@ class Session:
         self._stopping = stopping
         self._fault_pause_s = fault_pause_s
         self._known = threading.Event()
+        self._was_known = False
 
     def run(self) -> None:
         """Keep the session until the agent stops."""
-        waits, refused = pauses(), False
+        waits, refusals = pauses(), 0
         while not self._stopping.is_set():
             try:
                 self.desired = self._beat() if self._known.is_set() else self._greet()
             except SnapholdError as error:
-                if isinstance(error, Unauthorized) and not refused:
-                    _log.warning(
-                        "host.refused", region=self.region.name, effect="it was removed, or its token was renewed"
-                    )
-                refused = isinstance(error, Unauthorized)
+                refusals = refusals + 1 if isinstance(error, Unauthorized) else 0
+                if refusals == (1 if self._was_known else _REFUSALS_AT_START):
+                    _log.warning("host.refused", region=self.region.name, cause="it was removed or has another token")
                 self.note_refusal(error)
                 _log.debug("region.silent", region=self.region.name, error=str(error))
                 self._stopping.wait(next(waits))
             except Exception:  # noqa: BLE001 - if this thread ended, the host would seem dead although it works
                 self.back_off("session.failed")
             else:
-                waits, refused = pauses(), False
+                waits, refusals = pauses(), 0
                 self._stopping.wait(self.renew_s)
 
     def wait_until_known(self, timeout_s: float) -> bool:
@@ -142,6 +143,7 @@ class Session:
         welcome = self.region.control.hello(self._reporter.hello(self.id))
         self.renew_s = welcome.renew_s
         self._known.set()
+        self._was_known = True
         _log.info("session.opened", region=self.region.name, url=self.region.control.url, host=welcome.host_id)
         return DesiredStates(asked_s=asked_s, instances=welcome.instances)
 

@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -14,8 +15,20 @@ from snaphold.agent.lease import Lease
 from snaphold.agent.session import Session
 from snaphold.agent.tasks import attempted
 from snaphold.errors import Permanent, SnapholdError, Superseded, Transient, in_full
-from snaphold.protocol import Report, Task
+from snaphold.protocol import Report, Task, TaskKind
 from snaphold.reasons import reason_of
+
+_CHANGE_STATE: Final = frozenset(  # tasks that change the state that the catalog wants an instance to be in
+    {
+        TaskKind.CREATE,
+        TaskKind.RESTORE,
+        TaskKind.RESTART,
+        TaskKind.STOP,
+        TaskKind.START,
+        TaskKind.RESIZE,
+        TaskKind.DELETE,
+    }
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -82,7 +95,7 @@ class TaskRunner:
             begun_s = time.monotonic()
             _log.info("task.started")
             try:
-                with lease, self._activity.task(task.instance_id):
+                with lease, self._activity.task(task.instance_id, changes_state=task.kind in _CHANGE_STATE):
                     lease.check()
                     with attempted(session.region.context, task, lease) as outcome:
                         lease.report_follows()
