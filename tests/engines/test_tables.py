@@ -7,7 +7,7 @@ import pytest
 from snaphold.config import Settings
 from snaphold.engines.mariadb.tables import check_tables, compare_checksums
 from snaphold.errors import Damaged
-from snaphold.stream.verification import Checksums
+from snaphold.formats.verification_record import Checksums
 from tests.support.chains import plain_bench
 from tests.support.instances import query
 from tests.support.servers import open_servers
