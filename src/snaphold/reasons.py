@@ -20,6 +20,19 @@ _ACCOUNT: Final = re.compile(r"snaphold_(?:admin|backup|[0-9a-f]{32})")
 # An absolute path of two or more parts, whichever machine it belongs to; not a URL, nor an object of an account's
 # container (/1234/z_CLOUDDB_BACKUPS/...).
 _PATH: Final = re.compile(r"""(?<![\w./:~-])/(?![^\s/]+/z_CLOUDDB_BACKUPS/)[^\s/'"`]+/[^\s/'"`]+""")
+# A file of a backup as its stream names it, a rate: what of a host's reason may have a slash.
+_FILE: Final = re.compile(
+    r"(?:\./)?[^/:]+/[^/:]+\.(?:ibd|frm|MY[DI]|MA[DI]|CS[VM]|AR[ZM]|TR[GN]|MRG|isl|opt|par)(?:\.\w+)*[.:]?|\w?B/s[.:]?|and/or"
+)
+_WITH_SLASH: Final = re.compile(r"""[^\s'"`(),;=<>]*/[^\s'"`(),;=<>]*""")
+_OF_A_HOST: Final = re.compile(
+    r"\bsnaphold_\w+"  # accounts
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}\b"  # IPv4 addresses
+    r"|\b(?:[0-9a-f]{1,4}:){3,7}[0-9a-f]{1,4}\b|[0-9a-f:]*::[0-9a-f:]*[0-9a-f]\b"  # IPv6 addresses
+    r"|[\w-]+\.(?:internal|intern|local|localdomain|lan|corp)\b"  # names
+    r"|\bAKIA[0-9A-Z]{12}|\b[Bb]earer\s+\S+"  # keys
+    r"|\b(?:[ug]id|pid|process)[\s=:]+\d+"
+)
 _PARTS: Final = ("/etc/", "/home/", "/proc/", "/root/", "/run/", "/tmp/", "/usr/", "/var/", "[Errno ")  # noqa: S108
 
 _log = structlog.get_logger(__name__)
@@ -42,9 +55,27 @@ def screened(reason: str) -> str:
     """The reason, cut to 2000 characters; or ``HELD_BACK`` when it names a path or an internal account."""
     named = _private_part(reason)
     if named is not None:
-        _log.error("reason.held_back", reason=reason, names=named)
-        return HELD_BACK
+        return _withhold(reason, named)
     return reason if len(reason) <= _MAX else f"{reason[: _MAX - 1]}…"
+
+
+def screened_from_host(reason: str) -> str:
+    """The same for a host's reason, which may name no path, address, account, key or process of it at all.
+
+    Names of files in a backup are allowed. This guards against accidents: a hostile host can hide what it wants to say.
+    """
+    named = next((word for word in _WITH_SLASH.findall(reason) if not _FILE.fullmatch(word)), None)
+    if named is None:
+        found = _OF_A_HOST.search(reason)
+        named = None if found is None else found[0]
+    if named is not None:
+        return _withhold(reason, named)
+    return screened(reason)
+
+
+def _withhold(reason: str, named: str) -> str:
+    _log.error("reason.held_back", reason=reason, names=named)
+    return HELD_BACK
 
 
 def _private_part(reason: str) -> str | None:

@@ -7,7 +7,7 @@ import pytest
 from snaphold import __version__
 from snaphold.cli import main
 from snaphold.cli.options import Given, with_settings
-from snaphold.config import Settings
+from snaphold.config import FILE_ONLY, Settings
 from snaphold.wiring.state_directory import StateDirectory
 
 
@@ -80,7 +80,7 @@ def test_what_the_operator_can_mend(
     assert said.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("place", ["s3://bucket/x", "file:///srv/x", "swift:/container", ""])
+@pytest.mark.parametrize("place", ["s3://bucket/x", "file:///srv/x", "swift:/container", "swift:x", "s3:bucket", ""])
 @pytest.mark.parametrize("setting", ["state_dir", "store_dir", "engine_dir", "encryption_key_file"])
 def test_a_path_is_no_url(
     setting: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -92,6 +92,28 @@ def test_a_path_is_no_url(
     assert snaphold(monkeypatch, "serve", *flags) == 1
     assert capsys.readouterr().err.startswith(f"snaphold: the setting {setting} does not fit: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["", "/a/b", "/DFW"])
+def test_a_store_that_is_no_directory(
+    below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A store directory that is a file, or would be below one, is refused in one line, and nothing is made."""
+    (tmp_path / "file").touch()
+    words = ["--state-dir", str(tmp_path / "state"), "--store-dir", f"{tmp_path}/file{below}"]
+    assert snaphold(monkeypatch, "serve", *words, "--region", "DFW=127.0.0.1:1") == 1
+    said = capsys.readouterr().err
+    assert said == f"snaphold: {tmp_path}/file is not a directory, so no store can be made there (--store-dir)\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_help_names_each_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal of 80 columns the help of ``serve`` cuts the name of no option."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert snaphold(monkeypatch, "serve", "--help") == 0
+    said = capsys.readouterr().out
+    names = [f"--{name.replace('_', '-')}" for name in Settings.model_fields if name not in FILE_ONLY]
+    assert [name for name in names if f"{name} " not in said] == []
 
 
 @pytest.mark.parametrize("word", ["--version", "version"])
@@ -110,9 +132,10 @@ def test_an_account_by_standard_input(
         monkeypatch.setattr(sys, "stdin", file)
         words = ["account", "add", "--state-dir", str(tmp_path / "state"), "--create", "1234", "--user", "demo"]
         assert snaphold(monkeypatch, *words, "--role", "dbaas:observer") == 0
-    said = capsys.readouterr().out
-    assert {"account": "1234", "user": "demo"}.items() <= json.loads(said[said.index("{") :]).items()
-    assert "pass phrase" not in said
+    said = capsys.readouterr()
+    assert {"account": "1234", "user": "demo"}.items() <= json.loads(said.out[said.out.index("{") :]).items()
+    assert "pass phrase" not in said.out + said.err
+    assert said.err == f"snaphold: the state directory {tmp_path / 'state'} was set up\n"
 
 
 @pytest.mark.parametrize(

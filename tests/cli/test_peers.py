@@ -81,7 +81,7 @@ def test_settings_of_a_peer_that_do_not_fit(tmp_path: Path, text: str) -> None:
 
 def test_peers_stand_in_the_file_only() -> None:
     """The environment cannot name them."""
-    with pytest.raises(SetupError, match="stands in the settings file only"):
+    with pytest.raises(SetupError, match="can be set in the settings file only"):
         load_settings({}, None, {"SNAPHOLD_PEERS": "ORD"})
 
 

@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from snaphold.errors import BadRequest, Damaged, Permanent, SetupError, Transient, Unavailable, in_full
-from snaphold.reasons import HELD_BACK, keep_private, reason_of, screened
+from snaphold.reasons import HELD_BACK, keep_private, reason_of, screened, screened_from_host
 
 STATE = Path("/srv/the state of a test")
 
@@ -64,6 +64,45 @@ def test_the_last_guard(text: str) -> None:
     with structlog.testing.capture_logs() as logged:
         assert reason_of(Permanent(text)) == HELD_BACK
     assert [line["reason"] for line in logged] == [text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cannot connect through run/s",
+        "the socket ../data/s is gone",
+        "no space left on /srv",
+        "http://control:8779/agent/v1 answered 500",
+        "cannot reach 10.1.2.3:3306",
+        "cannot reach fe80::1:2",
+        "db7.internal does not answer",
+        "AKIAIOSFODNN7EXAMPLE was refused",
+        "Authorization: Bearer abc.def",
+        "uid 310001 may not write",
+        "process 4711 does not end",
+        "Access denied for user snaphold_x",
+    ],
+)
+def test_the_guard_of_a_hosts_reasons(text: str) -> None:
+    """A host's reason that names a path, an address, an account, a key or a process of it is withheld."""
+    with structlog.testing.capture_logs() as logged:
+        assert screened_from_host(text) == HELD_BACK
+    assert [line["reason"] for line in logged] == [text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a chunk of shop/orders.ibd differs from what the backup tool wrote",
+        "./od@0060d/ta@0020ble.ibd.delta: it ends before its last cluster does",
+        "the restored table shop.orders is not sound: Size of datafile is 8192 at 12:30:45",
+        "this host runs mariadb 10.11.19, not mariadb 11.8",
+        "the backup needs 100 bytes, but the disk of its host has only 9 free, at 3 MB/s",
+    ],
+)
+def test_what_a_host_may_say(text: str) -> None:
+    """Names of tables and of files in a backup, versions, times and rates."""
+    assert screened_from_host(text) == text
 
 
 def test_what_passes_the_guard() -> None:

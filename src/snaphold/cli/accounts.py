@@ -66,9 +66,12 @@ def add(
         raise SetupError(f"{state.not_set_up}; --create makes it one")
     if password is None:
         password = _ask_password(user)
+    is_new = not state.is_set_up
     state.make()
     with _identity(given) as identity:
         print_json(identity.add_account(account, user, password, role or []))
+    if is_new:
+        sys.stderr.write(f"snaphold: the state directory {state.path} was set up\n")
 
 
 @command(account_app, "list", with_state)

@@ -26,7 +26,7 @@ from snaphold.model import (
     rfc3339,
 )
 from snaphold.protocol import BackupResult, InstanceResult, Report, TaskKind, VerificationResult
-from snaphold.reasons import screened
+from snaphold.reasons import screened_from_host
 from snaphold.service import copies
 from snaphold.service.deployment import Deployment
 from snaphold.service.placement import free_address, hostname_of, is_loopback, is_permitted_address
@@ -338,10 +338,10 @@ def _incomplete(attempt: Attempt) -> Superseded:
 
 def _screened(message: Report) -> Report:
     """The same report with reasons that are fit for tenants: the host may run an older release, or be compromised."""
-    reason = None if message.reason is None else screened(message.reason)
+    reason = None if message.reason is None else screened_from_host(message.reason)
     proof = message.proof
     if proof is not None and proof.reason is not None:
-        proof = proof.model_copy(update={"reason": screened(proof.reason)})
+        proof = proof.model_copy(update={"reason": screened_from_host(proof.reason)})
     return message.model_copy(update={"reason": reason, "proof": proof})
 
 

@@ -121,6 +121,7 @@ class StateDirectory:
         Raises:
             SetupError: it cannot be made, or cannot be written to; or as ``store`` says.
         """
+        self._check_store_root(regions)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "regions").mkdir(mode=0o700, exist_ok=True)
@@ -135,6 +136,15 @@ class StateDirectory:
             raise SetupError(f"the state directory cannot be made: {error.filename}: {error.strerror}") from error
         if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
             raise SetupError(f"the state directory {self.path} cannot be written to")
+
+    def _check_store_root(self, regions: Sequence[str]) -> None:
+        """Raise ``SetupError`` before anything is made when a store cannot be a directory."""
+        if self.store_root is None:
+            return
+        for path in (self.store_root, *(self.store_root / region for region in regions)):
+            existing = next((each for each in (path, *path.parents) if each.exists()), path)
+            if not existing.is_dir():
+                raise SetupError(f"{existing} is not a directory, so no store can be made there (--store-dir)")
 
     def make_store(self, region: str) -> None:
         """Make the region's store where it is missing. Raises ``SetupError`` where it cannot be made."""
