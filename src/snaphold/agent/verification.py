@@ -15,6 +15,7 @@ from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
 from snaphold.engines.base import Administer
 from snaphold.errors import Damaged, ObjectMissing, Permanent, SnapholdError, Superseded, Transient, in_full
+from snaphold.formats.manifest import Manifest
 from snaphold.formats.verification_record import Checksums, ObjectFacts, VerificationRecord
 from snaphold.model import VerificationLevel, VerificationStatus, rfc3339
 from snaphold.objects import manifest_name, object_prefix, verification_record_name
@@ -92,7 +93,7 @@ def verify_new(
     lease.tell(step="verifying", done_bytes=0, expected_bytes=expected_bytes)
     while True:
         try:
-            return verify(context, links, level, lease, on_progress=heard, source=source)
+            return verify(context, links, level, lease, on_progress=heard, source=source, new=True)
         except Transient as error:
             now = time.monotonic()
             silent_since = now if silent_since is None else silent_since
@@ -112,10 +113,12 @@ def verify(
     *,
     on_progress: Callable[[int], None] = lambda _: None,
     source: Administer | None = None,
+    new: bool = False,
 ) -> VerificationResult:
     """Prove the last backup of a chain once, and keep the verification record.
 
-    ``on_progress``: as ``verify_objects`` has it. ``source``: see ``Engine.check_tables``.
+    ``on_progress``: as ``verify_objects`` has it. ``source``: see ``Engine.check_tables``; when it is None, the running
+    instance that the backup was taken from is asked, if it is on this host. ``new``: the backup has just been made.
 
     Raises:
         ObjectMissing, Damaged: bytes are gone, or differ from what was recorded; the message names the object.
@@ -144,7 +147,7 @@ def verify(
         own_bytes = manifest.data.size_bytes
         verify_chain(context, links[:-1], lease, on_progress=lambda count: note(own_bytes + count))
     else:
-        checksums = _checked_in_scratch_server(context, links, lease, source)
+        checksums = _checked_in_scratch_server(context, links, lease, source, new=new)
     result = VerificationResult(
         status=VerificationStatus.PASSED,
         level=level,
@@ -229,11 +232,17 @@ def _keep(
 
 
 def _checked_in_scratch_server(
-    context: TaskContext, links: list[ChainLink], lease: Lease, source: Administer | None
+    context: TaskContext, links: list[ChainLink], lease: Lease, source: Administer | None, *, new: bool
 ) -> Checksums:
-    """Restore a chain into a throw-away server and look at every table; the checksums of those that clients made.
+    """Restore a chain into a scratch server and check every table; return the checksums of the tables of clients.
 
-    ``source``: see ``Engine.check_tables``.
+    ``source``: see ``Engine.check_tables``. ``new``: the backup has just been made.
+
+    Raises:
+        Damaged: bytes differ from what was recorded, or a table is unsound that was sound in the source or in an
+            earlier verification.
+        Permanent: a table of an older backup is unsound, and nothing shows whether it was so in the source. The bytes
+            are those that were written, so this is no proof of damage.
     """
     chain = Chain.opened(context.stores, links)
     of, link = chain.newest.datastore, links[-1]
@@ -271,17 +280,35 @@ def _checked_in_scratch_server(
         administer = context.servers.start_scratch_server(spec, 1)
         reached(Step.VERIFY_STARTED)
         with ThreadPoolExecutor(1, "check") as pool:
+            if source is None:
+                source = _running_source(context, chain.newest)
             known = earlier.checksums.unsound if earlier is not None and earlier.checksums is not None else ()
             checking = pool.submit(engine.check_tables, administer, lease.check, known=known, source=source)
             while not wait([checking], _STOP_POLL_S).done:
                 if lease.stop.is_set():  # a statement on a large table ends with its server only
                     context.servers.discard_attempt(spec.id, 1)
             lease.check()
-            found = checking.result()
+            try:
+                found = checking.result()
+            except Damaged as error:
+                if new or (earlier is not None and earlier.checksums is not None):
+                    raise
+                raise Permanent(
+                    f"{error}. All objects are as they were written; whether the table was so in the source when the "
+                    "backup was taken is not known"
+                ) from error
         reached(Step.VERIFY_CHECKED)
     finally:
         context.servers.discard_attempt(spec.id, 1)
     return engine.compare_checksums(link.backup_id, None if earlier is None else earlier.checksums, found)
+
+
+def _running_source(context: TaskContext, manifest: Manifest) -> Administer | None:
+    """Runs statements in the instance that a backup was taken from; None if no server of it runs on this host."""
+    instance_id, servers = manifest.instance_id, context.servers
+    if instance_id not in servers.ids() or servers.account(instance_id) != manifest.account:
+        return None
+    return servers.administer(instance_id) if servers.running(instance_id) else None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from snaphold import disk
 from snaphold.config import Settings
-from snaphold.engines.base import ServerAccess
+from snaphold.engines.base import Administer, ServerAccess
 from snaphold.errors import NotFound, Permanent, SnapholdError
 from snaphold.host.lifecycle import Lifecycle
 from snaphold.host.machine import listening_addresses
@@ -38,6 +38,9 @@ class ObservedServers(Protocol):
 
     def access(self, instance_id: str) -> ServerAccess:
         """Return how the engine's tools reach the server. Raises ``NotFound``."""
+
+    def administer(self, instance_id: str) -> Administer:
+        """Return a function that runs statements in the server. Raises ``NotFound``."""
 
     def ask(
         self, instance_id: str, kind: HostCallKind, payload: Mapping[str, Any], *, deadline_s: float = 15
@@ -152,6 +155,11 @@ class Observation(ObservedServers):
                 administer_as_tool=engine.administer(directory, as_tool=True),
                 checkpoint=partial(engine.checkpoint, directory),
             )
+
+    def administer(self, instance_id: str) -> Administer:
+        """Return a function that runs statements in the server; a backup may run meanwhile. Raises ``NotFound``."""
+        directory, record = self._records.built(instance_id)
+        return self._lifecycle.engine(record).administer(directory)
 
     def ask(
         self, instance_id: str, kind: HostCallKind, payload: Mapping[str, Any], *, deadline_s: float = 15

@@ -59,6 +59,7 @@ class Servers:
         self.incarnation: Final = observation.incarnation
         self.saw_lsn: Final = observation.saw_lsn
         self.access: Final = observation.access
+        self.administer: Final = observation.administer
         self.ask: Final = observation.ask
 
     @property
