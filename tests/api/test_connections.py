@@ -78,6 +78,12 @@ class Client:
                 parts.append(part)
         return b"".join(parts)
 
+    def read_until_resumed(self, service: "Service") -> None:
+        """Read until the service may write again."""
+        (connection,) = service.connections()
+        while not connection._has_read:
+            self.socket.recv(65536)
+
     def until(self, end: bytes) -> None:
         """Read the answer up to these bytes."""
         got = b""
@@ -288,6 +294,32 @@ def test_an_answer_is_fetched_in_time() -> None:
         service.passes(60.1)
         poll(lambda: not service.connections())
         service.application.release()
+
+
+def test_a_slow_reader_is_not_cut_off() -> None:
+    """However long an answer takes, its client may go on reading as long as it reads some of it in time."""
+    with service_with(EIGHT) as service:
+        client = service.connect().get("/endless")
+        for _ in range(5):
+            poll(lambda: any(connection.flow.write_paused for connection in service.connections()))
+            service.passes(15)
+            client.read_until_resumed(service)
+        assert len(service.connections()) == 1
+        service.application.release()
+
+
+def test_pipelined_requests_are_bounded() -> None:
+    """A few requests may be sent ahead of the answers, and all are answered in turn; too many end the connection."""
+    with service_with(EIGHT) as service:
+        request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        client = service.connect().send(request * 16).get("/")
+        assert client.answer().count(b"HTTP/1.1 200 OK") == 17
+        flood = service.connect().send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" + request * 2_000)
+        assert fault_in(flood.answer()) == {
+            "overLimit": {"code": 413, "message": "More than 16 requests wait for the answers to earlier ones."}
+        }
+        service.application.release()
+        assert service.connect().get("/").status() == 200
 
 
 def test_a_request_that_is_worked_on_may_take_long() -> None:

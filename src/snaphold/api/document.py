@@ -1,11 +1,12 @@
 """The OpenAPI document, ``/openapi.json``, made from the routes, and the page ``/docs``, which needs no internet."""
 
+from functools import cached_property
 from importlib.resources import files
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
@@ -19,6 +20,18 @@ _STATIC: Final = "/docs/static"
 
 class DescribedAPI(FastAPI):
     """An application whose OpenAPI document describes the bodies too, which routes read by ``BodyOf``."""
+
+    def setup(self) -> None:
+        """Add the document's route. FastAPI's own would write the document anew for each request."""
+        self.add_route("/openapi.json", self._show_document, include_in_schema=False)
+
+    @cached_property
+    def document(self) -> bytes:
+        """The document as JSON. It is written once, because anybody may ask for it as often as they like."""
+        return bytes(JSONResponse(self.openapi()).body)
+
+    async def _show_document(self, _request: Request) -> Response:
+        return Response(self.document, media_type="application/json")
 
     def openapi(self) -> dict[str, Any]:
         """The document. It is built once."""
