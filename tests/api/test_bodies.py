@@ -1,5 +1,6 @@
 import hashlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -164,6 +165,25 @@ DB = {"flavorRef": 1, "volume": {"size": 2}}
         (backups.BackupCreate, {"backup": {**BACKUP, "parrent_id": "p"}}, "backup", "parrent_id", "parent_id"),
         (backups.BackupCreate, {"backup": {**BACKUP, "increment": 1}}, "backup", "increment", "incremental"),
         (backups.BackupCreate, {"backup": {**BACKUP, "copy-to": ["IAD"]}}, "backup", "copy-to", "copy_to"),
+        (backups.BackupCreate, {"backup": {**BACKUP, "based_on": "p"}}, "backup", "based_on", "parent_id"),
+        (backups.BackupCreate, {"backup": {**BACKUP, "base": "p"}}, "backup", "base", "parent_id"),
+        (backups.BackupCreate, {"backup": {**BACKUP, "backup_parent": "p"}}, "backup", "backup_parent", "parent_id"),
+        (
+            backups.BackupCreate,
+            {"backup": {**BACKUP, "parent_id": None, "parent": "p"}},
+            "backup",
+            "parent",
+            "parent_id",
+        ),
+        (
+            backups.BackupCreate,
+            {"backup": {**BACKUP, "incremental_from": "p"}},
+            "backup",
+            "incremental_from",
+            "parent_id",
+        ),
+        (backups.BackupCreate, {"backup": {**BACKUP, "type": "incremental"}}, "backup", "type", "incremental"),
+        (backups.BackupAction, {"verify": {"lvl": "restore"}}, "verify", "lvl", "level"),
         (backups.BackupAction, {"verify": {"levels": "restore"}}, "verify", "levels", "level"),
         (backups.BackupAction, {"verify": {}, "copy_backup": {}}, "The body", "copy_backup", "copy-backup"),
         (
@@ -212,6 +232,9 @@ def test_keys_one_step_too_high(model: type[RequestSchema], document: Any, wrong
                     "is_automated": False,
                     "note": "n",
                     "parent": None,
+                    "parent_ref": "",
+                    "description": "d",
+                    "descripton": "e",
                     "": 1,
                     "\x1b[31m": 1,
                     "par\x00ent": "p",
@@ -234,7 +257,7 @@ def test_keys_one_step_too_high(model: type[RequestSchema], document: Any, wrong
                     "replica_count": 1,
                     "modules": [{"id": "m"}],
                     "locality": "affinity",
-                    "slave_of": None,
+                    "slave_of": "",
                     "databases": [{"name": "d", "character_set": "utf8", "size": 1}],
                 }
             },
@@ -258,6 +281,21 @@ def test_keys_one_step_too_high(model: type[RequestSchema], document: Any, wrong
 def test_what_means_nothing_here(model: type[RequestSchema], document: Any) -> None:
     """Keys that clients send and that mean nothing here are ignored, and so is a near miss that asks for nothing."""
     assert _refusal(model, _json(document)) is None
+
+
+def test_a_body_full_of_unknown_keys() -> None:
+    """However many unknown keys a body has, its check takes little longer than that of a plain body of this size."""
+    unknown = {f"unknown_key_number_{number:020}": 1 for number in range(50)}
+    raw = _json({"databases": [{"name": f"d{number}", **unknown} for number in range(450)]})
+    assert len(raw) > 1_000_000
+    begun_s = time.thread_time()
+    assert len(parse_body(databases.DatabasesCreate, raw).databases) == 450
+    assert time.thread_time() - begun_s < 0.3
+
+
+def test_a_body_that_is_nested_too_deeply() -> None:
+    """It is refused in words that say so."""
+    assert "nested too deeply" in (_refusal(backups.BackupCreate, b"[" * 5_000) or "")
 
 
 @given(st.none() | st.text(max_size=30), st.none() | st.text(max_size=30))
@@ -290,7 +328,7 @@ def test_pages_by_key(keys: set[str], limit: int) -> None:
 def test_a_database_where_the_engine_needs_a_file(name: str) -> None:
     """Refused at once: its server would not start again, or no backup of it could be restored."""
     refusal = _refusal(databases.DatabasesCreate, _json({"databases": [{"name": name}]}))
-    assert refusal == "databases.0.name is reserved"
+    assert refusal == "databases.0.name is reserved for the database server"
 
 
 @pytest.mark.parametrize("name", ["xtrabackup_info", "xtrabackup_history", "mariadb_backup_x", "ib_logfile_x"])

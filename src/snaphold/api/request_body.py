@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from snaphold.api.request_context import context_of
 from snaphold.errors import BadRequest, OverLimit, UnsupportedMediaType
+from snaphold.schemas.base import ComparisonBudget
 
 M = TypeVar("M", bound=BaseModel)
-_MAX_INLINE_BYTES: Final = 64 << 10  # a larger body is parsed on a thread, so that other requests go on
+_MAX_INLINE_BYTES: Final = 4 << 10  # a larger body is parsed on a thread, so that other requests go on
 _MAX_COMPLAINTS: Final = 5  # in one refusal
 _PREDICATES: Final[Mapping[str, str]] = {
     "value_error": "{error}",
@@ -73,9 +74,10 @@ def parse_body(model: type[M], raw: bytes) -> M:
         document = pydantic_core.from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         # The parser says what it expected, and at which line and column.
-        raise BadRequest(f"Malformed request body: {error}") from None
+        reason = str(error).replace("recursion limit exceeded", "it is nested too deeply")
+        raise BadRequest(f"Malformed request body: {reason}") from None
     try:
-        return model.model_validate(document)
+        return model.model_validate(document, context=ComparisonBudget())
     except ValidationError as error:
         complaints = error.errors(include_url=False, include_input=False)
     raise BadRequest("; ".join(_sentence(complaint) for complaint in complaints[:_MAX_COMPLAINTS]))

@@ -34,7 +34,10 @@ class BackupFields(RequestSchema):
     """The backup to take."""
 
     also_called: ClassVar = {
-        "parent_id": ("parent", "parentref", "parentbackup", "parentbackupid", "baseid"),
+        "parent_id": (
+            *("parent", "parentref", "parentbackup", "parentbackupid", "backupparent", "basedon", "incrementalfrom"),
+            *("base", "baseid", "basebackup", "basebackupid", "baseref"),
+        ),
         "copy_to": ("copytoregion", "copytoregions", "copyregion", "copyregions"),
         "instance": ("instanceid", "instanceref"),
         "incremental": ("increment", "isincremental"),
@@ -48,6 +51,16 @@ class BackupFields(RequestSchema):
     incremental: ZeroOrOne = False
     copy_to: list[GivenReference] | None = None
     restore_from: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _incremental_by_type(cls, value: Any) -> Any:
+        """Answers have a ``type``; in a request, the key ``incremental`` asks for an increment."""
+        if isinstance(value, dict) and not value.get("incremental") and not value.get("parent_id"):
+            for key in ("type", "backup_type"):
+                if "increment" in str(value.get(key)).lower():
+                    raise ValueError(f'has no key "{key}": the right one is "incremental"')
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -92,7 +105,7 @@ class Verify(RequestSchema):
     """What a verification does: it reads the objects back, or restores them as a scratch server."""
 
     also_called: ClassVar = {
-        "level": ("mode", "type"),
+        "level": ("mode", "type", "lvl", "depth", "kind", "method"),
     }
 
     level: Literal["objects", "restore"] = "objects"

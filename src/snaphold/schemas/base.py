@@ -10,12 +10,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 T = TypeVar("T")
-_MAX_COMPARED: Final = 50  # unknown keys of one object
+MAX_COMPARED: Final = 200  # unknown keys of a whole request; any more are ignored
 _COMPARABLE: Final = re.compile(r"[A-Za-z0-9_-]{2,40}", re.ASCII)
 _MIN_FUZZY_LENGTH: Final = 5  # letters of a key that still matches with one wrong letter
+
+
+class ComparisonBudget:
+    """How many more unknown keys of a request are compared with known ones. Pass one as the validation context."""
+
+    def __init__(self) -> None:
+        self._left = MAX_COMPARED
+
+    def spend(self, _key: str) -> bool:
+        """Whether one more key may be compared."""
+        self._left -= 1
+        return self._left >= 0
 
 
 class RequestSchema(BaseModel):
@@ -24,7 +36,8 @@ class RequestSchema(BaseModel):
     Unknown keys are ignored, because clients send many that mean nothing here. A key that is almost a known one is
     refused, because ignoring it would do something else than the client meant. Such a key differs in case, hyphens or
     underscores, or in one letter (of five or more); or it is listed in ``also_called``; or it belongs inside the only
-    part of this request and stands next to that part. A key whose value is null is ignored.
+    part of this request and stands next to that part. A key whose value is null or an empty string is ignored, and so
+    is a key next to the one that it resembles.
 
     ``also_called``: other names of a key, in lower-case letters and digits only.
     """
@@ -34,21 +47,24 @@ class RequestSchema(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_near_misses(cls, value: Any) -> Any:
+    def _no_near_misses(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, dict):
             known = _keys_of(cls)
-            unknown = (key for key in value if key not in known and value[key] is not None)
-            for key in itertools.islice(unknown, _MAX_COMPARED):
-                cls._check_near_miss(key)
+            unknown = (key for key in value if key not in known and _is_given(value[key]))
+            budget = info.context if isinstance(info.context, ComparisonBudget) else ComparisonBudget()
+            for key in itertools.takewhile(budget.spend, unknown):
+                cls._check_near_miss(key, value)
         return value
 
     @classmethod
-    def _check_near_miss(cls, key: str) -> None:
+    def _check_near_miss(cls, key: str, value: Mapping[str, Any]) -> None:
         if not _COMPARABLE.fullmatch(key):
             return
         plain = _plain(key)
         meant = next((name for spelling in _spellings(plain) if (name := _names_of(cls).get(spelling))), None)
         if meant is not None:
+            if _is_given(value.get(meant)):
+                return
             raise ValueError(f'has no key "{key}": the right one is "{meant}"')
         inner = _only_part(cls)
         if inner is not None and plain in {_plain(name) for name in _keys_of(inner[1])}:
@@ -94,6 +110,10 @@ class Link(AnswerSchema):
 
     href: str
     rel: str
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value != ""
 
 
 def _plain(key: str) -> str:

@@ -24,9 +24,10 @@ def identifier(text: str) -> str:
 
 
 def _database_name(text: str) -> str:
-    reserved = text.lower() in _SYSTEM_DATABASES or is_engine_file(text)
-    if reserved or text.lower().startswith(("#mysql50#", INTERNAL_PREFIX)):
-        raise ValueError("is reserved")
+    if text.lower().startswith(INTERNAL_PREFIX):
+        raise ValueError("is reserved for the service")
+    if text.lower() in _SYSTEM_DATABASES or text.lower().startswith("#mysql50#") or is_engine_file(text):
+        raise ValueError("is reserved for the database server")
     if file_name_length(identifier(text)) > LONGEST_FILE_NAME:
         raise ValueError(
             f"is too long for the server, which keeps it as the name of a directory: {file_name_length(text)} bytes of"

@@ -18,8 +18,10 @@ _HOST: Final = re.compile(r"[A-Za-z0-9.:%_-]{1,60}", re.ASCII)
 
 
 def _user_name(text: str) -> str:
-    if text.lower() in _SYSTEM_USERS or text.lower().startswith(INTERNAL_PREFIX):
-        raise ValueError("is reserved")
+    if text.lower().startswith(INTERNAL_PREFIX):
+        raise ValueError("is reserved for the service")
+    if text.lower() in _SYSTEM_USERS:
+        raise ValueError("is reserved for the database server")
     return identifier(text)
 
 
