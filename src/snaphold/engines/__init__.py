@@ -1,1 +1,1 @@
-"""Engines: how a database's bytes are taken from a running server, and made a server again."""
+"""Database engines behind one interface (``base``). ``mariadb`` is the only one; ``installed`` finds them."""

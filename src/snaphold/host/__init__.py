@@ -1,1 +1,1 @@
-"""Database servers on this machine: create, start, stop, adopt a restored one, and what is in them."""
+"""The database servers of this machine: their records, provisioning, lifecycle and observation."""

@@ -1,23 +1,23 @@
-"""What depends on the disk for one instance: ``DIR/instances/<id>``.
+"""The directory of one instance, ``DIR/instances/<id>``.
 
-    instance.json     0600 ours     the record below; without it the directory is a leftover
-    admin.cnf         0600 ours     the account by which this host looks after the server
-    backup.cnf        0640 ours     the account of the backup tool
-    super.cnf         0600 ours     the account for what needs SUPER; all three are new with each start
-    init.sql          0640 ours     only while the server starts: makes these accounts anew
-    keys              0640 ours     the encryption keys, where the host has any
-    start.log         0600 ours     what the server said before it opened its own log
-    backup.log        0600 ours     what the backup tool said last
-    lsn.json          0600 ours     the highest LSN seen in this life of the data; kept out of what may be rolled back
-    data/             0700 server   the data directory; in it ``snaphold.incarnation``
-    restore.<n>/      0700 server   attempt n of a restore, until it becomes ``data``
-    run/ log/ tmp/ scratch/  0700 server   socket, error log, temporary tables, the backup tool's target
-    files/ plugins/   0750 ours     empty but for the plugin that reads ``keys``, and the server cannot write there:
-                                    secure_file_priv and plugin_dir
+    instance.json     0600 host     the record below; a directory without it is a leftover
+    admin.cnf         0600 host     credentials of the admin account, which this host uses to administer the server
+    backup.cnf        0640 host     credentials of the backup tool's account
+    super.cnf         0600 host     credentials of the account with SUPER; each start renews all three
+    init.sql          0640 host     creates these accounts; exists only while the server starts
+    keys              0640 host     the encryption keys, if the host has any
+    start.log         0600 host     the server's output before it opens its own log
+    backup.log        0600 host     the messages of the last run of the backup tool
+    lsn.json          0600 host     the highest LSN seen in this incarnation; outside the data, which may be rolled back
+    data/             0700 server   the data directory, with the file ``snaphold.incarnation``
+    restore.<n>/      0700 server   the data of attempt n at a restore, until it is renamed to ``data``
+    run/ log/ tmp/ scratch/  0700 server   socket, error log, temporary tables, target directory of the backup tool
+    files/ plugins/   0750 host     secure_file_priv and plugin_dir: the server cannot write there; they are empty
+                                    except for the plugin that reads ``keys``
 
-``server`` is the instance's own system user, whose group reads 0640 and 0750 (with root; else everything is ours). The
-directory itself is 0710 and ours, so that a server can reach what is its own, replace nothing of it, and no other
-server gets in.
+``host`` is the user that this process runs as. ``server`` is the instance's own system user, whose group can read files
+of mode 0640 and 0750; without root, everything belongs to ``host``. The directory itself has mode 0710 and belongs to
+``host``: the server can reach its files but cannot replace any of the host's, and no other server can enter.
 """
 
 import re
@@ -37,17 +37,17 @@ INCARNATION: Final = "snaphold.incarnation"  # in the data directory
 
 
 class Record(BaseModel):
-    """What this host knows of an instance. ``built`` is the last thing that becomes true."""
+    """The record of an instance. ``built`` becomes true last: an instance without it is incomplete."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     account: str
     datastore: str
-    version: str  # the full one of the engine that built it
+    version: str  # full version of the engine that built it: "10.11.19"
     ram_mb: int
     attempt: int
-    kind: Literal["create", "restore", "proof"]  # a proof's is thrown away and never built
+    kind: Literal["create", "restore", "proof"]  # proof: a scratch server, which is never built
     uid: int | None
     address: str | None
     port: int
@@ -55,12 +55,12 @@ class Record(BaseModel):
 
     @property
     def owner(self) -> Owner | None:
-        """The instance's system user; None where servers run as ourselves."""
+        """The instance's system user; None when servers run as this process's user."""
         return None if self.uid is None else Owner(uid=self.uid, gid=self.uid)
 
 
 class Incarnation(BaseModel):
-    """A life of a data directory. Another inode or birth of its system tablespace means another life."""
+    """The identity of the data in a data directory. Data with another inode or birth time is another incarnation."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -70,7 +70,7 @@ class Incarnation(BaseModel):
 
 
 class Seen(BaseModel):
-    """How far the redo log of a life of the data was seen to be on the disk."""
+    """The highest LSN of an incarnation that was seen on disk."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -83,16 +83,16 @@ class InstanceDirectory(ServerFiles):
 
     def __init__(self, instances: Path, instance_id: str) -> None:
         if not IDENTIFIER.fullmatch(instance_id):
-            raise ValueError(f"no id of an instance: {instance_id!r}")
+            raise ValueError(f"not an instance id: {instance_id!r}")
         super().__init__(instances / instance_id)
         self._lsn_file: Final = self.path / "lsn.json"
 
     def staging(self, attempt: int) -> Path:
-        """Where this attempt at a restore puts the data."""
+        """The directory that this attempt at a restore puts the data in."""
         return self.path / f"restore.{attempt}"
 
     def make(self, record: Record) -> None:
-        """Lay the directories out and write the record; what is there already gets its owner and mode again."""
+        """Write the record and create the directories. Existing ones get their owner and mode back."""
         self.path.mkdir(mode=0o700, exist_ok=True)
         self.write(record)
         for name in _SERVER_DIRECTORIES:
@@ -103,14 +103,14 @@ class InstanceDirectory(ServerFiles):
         make_directory(self.path, owner=ours, mode=0o710 if ours else 0o700)
 
     def read(self) -> Record | None:
-        """The record; None when there is none that can be understood: the directory is a leftover then."""
+        """Return the record; None when it is missing or cannot be parsed: then the directory is a leftover."""
         try:
             return Record.model_validate_json((self.path / "instance.json").read_bytes())
         except (OSError, ValidationError):
             return None
 
     def write(self, record: Record) -> None:
-        """Keep the record, durably."""
+        """Write the record durably."""
         write_atomically(self.path / "instance.json", record.model_dump_json(indent=1).encode() + b"\n")
 
     def incarnation(
@@ -122,12 +122,12 @@ class InstanceDirectory(ServerFiles):
         max_lsn: int = 0,
         ended: str | None = None,
     ) -> str:
-        """The random id of this life of the data directory; a new one when the files are not the ones it was given to.
+        """Return the random id of the present incarnation; a new one when the data is not what the id was given to.
 
-        A data directory that was copied, replaced or restored has another system tablespace (inode, birth), and an
-        increment on a backup of the old one would be wrong without a word. So has one that was rolled back in place:
-        its server's ``lsn`` is lower than one seen before, here or by the record (``max_lsn``). ``ended``: a life that
-        the record knows to be over. A crash leaves the old life, or a new one more than is needed.
+        Data that was copied, replaced or restored has another ``identity_file`` (inode, birth time), and an increment
+        on a backup of the former data would silently be wrong. The same is true of data that was rolled back in place:
+        its server's ``lsn`` is lower than one seen before, by this host or by the catalog (``max_lsn``). ``ended``: an
+        incarnation that the catalog knows to be over. After a crash the id is the former one, or unnecessarily new.
         """
         path = self.data / INCARNATION
         tablespace = self.data / identity_file
@@ -144,7 +144,7 @@ class InstanceDirectory(ServerFiles):
         return new.id
 
     def saw(self, incarnation: str, lsn: int) -> None:
-        """Keep the LSN where it is the highest seen in this life; not synced, for the record keeps it too."""
+        """Record the LSN if it is the highest of this incarnation. It is not synced, because the catalog has it too."""
         seen = self._seen() or Seen(incarnation=incarnation, max_lsn=0)
         if seen.incarnation == incarnation and lsn > seen.max_lsn:
             self._keep(Seen(incarnation=incarnation, max_lsn=lsn), sync=False)

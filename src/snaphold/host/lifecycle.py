@@ -101,6 +101,7 @@ class Lifecycle:
         if owner is not None:
             for process in processes_of(owner, directory.path):
                 end_process(process, patience_s=0)
+        self._known.pop(instance_id, None)
         removed = self._records.path / f"{REMOVED}{uuid.uuid4().hex}"
         directory.path.rename(removed)
         disk.sync_directory(self._records.path)

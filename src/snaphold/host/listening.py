@@ -1,10 +1,10 @@
-"""The sockets that a server listens on, opened before it is started and handed to it.
+"""Opens the sockets that a server listens on, before the server starts and inherits them.
 
-Clients come in by TCP and share ``max_connections``. The socket in the file system is the host's own: only the host and
-the server's user can reach it, and its connections are counted apart, so that clients who take every connection shut
-out neither the host nor its backup tool. MariaDB calls this the extra port. It can open one for TCP only, but a socket
-that it is handed may be of any kind (systemd's socket activation: the sockets are the descriptors from 3 on, and
-LISTEN_FDNAMES says which one is ``extra``).
+Clients connect by TCP and share ``max_connections``. The Unix socket is for the host and its backup tool: only the host
+and the server's user can reach it, and its connections are counted separately, so that clients that use up all
+connections lock out neither of them. MariaDB calls this the extra port. MariaDB itself can open it for TCP only, but an
+inherited socket may be of any kind (systemd's socket activation: the sockets are the descriptors from 3 on, and
+LISTEN_FDNAMES tells which one is ``extra``).
 
 Source: sd_listen_fds(3); ``use_systemd_activated_sockets`` of MariaDB 10.6 and later, where it has libsystemd.
 """
@@ -25,17 +25,17 @@ _BACKLOG: Final = 512
 
 
 class AddressTaken(Permanent):
-    """Somebody else listens on the address that the instance was to get, or has."""
+    """Another process listens on the address of the instance."""
 
 
 @contextmanager
 def listening(address: str, port: int, path: Path, owner: Owner | None) -> Iterator[list[socket.socket]]:
-    """The sockets for clients and for the host, as long as the context lasts; who was handed them keeps them.
+    """Open the sockets for clients and for the host, in this order. A process that has inherited them keeps them.
 
     Raises:
-        AddressTaken: somebody else listens there.
-        Permanent: nobody can listen there.
-        OSError: the socket's file cannot be made.
+        AddressTaken: another process listens there.
+        Permanent: no process can listen there.
+        OSError: the socket file cannot be created.
     """
     with ExitStack() as opened:
         clients = opened.enter_context(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))

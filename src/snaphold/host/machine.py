@@ -1,4 +1,4 @@
-"""What the machine has: memory, and addresses that somebody listens on."""
+"""Facts about the machine: its memory, and the addresses that are in use."""
 
 import contextlib
 import ipaddress
@@ -13,14 +13,14 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def memory_mb() -> int:
-    """The memory that this process, and the servers that it starts, can have: the machine's, or its control group's."""
+    """The memory in MiB that this process and its servers may use: the machine's, or the control group's limit."""
     found = re.search(r"^MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text("ascii"), re.MULTILINE)
     machine = int(found[1]) // 1024 if found else 0
     return min([machine, *(limit >> 20 for limit in _cgroup_limits())])
 
 
 def listening_addresses(port: int) -> set[str]:
-    """The addresses of this machine on which somebody, of whatever service, listens on this port."""
+    """The addresses of this machine on which any process listens on this port."""
     found: set[str] = set()
     for file in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -33,7 +33,7 @@ def listening_addresses(port: int) -> set[str]:
 
 
 def _cgroup_limits() -> Iterator[int]:
-    """The limits of memory, in bytes, of our control group and those above it."""
+    """The memory limits, in bytes, of this process's control group and of its ancestors."""
     with contextlib.suppress(OSError, ValueError):
         (path,) = (line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
         group = _CGROUPS / path.lstrip("/")
@@ -43,7 +43,7 @@ def _cgroup_limits() -> Iterator[int]:
 
 
 def _address(hexadecimal: str) -> str:
-    """The kernel writes words of four bytes, each in the machine's order (which is little-endian here)."""
+    """Decode an address as the kernel prints it: words of four bytes, each in the machine's (little-endian) order."""
     words = [bytes.fromhex(hexadecimal[at : at + 8])[::-1] for at in range(0, len(hexadecimal), 8)]
     packed = b"".join(words)
     family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6

@@ -1,4 +1,4 @@
-"""What an instance gets of this machine for itself: a system user and an address."""
+"""Chooses the system user and the address of an instance."""
 
 import contextlib
 import grp
@@ -13,11 +13,11 @@ from snaphold.errors import Permanent
 from snaphold.host.processes import system_users_in_use
 from snaphold.model import addresses_in, first_choice, from_there
 
-SYSTEM_USERS: Final = 100_000  # how many user ids are set aside for instances
+SYSTEM_USERS: Final = 100_000  # user ids that are reserved for instances
 
 
 def free_system_user(instance_id: str, first: int, taken: Collection[int]) -> int:
-    """A user id that nobody has: no name stands for it, no process runs under it, no instance was given it.
+    """A user id that is not in use: it has no name, no process runs with it, and no instance has it.
 
     Raises:
         Permanent: all of them are taken.
@@ -33,9 +33,9 @@ def free_system_user(instance_id: str, first: int, taken: Collection[int]) -> in
 def free_addresses(
     instance_id: str, networks: Sequence[str], port: int, taken: Collection[str], *, first: str | None = None
 ) -> Iterator[str]:
-    """The addresses on which a server could listen now, found by listening; the order depends on the instance's id.
+    """The addresses on which a server could listen now, found by listening. Their order depends on the instance's id.
 
-    ``first``: the one that the control plane has chosen, where it is of these networks.
+    ``first``: the address that the control plane has chosen; it counts only if it is in these networks.
     """
     chosen = [first] if first is not None and _is_in(first, networks) else []
     for address in itertools.chain(chosen, addresses_in(networks, instance_id)):

@@ -1,4 +1,4 @@
-"""Server processes of this machine, found by what /proc says of them: they outlive whoever started them."""
+"""Starts and ends server processes, and finds them again in /proc: a server outlives the process that started it."""
 
 import contextlib
 import os
@@ -17,8 +17,8 @@ from snaphold.disk import Owner
 from snaphold.errors import Permanent
 from snaphold.sandbox import Sandbox, command, launched
 
-SERVER_FILES: Final = 1 << 15  # open at once by a server: what MariaDB wants of its own accord
-_THREADS: Final = 17  # of the fields of /proc/PID/stat behind the name
+SERVER_FILES: Final = 1 << 15  # open files of a server: as many as MariaDB asks for by default
+_THREADS: Final = 17  # index of a field of /proc/PID/stat, counted after the name
 _STARTED: Final = 19
 _children: Final[list[subprocess.Popen[bytes]]] = []  # servers that this process started and must reap
 _children_lock: Final = threading.Lock()
@@ -26,26 +26,26 @@ _children_lock: Final = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A process that cannot be mistaken for a later one with the same number."""
+    """A process, which is never confused with a later process that has the same id."""
 
     pid: int
     started: int  # clock ticks since boot
 
     def alive(self) -> bool:
-        """Whether it still runs; a zombie does not."""
+        """Whether it still runs. A zombie does not."""
         _reap()
         return _start_of(self.pid) == self.started
 
 
 class Spawned:
-    """A program that this process has started: known by its number, not looked for, and asked how it ended."""
+    """A program that this process has started."""
 
     def __init__(self, child: "subprocess.Popen[bytes]") -> None:
         self._child = child
         self.process: Final = Process(pid=child.pid, started=_ticks_of(child.pid))
 
     def verdict(self, patience_s: float = 5) -> str:
-        """How it has ended, in words. Its last threads may take a moment: they are waited for so long at most."""
+        """How it has ended, in words. ``patience_s`` is how long to wait for its last threads."""
         try:
             status = self._child.wait(patience_s)
         except subprocess.TimeoutExpired:
@@ -64,10 +64,10 @@ def spawn_detached(
     listening: Sequence[socket.socket] = (),
     socket_names: str | None = None,
 ) -> Spawned:
-    """Start a program in a session of its own, as ``owner`` and in a sandbox; it goes on when this process ends.
+    """Start a program in a session of its own, as ``owner`` and in a sandbox. It survives the end of this process.
 
-    What it says before it opens a log of its own goes to ``output`` (0600, ours, emptied first). ``listening``: the two
-    sockets that it is to listen on (listening.py), or none.
+    Its output goes to ``output`` (mode 0600, truncated first). ``listening``: the two sockets that it inherits
+    (listening.py), or none. ``socket_names``: LISTEN_FDNAMES for them.
     """
     clients, extra = (handed.fileno() for handed in listening) if listening else (None, None)
     if listening:
@@ -96,17 +96,16 @@ def spawn_detached(
         raise Permanent(f"{Path(argv[0]).name} cannot be started: {error.strerror}", detail=str(argv[0])) from error
     finally:
         os.close(descriptor)
-    spawned = Spawned(child)  # before anybody may reap it: until then its number is nobody else's
+    spawned = Spawned(child)  # before another thread can reap it: until then no other process gets its id
     with _children_lock:
         _children.append(child)
     return spawned
 
 
 def find_server(data: Path, owner: Owner | None, serves: Callable[[Sequence[bytes], Path], bool]) -> Process | None:
-    """The server of a data directory: it is called as one, names it on its command line and runs as its owner.
+    """Find the server of a data directory: ``serves`` accepts its command line, and it runs as ``owner``.
 
-    Who else names it there is not meant: another user can write anything on a command line, and the backup tool gets
-    the same argument and the same owner.
+    The command line alone proves nothing: any user can start a program with any arguments.
     """
     _reap()
     uid = os.geteuid() if owner is None else owner.uid
@@ -114,7 +113,7 @@ def find_server(data: Path, owner: Owner | None, serves: Callable[[Sequence[byte
 
 
 def processes_of(owner: Owner, directory: Path) -> list[Process]:
-    """Whatever runs as ``owner`` and names something in ``directory`` on its command line."""
+    """All processes of ``owner`` with a path below ``directory`` on their command line."""
     mark = os.fsencode(directory) + b"/"
     return [
         process
@@ -124,15 +123,15 @@ def processes_of(owner: Owner, directory: Path) -> list[Process]:
 
 
 def system_users_in_use() -> set[int]:
-    """The user ids of all processes of this machine."""
+    """The user ids of all processes on this machine."""
     return {uid for process in _processes() if (uid := _uid_of(process.pid)) is not None}
 
 
 def end_process(process: Process, *, patience_s: float) -> None:
-    """SIGTERM, and SIGKILL when it is still there after ``patience_s`` (0: SIGKILL at once). Returns when it is gone.
+    """Send SIGTERM, then SIGKILL after ``patience_s`` (0: SIGKILL at once). Returns when the process has ended.
 
     Raises:
-        Permanent: it survives SIGKILL (a process in an uninterruptible wait of the kernel).
+        Permanent: it survives SIGKILL, because it waits in the kernel uninterruptibly.
     """
     with _handle(process) as handle:
         if handle is None:
@@ -148,14 +147,14 @@ def end_process(process: Process, *, patience_s: float) -> None:
 
 
 def ends_within(process: Process, seconds: float) -> bool:
-    """Wait for a process to end, for at most this long; whether it has."""
+    """Wait at most this long for a process to end; returns whether it has."""
     with _handle(process) as handle:
         return handle is None or _ends_within(handle, seconds)
 
 
 @contextmanager
 def _handle(process: Process) -> Iterator[int | None]:
-    """A pidfd of the very process, None when it is gone: looked at again after opening, so never another's."""
+    """A pidfd of this process; None when it has ended. It is checked after opening: never another process's."""
     try:
         handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -189,14 +188,14 @@ def _serves(pid: int, data: Path, uid: int, serves: Callable[[Sequence[bytes], P
     argv = launched(line) or [b""]
     if not serves(argv, data):
         return False
-    # While it is being started it may still be ourselves, who are nobody else's user.
+    # While it is being started, its user may still be ours.
     return _uid_of(pid) in ({uid} if argv[:1] == line[:1] else {uid, os.geteuid()})
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process was started; None for one that is gone or a zombie.
+    """When a process was started; None if it has ended or is a zombie.
 
-    One that was killed looks like a zombie while its last threads end, and holds its files and its address until then.
+    A killed process looks like a zombie while its last threads end. Until then it keeps its files and its address.
     """
     try:
         facts = _facts_of(pid)
@@ -207,12 +206,12 @@ def _start_of(pid: int) -> int | None:
 
 
 def _ticks_of(child: int) -> int:
-    """When a child that is not reaped was started; it may be a zombie."""
+    """When a child that was not reaped yet was started. It may be a zombie."""
     return int(_facts_of(child)[_STARTED])
 
 
 def _facts_of(pid: int) -> list[bytes]:
-    """The fields of /proc/PID/stat behind the program's name, the state first."""
+    """The fields of /proc/PID/stat after the program's name; the first is the state."""
     return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
 
 

@@ -1,11 +1,11 @@
 """The records of the instances on this host, and the locks that keep operations on one instance apart."""
 
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from snaphold.errors import NotFound
 from snaphold.host.directory import IDENTIFIER, InstanceDirectory, Record
@@ -19,7 +19,8 @@ class Records:
     def __init__(self, instances: Path) -> None:
         self.path: Final = instances
         self.placing: Final = threading.Lock()  # system users and addresses are assigned one at a time
-        self._locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()  # those that a thread uses
+        self._mutex = threading.Lock()
 
     def directory(self, instance_id: str) -> InstanceDirectory:
         """Return the directory of an instance, which need not exist. Raises ``NotFound`` for an id that is none."""
@@ -43,14 +44,16 @@ class Records:
 
     def lock(self, instance_id: str) -> threading.RLock:
         """Return the lock that every operation on the instance holds."""
-        return self._locks[instance_id]
+        with self._mutex:
+            return self._locks.setdefault(instance_id, threading.RLock())
 
     @contextmanager
     def held(self, instance_id: str) -> Iterator[bool]:
         """Hold the lock of an instance unless a long operation has it. Yields whether it is held."""
-        held = self._locks[instance_id].acquire(timeout=LOOK_TIMEOUT_S)
+        lock = self.lock(instance_id)
+        held = lock.acquire(timeout=LOOK_TIMEOUT_S)
         try:
             yield held
         finally:
             if held:
-                self._locks[instance_id].release()
+                lock.release()
