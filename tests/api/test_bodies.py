@@ -234,7 +234,7 @@ def test_keys_one_step_too_high(model: type[RequestSchema], document: Any, wrong
                     "parent": None,
                     "parent_ref": "",
                     "description": "d",
-                    "descripton": "e",
+                    "Description": "e",
                     "": 1,
                     "\x1b[31m": 1,
                     "par\x00ent": "p",
