@@ -200,6 +200,14 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """What backups are of, and what has a schedule: an instance, or a group, whose members take turns to be read."""
+
+    type: str  # "instance" | "ha"
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instance:
     """A database server that the service keeps."""
 
@@ -232,6 +240,11 @@ class Instance:
     created_us: int
     updated_us: int
     deleted_us: int | None
+
+    @property
+    def source(self) -> Source:
+        """The source that backups of this instance are of: itself, unless it is a member of a group."""
+        return Source(type="instance", id=self.id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import structlog
-from dbos import DBOS, DBOSClient
-from dbos._serialization import DBOSPortableJSONSerializer
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 
 from snaphold.catalog.database import Catalog, Transaction
 from snaphold.catalog.files import EXCHANGED

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from snaphold.catalog import copies
 from snaphold.catalog.database import Transaction, all_rows, batched, one_row
 from snaphold.catalog.paging import page_of
+from snaphold.catalog.rows import backup_of
 from snaphold.catalog.schema import (
     AUTOMATED_FULLS,
     BEING_DELETED,
@@ -57,7 +58,7 @@ def find(tx: Transaction, account: str, backup_id: str) -> Backup | None:
 def get(tx: Transaction, backup_id: str) -> Backup | None:
     """The backup of any account, deleted ones too."""
     row = one_row(tx.connection.execute(_BY_ID, {"backup_id": backup_id}))
-    return None if row is None else _backup(row)
+    return None if row is None else backup_of(row)
 
 
 def move(tx: Transaction, backup_id: str, origins: Iterable[BackupStatus], to: BackupStatus, **values: Any) -> bool:
@@ -116,7 +117,7 @@ def families(tx: Transaction, backup_ids: Sequence[str]) -> dict[str, list[Backu
         )
         statement = sa.select(members.c.root, backups).join(members, members.c.member == backups.c.id)
         for row in all_rows(tx.connection.execute(statement.order_by(members.c.depth.desc(), backups.c.id))):
-            found[row.pop("root")].append(_backup(row))
+            found[row.pop("root")].append(backup_of(row))
     return found
 
 
@@ -141,7 +142,7 @@ def newest_completed(
         statement = statement.where(backups.c.incarnation == incarnation)
     newest = statement.order_by(backups.c.created_us.desc(), backups.c.id.desc()).limit(1)
     row = one_row(tx.connection.execute(newest))
-    return None if row is None else _backup(row)
+    return None if row is None else backup_of(row)
 
 
 def automated_fulls(tx: Transaction, source_ids: Sequence[str]) -> dict[str, list[Backup]]:
@@ -151,7 +152,7 @@ def automated_fulls(tx: Transaction, source_ids: Sequence[str]) -> dict[str, lis
         statement = backups.select().where(backups.c.source_id.in_(some), sa.text(AUTOMATED_FULLS))
         newest_first = statement.order_by(backups.c.created_us.desc(), backups.c.id.desc())
         for row in all_rows(tx.connection.execute(newest_first)):
-            found[row["source_id"]].append(_backup(row))
+            found[row["source_id"]].append(backup_of(row))
     return found
 
 
@@ -208,7 +209,7 @@ def completed(tx: Transaction, account: str | None) -> list[Backup]:
     if account is not None:
         statement = statement.where(backups.c.account == account)
     rows = all_rows(tx.connection.execute(statement.order_by(backups.c.created_us, backups.c.id)))
-    return [_backup(row) for row in rows]
+    return [backup_of(row) for row in rows]
 
 
 def unknown_verifications(tx: Transaction) -> list[Backup]:
@@ -219,7 +220,7 @@ def unknown_verifications(tx: Transaction) -> list[Backup]:
         backups.c.proving.is_(None),
         *USABLE,
     )
-    return [_backup(row) for row in all_rows(tx.connection.execute(statement))]
+    return [backup_of(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def being_verified(tx: Transaction, level: VerificationLevel) -> list[str]:
@@ -239,13 +240,13 @@ def page(
 ) -> tuple[list[Backup], bool] | None:
     """Up to ``limit`` backups, newest first, and whether there are more; None when the marker was never a backup."""
     wanted = {"datastore": datastore, "instance_id": instance_id}
-    return page_of(tx, backups, account, _backup, limit=limit, marker=marker, wanted=wanted)
+    return page_of(tx, backups, account, backup_of, limit=limit, marker=marker, wanted=wanted)
 
 
 def failed_since(tx: Transaction, since_us: int, until_us: int) -> list[Backup]:
     """Failed backups, deleted ones too, whose end lies in this time: what they wrote may be swept."""
     statement = backups.select().where(sa.text(HAVING_FAILED), backups.c.updated_us.between(since_us, until_us))
-    return [_backup(row) for row in all_rows(tx.connection.execute(statement))]
+    return [backup_of(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def endings(tx: Transaction, account: str) -> dict[str, int | None]:
@@ -266,21 +267,3 @@ def to_delete(tx: Transaction) -> list[str]:
     """Ids of all that are being deleted."""
     statement = sa.select(backups.c.id).where(sa.text(BEING_DELETED))
     return list(tx.connection.execute(statement).scalars())
-
-
-_KINDS: Final = {
-    "status": BackupStatus,
-    "made": Origin,
-    "proving": VerificationLevel,
-    "proof_status": VerificationStatus,
-    "proof_level": VerificationLevel,
-}
-
-
-def _backup(values: dict[str, Any]) -> Backup:
-    """Make a row a backup, whose own these values are then."""
-    for name, kind in _KINDS.items():
-        values[name] = None if values[name] is None else kind(values[name])
-    backup = object.__new__(Backup)
-    backup.__dict__.update(values)  # what a frozen class does by itself is a sixth of a list's time
-    return backup

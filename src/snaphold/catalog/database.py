@@ -17,6 +17,7 @@ from snaphold.errors import SetupError, Unavailable
 
 _BUSY_TIMEOUT_MS = 30_000
 _Value = TypeVar("_Value")
+_Check = TypeVar("_Check", bound=Callable[..., Any])
 
 
 def _sqlite_clock() -> int:
@@ -29,6 +30,15 @@ class Transaction:
 
     connection: sa.Connection
     now_us: int
+
+
+def relies_on_single_writer(check: _Check) -> _Check:
+    """Mark a check that a second writer could make untrue before its transaction commits.
+
+    SQLite has one writer at a time, from BEGIN IMMEDIATE on. A database with several needs a lock or a constraint in
+    each function with this mark; ARCHITECTURE.md lists them.
+    """
+    return check
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction
+from snaphold.catalog.database import Transaction, relies_on_single_writer
 from snaphold.catalog.schema import calls
 from snaphold.model import MINUTE_US, Rate
 
@@ -17,6 +17,7 @@ def count(tx: Transaction, caller: str, rate: Rate, limit: int) -> int:
     return count_in(calls, tx, {"caller": caller, "rate": rate}, limit)
 
 
+@relies_on_single_writer
 def count_in(table: sa.Table, tx: Transaction, whose: Mapping[str, str], limit: int) -> int:
     """As ``count``, in a table with the columns of ``whose`` and ``at_us``.
 

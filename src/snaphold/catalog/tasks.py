@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from snaphold.catalog.database import Transaction, all_rows, batched, one_row
+from snaphold.catalog.database import Transaction, all_rows, batched, one_row, relies_on_single_writer
 from snaphold.catalog.schema import hosts, instances, tasks
 from snaphold.model import Attempt, TaskState
 from snaphold.task_kinds import ABANDONED_IN_SILENCE, MAKING_BACKUPS, TAKING_LONG, TASK_KINDS
@@ -104,6 +104,7 @@ def _is_shared(tx: Transaction, host_id: str) -> bool:
     return bool(least != most)
 
 
+@relies_on_single_writer
 def claim(
     tx: Transaction, host_id: str, session: str, lease_until_us: int, free_slots: int | None
 ) -> tuple[Attempt, dict[str, Any]] | None:

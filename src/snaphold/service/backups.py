@@ -9,8 +9,8 @@ import structlog
 
 from snaphold.catalog import backups, instances, tasks
 from snaphold.catalog import copies as copy_rows
-from snaphold.catalog.database import Transaction
-from snaphold.errors import BadRequest, NotFound, OverLimit, Unavailable, Unprocessable
+from snaphold.catalog.database import Transaction, relies_on_single_writer
+from snaphold.errors import BadRequest, NotFound, Unavailable, Unprocessable
 from snaphold.facts import spec_of
 from snaphold.model import (
     FLAVORS,
@@ -24,9 +24,11 @@ from snaphold.model import (
     datastore_id,
 )
 from snaphold.protocol import TaskKind
-from snaphold.service import copies, limits
+from snaphold.service import copies, limits, quotas
+from snaphold.service.availability import unavailable_for_action
 from snaphold.service.chains import chain_of, named_parent, newest_parent
 from snaphold.service.deployment import Deployment
+from snaphold.service.find import find_backup, find_source
 from snaphold.service.host_tasks import give_task
 from snaphold.service.outcomes import abandon
 from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
@@ -46,7 +48,7 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
     deployment.store_gate.check(account, write=True)
     parents = copies.ask_of_parent(deployment, account, request)
     with deployment.catalog.writing() as tx:
-        instance = _source(tx, account, request)
+        instance = find_source(tx, account, request.source_type, request.source_id)
         backup = begin_backup(tx, deployment, instance, request, parents=parents)
         limits.count(tx, deployment, account, Rate.BACKUP_CREATES)
     reached(Step.CONTROL_ASKED)
@@ -76,7 +78,9 @@ def begin_backup(
     Raises:
         Refused: by the checks of contract section 2, "Create checks", in its order.
     """
-    _check_not_busy(tx, deployment, instance)
+    if instance.status is not InstanceStatus.ACTIVE:
+        raise unavailable_for_action(instance.id, instance.status)
+    quotas.check_running_backups(tx, deployment, instance.account)
     parent = None
     if request.parent_id is not None:
         parent = named_parent(tx, instance, request.parent_id)
@@ -85,7 +89,7 @@ def begin_backup(
     if not is_automated:  # a schedule outlives the regions that it copies to: the copy fails then, and says why
         check_copies(deployment, request.copy_to)
     copies.check_parents(request, parents)
-    check_quota(tx, deployment, instance.account)
+    quotas.check_backups(tx, deployment, instance.account)
     backup = _new_backup(tx, instance, request, parent, is_automated=is_automated)
     if not backups.insert(tx, backup) or not instances.move(
         tx, instance.id, [InstanceStatus.ACTIVE], InstanceStatus.BACKUP
@@ -134,7 +138,7 @@ def list_group_backups(deployment: Deployment, account: str, group_id: str, page
 def show_backup(deployment: Deployment, account: str, backup_id: str) -> Backup:
     """One backup. Raises ``NotFound``, the same for unknown, foreign and deleted ones."""
     with deployment.catalog.reading() as tx:
-        return copy_rows.with_copies(tx, [_find(tx, account, backup_id)])[0]
+        return copy_rows.with_copies(tx, [find_backup(tx, account, backup_id)])[0]
 
 
 def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
@@ -148,7 +152,7 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
     with suppress(Unavailable):
         deployment.store_gate.check(account, write=True)
     with deployment.catalog.writing() as tx:
-        backup = _find(tx, account, backup_id)
+        backup = find_backup(tx, account, backup_id)
         family = [] if backup.deleting else begin_deletion(tx, deployment, backup)
         limits.count(tx, deployment, account, Rate.BACKUP_DELETES)
     if backup.deleting:
@@ -157,6 +161,7 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
     log.info("backup.delete_requested", backup=backup_id, account=account, increments=len(family) - 1)
 
 
+@relies_on_single_writer
 def begin_deletion(tx: Transaction, deployment: Deployment, backup: Backup) -> list[Backup]:
     """The part of a delete that callers and schedules share: the whole family. Raises ``Unprocessable``."""
     family = backups.family(tx, backup.id)
@@ -179,7 +184,7 @@ def cancel_backup(deployment: Deployment, account: str, backup_id: str) -> None:
         Unprocessable: it does not run.
     """
     with deployment.catalog.writing() as tx:
-        backup = _find(tx, account, backup_id)
+        backup = find_backup(tx, account, backup_id)
         attempt = tasks.taking(tx, backup_id) if backup.running else None
         if attempt is None:
             raise Unprocessable(f"Backup {backup_id} is not running.")
@@ -189,40 +194,10 @@ def cancel_backup(deployment: Deployment, account: str, backup_id: str) -> None:
     log.info("backup.cancelled", backup=backup_id, account=account, attempt=attempt.number)
 
 
-def unavailable_for_action(instance_id: str, status: InstanceStatus) -> Unprocessable:
-    """The refusal of whatever needs an instance that is free (contract, section 2, "Busy")."""
-    return Unprocessable(
-        f"Instance {instance_id} is not currently available for an action to be performed "
-        f"(instance status was {status})."
-    )
-
-
-def check_quota(tx: Transaction, deployment: Deployment, account: str) -> None:
-    """Raises ``OverLimit`` when the account has as many backups as it may."""
-    most = deployment.settings.max_backups_per_account
-    if most and backups.count_of_account(tx, account) >= most:
-        raise OverLimit(f"The account has {most} backups already, which is its limit.")
-
-
 def check_copies(deployment: Deployment, copy_to: Collection[str] | None) -> None:
     """Raises ``BadRequest`` for a region that no copy can go to."""
     copies.check_regions(deployment, tuple(copy_to or ()))
     copies.check_peers(deployment, tuple(copy_to or ()))
-
-
-def _source(tx: Transaction, account: str, request: BackupRequest) -> Instance:
-    instance = instances.find(tx, account, request.source_id) if request.source_type == "instance" else None
-    if instance is None:
-        raise NotFound.of("Instance" if request.source_type == "instance" else "HA group", request.source_id)
-    return instance
-
-
-def _check_not_busy(tx: Transaction, deployment: Deployment, instance: Instance) -> None:
-    if instance.status is not InstanceStatus.ACTIVE:
-        raise unavailable_for_action(instance.id, instance.status)
-    limit = deployment.settings.max_running_backups_per_account
-    if limit and backups.running_of_account(tx, instance.account) >= limit:
-        raise Unprocessable(f"The account has {limit} running backup(s) already, which is its limit.")
 
 
 def _new_backup(
@@ -235,8 +210,8 @@ def _new_backup(
         description=request.description,
         status=BackupStatus.NEW,
         instance_id=instance.id,
-        source_type="instance",
-        source_id=instance.id,
+        source_type=instance.source.type,
+        source_id=instance.source.id,
         parent_id=None if parent is None else parent.id,
         datastore=instance.datastore,
         version=instance.version,
@@ -268,13 +243,6 @@ def _give_to_host(
         instance_id=instance.id,
         backup_id=backup.id,
     )
-
-
-def _find(tx: Transaction, account: str, backup_id: str) -> Backup:
-    backup = backups.find(tx, account, backup_id)
-    if backup is None:
-        raise NotFound.of("Backup", backup_id)
-    return backup
 
 
 def _page(

@@ -1,7 +1,7 @@
 """Chains: what a backup depends on, and what an increment may depend on (contract, section 2)."""
 
 from snaphold.catalog import backups
-from snaphold.catalog.database import Transaction
+from snaphold.catalog.database import Transaction, relies_on_single_writer
 from snaphold.errors import BadRequest, NotFound, Unprocessable
 from snaphold.model import Backup, Instance
 from snaphold.protocol import ChainLink
@@ -12,6 +12,7 @@ def chain_of(tx: Transaction, backup: Backup) -> list[ChainLink]:
     return [_link_of(member) for member in reversed(members_of(tx, backup))]
 
 
+@relies_on_single_writer
 def refuse_broken_chain(tx: Transaction, backup: Backup) -> None:
     """Raise ``Unprocessable`` when a backup that this one depends on is gone, or is being deleted."""
     members = members_of(tx, backup)
@@ -34,7 +35,7 @@ def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
     parent = backups.find(tx, instance.account, parent_id)
     if parent is None:
         raise NotFound.of("Backup", parent_id)
-    if parent.source_id != instance.id:
+    if parent.source_id != instance.source.id:
         raise BadRequest(f"Backup {parent_id} is of another source and cannot be a parent here.")
     if not parent.usable:
         raise Unprocessable(f"Backup {parent_id} is not COMPLETED and cannot be a parent.")
@@ -48,7 +49,9 @@ def newest_parent(tx: Transaction, instance: Instance, *, automated_only: bool) 
     """The newest backup that an increment may depend on, or None: then a full one is to be taken."""
     if instance.incarnation is None and instance.ended_incarnation is not None:
         return None
-    newest = backups.newest_completed(tx, instance.id, automated_only=automated_only, incarnation=instance.incarnation)
+    newest = backups.newest_completed(
+        tx, instance.source.id, automated_only=automated_only, incarnation=instance.incarnation
+    )
     if newest is not None:
         try:
             refuse_broken_chain(tx, newest)
@@ -67,7 +70,7 @@ def _same_life(tx: Transaction, instance: Instance, parent: Backup) -> bool:
         return parent.incarnation == instance.incarnation
     if instance.ended_incarnation is not None:
         return False
-    newest = backups.newest_completed(tx, instance.id)
+    newest = backups.newest_completed(tx, instance.source.id)
     return newest is None or newest.incarnation == parent.incarnation
 
 

@@ -5,14 +5,14 @@ import uuid
 import structlog
 
 from snaphold.catalog import backups, hosts
-from snaphold.errors import NotFound, Unprocessable
+from snaphold.errors import Unprocessable
 from snaphold.facts import spec_of
 from snaphold.model import Backup, BackupStatus, Origin, Rate
 from snaphold.protocol import TaskKind
-from snaphold.service import limits
-from snaphold.service.backups import check_quota
+from snaphold.service import limits, quotas
 from snaphold.service.chains import chain_of, refuse_broken_chain
 from snaphold.service.deployment import Deployment
+from snaphold.service.find import find_usable_backup
 from snaphold.service.host_tasks import give_task
 from snaphold.service.placement import choose_host_of
 from snaphold.steps import Step, reached
@@ -36,15 +36,11 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
     """
     deployment.store_gate.check(account, write=True)
     with deployment.catalog.writing() as tx:
-        old = backups.find(tx, account, backup_id)
-        if old is None:
-            raise NotFound.of("Backup", backup_id)
-        if not old.usable:
-            raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
+        old = find_usable_backup(tx, account, backup_id)
         if old.parent_id is None:
             raise Unprocessable(f"Backup {backup_id} is a full backup already.")
         refuse_broken_chain(tx, old)
-        check_quota(tx, deployment, account)
+        quotas.check_backups(tx, deployment, account)
         host = choose_host_of(
             tx, hosts.seen_since(tx, tx.now_us - deployment.lease_us), old.datastore, old.version, account
         )

@@ -7,7 +7,7 @@ import structlog
 
 from snaphold.catalog import backups, copies
 from snaphold.catalog.database import Transaction
-from snaphold.errors import BadRequest, Forbidden, NotFound, OverLimit, Refused, Unavailable, Unprocessable, in_full
+from snaphold.errors import BadRequest, Forbidden, OverLimit, Refused, Unavailable, Unprocessable, in_full
 from snaphold.model import (
     Backup,
     Copy,
@@ -18,6 +18,7 @@ from snaphold.model import (
 from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerCopy, PeerQuery, PeerWithdrawal
 from snaphold.service import limits
 from snaphold.service.deployment import Deployment
+from snaphold.service.find import find_backup
 from snaphold.service.requests import BackupRequest, CopyRequest
 from snaphold.steps import Step, reached
 
@@ -218,9 +219,7 @@ def retry_copies(deployment: Deployment) -> None:
 
 
 def _completed(tx: Transaction, deployment: Deployment, account: str, backup_id: str, region: str) -> Backup:
-    backup = backups.find(tx, account, backup_id)
-    if backup is None:
-        raise NotFound.of("Backup", backup_id)
+    backup = find_backup(tx, account, backup_id)
     check_regions(deployment, [region])
     if not backup.usable:
         raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")

@@ -24,9 +24,10 @@ from snaphold.protocol import (
 )
 from snaphold.reasons import screened
 from snaphold.service import limits
-from snaphold.service.backups import unavailable_for_action
+from snaphold.service.availability import require_host, unavailable_for_action
 from snaphold.service.deployment import Deployment
-from snaphold.service.instances import find_instance, refuse_unknown_charsets, require_host
+from snaphold.service.find import find_instance
+from snaphold.service.instances import refuse_unknown_charsets
 
 # Allowed while a backup is taken.
 _READS = frozenset({HostCallKind.LIST_DATABASES, HostCallKind.LIST_USERS, HostCallKind.SHOW_ROOT})

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from snaphold.catalog import backups, copies, incoming_copies
-from snaphold.catalog.database import Transaction
+from snaphold.catalog.database import Transaction, relies_on_single_writer
 from snaphold.errors import Forbidden, OverLimit, Unprocessable
 from snaphold.facts import completed_backup, facts_of_record
 from snaphold.model import IncomingCopy
@@ -23,7 +23,7 @@ from snaphold.protocol import (
     PeerWithdrawal,
     PeerWithdrawn,
 )
-from snaphold.service.backups import check_quota
+from snaphold.service import quotas
 from snaphold.service.deployment import Deployment
 
 log = structlog.get_logger()
@@ -37,13 +37,14 @@ def answer_peer(deployment: Deployment, question: PeerQuery) -> PeerAnswer:
     with deployment.catalog.reading() as tx:
         found = copies.here(tx, question.account, question.region, question.wanted)
         try:
-            check_quota(tx, deployment, question.account)
+            quotas.check_backups(tx, deployment, question.account)
         except OverLimit as error:
             full = str(error)
     there = {theirs: PeerCopy(id=ours, manifest_sha256=sha256) for theirs, (ours, sha256) in found.items()}
     return PeerAnswer(deployment=deployment.deployment_id, copies=there, full=full)
 
 
+@relies_on_single_writer
 def expect_copy(deployment: Deployment, message: PeerAnnouncement) -> None:
     """A copy's objects may be written from now on; said again it is a sign of life.
 
@@ -62,7 +63,7 @@ def expect_copy(deployment: Deployment, message: PeerAnnouncement) -> None:
             return
         if backups.get(tx, message.id) is not None:
             raise Unprocessable(f"Another backup has the id {message.id}.")
-        check_quota(tx, deployment, message.account)
+        quotas.check_backups(tx, deployment, message.account)
         incoming_copies.insert(tx, _incoming_copy_of(tx, message))
     log.info("backup.announced", backup=message.id, account=message.account, region=message.region)
 

@@ -3,20 +3,18 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
-from snaphold.catalog import backups, hosts, instances, schedules, tasks
+from snaphold.catalog import hosts, instances, schedules, tasks
 from snaphold.catalog.database import Transaction
-from snaphold.errors import BadRequest, Forbidden, NotFound, NotOffered, Unavailable, Unprocessable
+from snaphold.errors import BadRequest, Forbidden, NotOffered, Unprocessable
 from snaphold.model import (
     FLAVORS,
     GIB,
     Backup,
     BackupStatus,
     Flavor,
-    Host,
     Instance,
     InstanceStatus,
     Rate,
@@ -24,10 +22,11 @@ from snaphold.model import (
 )
 from snaphold.names import charset_fault
 from snaphold.protocol import DatabaseSpec, InstanceSpec, Memory, TaskKind
-from snaphold.service import limits
-from snaphold.service.backups import unavailable_for_action
+from snaphold.service import limits, quotas
+from snaphold.service.availability import begin_action, require_host, unavailable_for_action
 from snaphold.service.chains import chain_of, refuse_broken_chain
 from snaphold.service.deployment import Deployment
+from snaphold.service.find import find_backup, find_instance
 from snaphold.service.host_tasks import give_task
 from snaphold.service.outcomes import abandon
 from snaphold.service.placement import (
@@ -94,7 +93,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
             updated_us=tx.now_us,
             deleted_us=None,
         )
-        limits.check_quota(tx, deployment, account, more_gb=volume_gb, more_instances=1)
+        quotas.check_instances(tx, deployment, account, more_gb=volume_gb, more_instances=1)
         instances.insert(tx, instance)
         _give_to_host(tx, instance, request, backup)
         limits.count(tx, deployment, account, Rate.INSTANCE_CREATES)
@@ -141,7 +140,7 @@ def restart_instance(deployment: Deployment, account: str, instance_id: str) -> 
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
-        _begin(tx, instance, _with_server(instance), InstanceStatus.REBOOT)
+        begin_action(tx, instance, _with_server(instance), InstanceStatus.REBOOT)
         require_host(tx, deployment, instance)
         _simple_task(tx, instance, TaskKind.RESTART)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
@@ -153,7 +152,7 @@ def stop_instance(deployment: Deployment, account: str, instance_id: str) -> Non
     """Have its server stopped: SHUTDOWN, until it is started or deleted. Raises as ``restart_instance`` does."""
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
-        _begin(tx, instance, _with_server(instance), InstanceStatus.SHUTDOWN, reason=None)
+        begin_action(tx, instance, _with_server(instance), InstanceStatus.SHUTDOWN, reason=None)
         require_host(tx, deployment, instance)
         _simple_task(tx, instance, TaskKind.STOP)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
@@ -165,7 +164,7 @@ def start_instance(deployment: Deployment, account: str, instance_id: str) -> No
     """Have the server of a stopped instance started. Raises as ``restart_instance`` does."""
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
-        _begin(tx, instance, [InstanceStatus.SHUTDOWN], InstanceStatus.REBOOT)
+        begin_action(tx, instance, [InstanceStatus.SHUTDOWN], InstanceStatus.REBOOT)
         require_host(tx, deployment, instance)
         _simple_task(tx, instance, TaskKind.START)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
@@ -188,7 +187,7 @@ def resize_volume(deployment: Deployment, account: str, instance_id: str, volume
             raise unavailable_for_action(instance_id, instance.status)
         if volume_gb <= instance.volume_gb:
             raise BadRequest(f"The new volume must be larger than the present one of {instance.volume_gb} GB.")
-        limits.check_quota(tx, deployment, account, more_gb=volume_gb - instance.volume_gb)
+        quotas.check_instances(tx, deployment, account, more_gb=volume_gb - instance.volume_gb)
         instances.set_volume(tx, instance_id, volume_gb)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     log.info("instance.volume_resized", instance=instance_id, account=account, volume_gb=volume_gb)
@@ -208,7 +207,7 @@ def resize_flavor(deployment: Deployment, account: str, instance_id: str, flavor
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
-        _begin(tx, instance, [InstanceStatus.ACTIVE], InstanceStatus.RESIZE)
+        begin_action(tx, instance, [InstanceStatus.ACTIVE], InstanceStatus.RESIZE)
         if flavor.id == instance.flavor_id:
             raise BadRequest(f"The instance has flavor {flavor.id} already.")
         check_memory(require_host(tx, deployment, instance), flavor)
@@ -251,7 +250,7 @@ def delete_instance(deployment: Deployment, account: str, instance_id: str) -> N
         instance = find_instance(tx, account, instance_id)
         if not instance.deleting:
             origins = [InstanceStatus.ACTIVE, InstanceStatus.ERROR, InstanceStatus.SHUTDOWN]
-            _begin(tx, instance, origins, InstanceStatus.SHUTDOWN, deleting=True)
+            begin_action(tx, instance, origins, InstanceStatus.SHUTDOWN, deleting=True)
             _simple_task(tx, instance, TaskKind.DELETE)
             schedules.delete_of_source(tx, instance_id)
         limits.count(tx, deployment, account, Rate.INSTANCE_DELETES)
@@ -268,22 +267,6 @@ def list_datastores(deployment: Deployment) -> list[Offer]:
         return offers_of(hosts.seen_since(tx, tx.now_us - deployment.lease_us))
 
 
-def find_instance(tx: Transaction, account: str, instance_id: str) -> Instance:
-    """The account's instance. Raises ``NotFound``, the same for unknown, foreign and deleted ones."""
-    instance = instances.find(tx, account, instance_id)
-    if instance is None:
-        raise NotFound.of("Instance", instance_id)
-    return instance
-
-
-def require_host(tx: Transaction, deployment: Deployment, instance: Instance) -> Host:
-    """The instance's host. Raises ``Unavailable`` when it is silent."""
-    host = hosts.get(tx, instance.host_id)
-    if host is None or host.seen_us is None or host.seen_us < tx.now_us - deployment.lease_us:
-        raise Unavailable(f"The host of instance {instance.id} does not answer.")
-    return host
-
-
 def refuse_unknown_charsets(version: str, databases: Sequence[DatabaseSpec]) -> None:
     """Raises ``BadRequest`` where a server of this version has not the character set or collation of a database."""
     for database in databases:
@@ -293,9 +276,7 @@ def refuse_unknown_charsets(version: str, databases: Sequence[DatabaseSpec]) -> 
 
 
 def _restorable(tx: Transaction, account: str, backup_id: str) -> Backup:
-    backup = backups.find(tx, account, backup_id)
-    if backup is None:
-        raise NotFound.of("Backup", backup_id)
+    backup = find_backup(tx, account, backup_id)
     if backup.status is not BackupStatus.COMPLETED:
         raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
     if backup.deleting:
@@ -347,15 +328,6 @@ def _with_server(instance: Instance) -> list[InstanceStatus]:
     """The statuses of an instance that may have a server: in ERROR, one that has been ACTIVE."""
     failed_once = [InstanceStatus.ERROR] if instance.address is not None else []
     return [InstanceStatus.ACTIVE, *failed_once]
-
-
-def _begin(
-    tx: Transaction, instance: Instance, origins: list[InstanceStatus], to: InstanceStatus, **values: Any
-) -> None:
-    """Move the instance, if no task of it is open: a stopped one is SHUTDOWN as one is that is being stopped."""
-    idle = tasks.open_of_instance(tx, instance.id) is None
-    if not idle or not instances.move(tx, instance.id, origins, to, **values):
-        raise unavailable_for_action(instance.id, instance.status)
 
 
 def _simple_task(tx: Transaction, instance: Instance, kind: TaskKind, flavor: Flavor | None = None) -> None:

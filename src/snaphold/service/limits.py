@@ -7,8 +7,8 @@ Logins, which are no account's, identity counts by itself.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from snaphold.catalog import instances, limits
-from snaphold.catalog.database import Transaction
+from snaphold.catalog import limits
+from snaphold.catalog.database import Transaction, relies_on_single_writer
 from snaphold.config import Settings
 from snaphold.errors import OverLimit
 from snaphold.model import Rate
@@ -31,6 +31,7 @@ def allowed(settings: Settings, rate: Rate) -> int:
     return max(1, int(each * factor)) if each and factor else 0
 
 
+@relies_on_single_writer
 def count(tx: Transaction, deployment: Deployment, account: str, rate: Rate) -> None:
     """Note a call. Raises ``OverLimit`` when it is one too many within a minute, and says when to come again."""
     limit = allowed(deployment.settings, rate)
@@ -39,21 +40,6 @@ def count(tx: Transaction, deployment: Deployment, account: str, rate: Rate) -> 
     wait_us = limits.count(tx, account, rate, limit)
     if wait_us:
         raise OverLimit.within_a_minute(limit, wait_us)
-
-
-def check_quota(
-    tx: Transaction, deployment: Deployment, account: str, *, more_gb: int, more_instances: int = 0
-) -> None:
-    """Whether an account may have more instances, or more GB of volumes. Raises ``OverLimit``."""
-    settings = deployment.settings
-    count, volume_gb = instances.usage(tx, account)
-    most, most_gb = settings.max_instances_per_account, settings.max_volume_gb_per_account
-    if most and count + more_instances > most:
-        raise OverLimit(f"The account has {count} instances already; its limit is {most}.")
-    if most_gb and volume_gb + more_gb > most_gb:
-        raise OverLimit(
-            f"The account's volumes have {volume_gb} GB already; the limit of all together is {most_gb} GB."
-        )
 
 
 def count_read(deployment: Deployment, account: str) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from snaphold.catalog import instances
-from snaphold.catalog.database import Transaction
+from snaphold.catalog.database import Transaction, relies_on_single_writer
 from snaphold.config import Settings
 from snaphold.errors import BadRequest, NotFound, OverLimit, Unavailable
 from snaphold.model import Backup, Flavor, Host, addresses_in, datastore_id, rank_hosts, version_id
@@ -126,6 +126,7 @@ def check_memory(host: Host, flavor: Flavor) -> None:
     _with_memory([host], flavor)
 
 
+@relies_on_single_writer
 def place_instance(
     tx: Transaction,
     settings: Settings,

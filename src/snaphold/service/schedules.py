@@ -9,7 +9,7 @@ import structlog
 
 from snaphold.catalog import backups, schedules
 from snaphold.catalog.database import Transaction
-from snaphold.errors import BadRequest, NotFound
+from snaphold.errors import BadRequest
 from snaphold.model import (
     Backup,
     Rate,
@@ -22,9 +22,10 @@ from snaphold.model import (
     runs_full,
 )
 from snaphold.service import limits
-from snaphold.service.backups import begin_backup, begin_deletion, check_copies, unavailable_for_action
+from snaphold.service.availability import require_host, unavailable_for_action
+from snaphold.service.backups import begin_backup, begin_deletion, check_copies
 from snaphold.service.deployment import Deployment
-from snaphold.service.instances import find_instance, require_host
+from snaphold.service.find import find_schedule, find_source
 from snaphold.service.requests import (
     BackupRequest,
     PageRequest,
@@ -47,17 +48,15 @@ def create_schedule(deployment: Deployment, account: str, request: ScheduleReque
         BadRequest: it has a schedule already; a region that no copy can go to.
     """
     with deployment.catalog.writing() as tx:
-        if request.source_type == "ha":
-            raise NotFound.of("HA group", request.source_id)
-        instance = find_instance(tx, account, request.source_id)
+        instance = find_source(tx, account, request.source_type, request.source_id)
         if instance.deleting:
             raise unavailable_for_action(instance.id, instance.status)
         check_copies(deployment, request.copy_to)
         schedule = Schedule(
             id=str(uuid.uuid4()),
             account=account,
-            source_type=request.source_type,
-            source_id=instance.id,
+            source_type=instance.source.type,
+            source_id=instance.source.id,
             day_of_week=request.day_of_week,
             hour=request.hour,
             minute=request.minute,
@@ -98,7 +97,7 @@ def list_schedules(deployment: Deployment, account: str, page: PageRequest, want
 def show_schedule(deployment: Deployment, account: str, schedule_id: str) -> Schedule:
     """One schedule. Raises ``NotFound``, the same for unknown, foreign and deleted ones."""
     with deployment.catalog.reading() as tx:
-        return _with_waiting(tx, [_find(tx, account, schedule_id)])[0]
+        return _with_waiting(tx, [find_schedule(tx, account, schedule_id)])[0]
 
 
 def change_schedule(deployment: Deployment, account: str, schedule_id: str, request: ScheduleChangeRequest) -> Schedule:
@@ -112,7 +111,7 @@ def change_schedule(deployment: Deployment, account: str, schedule_id: str, requ
     if request.run_now:
         deployment.store_gate.check(account, write=True)
     with deployment.catalog.writing() as tx:
-        schedule = _find(tx, account, schedule_id)
+        schedule = find_schedule(tx, account, schedule_id)
         if request.source_id not in (None, schedule.source_id):
             raise BadRequest("A schedule stays with its instance.")
         check_copies(deployment, request.copy_to)
@@ -131,7 +130,7 @@ def change_schedule(deployment: Deployment, account: str, schedule_id: str, requ
         copies = {} if request.copy_to is None else {"copy_to": list(request.copy_to) or None}
         changes["asked_by"] = request.asked_by
         schedules.change(tx, schedule_id, **changes, **copies)
-        changed = _find(tx, account, schedule_id)
+        changed = find_schedule(tx, account, schedule_id)
         limits.count(tx, deployment, account, Rate.SCHEDULE_WRITES)
     log.info("schedule.changed", schedule=schedule_id, account=account, run_now=request.run_now)
     return changed
@@ -140,7 +139,7 @@ def change_schedule(deployment: Deployment, account: str, schedule_id: str, requ
 def delete_schedule(deployment: Deployment, account: str, schedule_id: str) -> None:
     """No longer; its backups stay, and nothing expires them any more. Raises ``NotFound``."""
     with deployment.catalog.writing() as tx:
-        schedules.mark_deleted(tx, _find(tx, account, schedule_id).id)
+        schedules.mark_deleted(tx, find_schedule(tx, account, schedule_id).id)
         limits.count(tx, deployment, account, Rate.SCHEDULE_WRITES)
     log.info("schedule.deleted", schedule=schedule_id, account=account)
 
@@ -158,7 +157,7 @@ def run_schedule(deployment: Deployment, schedule: Schedule) -> Backup | None:
         following = next_run_us(tx.now_us, schedule.hour, schedule.minute)
         if not schedules.advance(tx, schedule, following, last_run_us=tx.now_us):
             return None
-        instance = find_instance(tx, schedule.account, schedule.source_id)
+        instance = find_source(tx, schedule.account, schedule.source_type, schedule.source_id)
         require_host(tx, deployment, instance)
         backup = begin_backup(tx, deployment, instance, _request(tx, schedule), is_automated=True)
     reached(Step.SCHEDULE_RUN)
@@ -218,13 +217,6 @@ def _with_waiting(tx: Transaction, found: Sequence[Schedule]) -> list[Schedule]:
         replace(schedule, waiting_fulls=tuple(kept.waiting))
         for schedule, kept in zip(found, _retentions(tx, found), strict=True)
     ]
-
-
-def _find(tx: Transaction, account: str, schedule_id: str) -> Schedule:
-    schedule = schedules.find(tx, account, schedule_id)
-    if schedule is None:
-        raise NotFound.of("Schedule", schedule_id)
-    return schedule
 
 
 def _request(tx: Transaction, schedule: Schedule) -> BackupRequest:

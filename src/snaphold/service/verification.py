@@ -7,13 +7,14 @@ import structlog
 
 from snaphold.catalog import backups, hosts
 from snaphold.catalog.database import Transaction
-from snaphold.errors import NotFound, Unavailable, Unprocessable, in_full
+from snaphold.errors import Unavailable, Unprocessable, in_full
 from snaphold.model import Backup, Rate, VerificationLevel, verification_is_due
 from snaphold.protocol import TaskKind
 from snaphold.service import limits
 from snaphold.service.chains import chain_of
 from snaphold.service.copies import counterparts_of
 from snaphold.service.deployment import Deployment
+from snaphold.service.find import find_usable_backup
 from snaphold.service.host_tasks import give_task
 from snaphold.service.placement import choose_host_of
 from snaphold.steps import Step, reached
@@ -99,11 +100,7 @@ def resume_verifications(deployment: Deployment) -> None:
 
 
 def _verifiable(tx: Transaction, account: str, backup_id: str) -> Backup:
-    backup = backups.find(tx, account, backup_id)
-    if backup is None:
-        raise NotFound.of("Backup", backup_id)
-    if not backup.usable:
-        raise Unprocessable(f"Backup {backup_id} is not COMPLETED.")
+    backup = find_usable_backup(tx, account, backup_id)
     if backup.proving is not None:
         raise Unprocessable(f"Backup {backup_id} is being verified already.")
     return backup
