@@ -15,6 +15,8 @@ from functools import cache
 from typing import Any, Final
 
 NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
+MIB: Final = 1 << 20  # bytes; of memory
+MB: Final = 1_000_000  # bytes; of rates
 MINUTE_US: Final = 60 * 1_000_000
 DAY_US: Final = 24 * 3600 * 1_000_000
 ID_FORM: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"  # of a backup's id, in names too

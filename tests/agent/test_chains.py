@@ -165,7 +165,7 @@ def test_a_table_that_is_rebuilt_meanwhile_is_not_lost(bench: tuple[ChainBench, 
         chain.take(full=True)
     if made == "by others":
         chain.take()
-        with pytest.raises(Permanent, match=r"did not bring the increments back in turn: .*big is not sound"):
+        with pytest.raises(Permanent, match=r"did not apply the increments completely: .*big is not sound"):
             chain.restore()
         assert chain.context.servers.ids() == [chain.spec.id]
         return
@@ -389,8 +389,8 @@ def test_a_tablespace_that_is_imported_meanwhile(bench: tuple[ChainBench, Instan
     with capture_logs() as logs:
         chain.take(full=True)
 
-    assert [line["reason"] for line in logs if line["event"] == "backup is taken once more"] == [
-        "a tablespace was imported while the backup was taken, which it does not hold"
+    assert [line["reason"] for line in logs if line["event"] == "backup.retried"] == [
+        "a tablespace was imported while the backup was taken; the backup does not contain it"
     ]
     assert tables_of(chain.restore()) == tables_of(source)
 

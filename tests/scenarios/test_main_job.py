@@ -10,9 +10,9 @@ pytestmark = pytest.mark.engine
 
 # When a backup was asked for and taken, by which attempt, what it became and how it was verified.
 STORY: Final = [
-    "backup proven",
-    "backup published",
+    "backup.published",
     "backup.requested",
+    "backup.verified",
     "task.completed",
     "task.ended",
     "task.started",
@@ -50,7 +50,7 @@ def test_a_live_database_is_backed_up_and_comes_back(empty_state_dir: Path, inst
         assert [line["event"] for line in told] == STORY
         assert all(line["timestamp"].endswith("Z") for line in told)
         assert {line["attempt"] for line in told if "attempt" in line} == {"1"}
-        assert next(line["proof"] for line in told if line["event"] == "backup proven") == "objects"
+        assert next(line["verification_level"] for line in told if line["event"] == "backup.verified") == "objects"
 
         query(source, "DELETE FROM t")
         restored = service.instance(restorePoint={"backupRef": backup["id"]})

@@ -1,8 +1,7 @@
-"""Taking a backup: from a running server into the account's store, the manifest last."""
+"""Takes backups: streams a running server into the account's store, and writes the manifest last."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import structlog
 
@@ -17,11 +16,10 @@ from snaphold.engines.base import BackupMetadata, NoIncrement, SourceChanged
 from snaphold.errors import Permanent, Superseded
 from snaphold.formats.manifest import DatastoreFacts, Lineage, Manifest
 from snaphold.formats.xbstream import Watch
+from snaphold.model import MB
 from snaphold.protocol import BackupResult, BackupSpec, Task
 from snaphold.steps import Step, reached
 from snaphold.stream.segments import Written, discard, write_backup
-
-MEGABYTE: Final = 1_000_000  # bytes; of a rate
 
 _log = structlog.get_logger(__name__)
 
@@ -30,9 +28,9 @@ _log = structlog.get_logger(__name__)
 def taken_backup(context: TaskContext, task: Task, spec: BackupSpec, lease: Lease) -> Iterator[BackupResult]:
     """Take a backup, full or an increment on its parent; the body of the ``with`` reports it.
 
-    What fails here, or is superseded, leaves nothing in the store: the manifest goes first. A crash leaves objects that
-    the control plane sweeps once it has given the attempt up. While nobody knows whether the report was accepted, all
-    stays: the catalog decides.
+    An attempt that fails or is superseded removes its objects, the manifest first. A crash leaves objects, which the
+    control plane removes after it has abandoned the attempt. When nobody knows whether the report was accepted, the
+    objects stay: the catalog decides whether they are a backup.
     """
     publishing = Publishing(context, task, spec, lease)
     try:
@@ -66,7 +64,7 @@ class _Attempt:
         self._engine = context.engines.of(spec.datastore, spec.version)
 
     def take(self) -> BackupResult:
-        """Measure, stream, publish; what the catalog is to keep of it.
+        """Measure, stream and publish; return what the catalog records.
 
         If no increment can be taken on the parent, and the client did not name the parent, a full backup is taken
         instead; the result shows that. Failures with other causes (the store is full, the tool was killed, a client
@@ -74,8 +72,8 @@ class _Attempt:
         """
         spec = self._spec
         reached(Step.BACKUP_CLAIMED)
-        parent = self._parent_that_is_whole()
-        if parent is not None:  # its data reached so far: a lower position of the server's log is another life of it
+        parent = self._usable_parent()
+        if parent is not None:  # a server whose log is behind this LSN has other data: another incarnation
             self._context.servers.saw_lsn(spec.instance_id, parent.lineage.incarnation, parent.lineage.last_lsn)
         incarnation = self._context.servers.incarnation(
             spec.instance_id, max_lsn=spec.max_lsn, ended=spec.ended_incarnation
@@ -88,8 +86,8 @@ class _Attempt:
         except (NoIncrement, SourceChanged) as error:  # a full backup would not help against anything else
             if parent is None or spec.parent_named:
                 raise
-            _log.warning("full backup instead of an increment", parent=spec.parent_id, reason=str(error))
-            self._begin_again(size_bytes)
+            _log.warning("backup.full_instead", parent=spec.parent_id, reason=str(error))
+            self._discard_segments(size_bytes)
             parent = None
             written, taken, imported = self._streamed(None, incarnation, size_bytes)
         self._context.servers.saw_lsn(spec.instance_id, incarnation, taken.last_lsn)
@@ -118,38 +116,38 @@ class _Attempt:
             size_bytes=size_bytes,
         )
 
-    def _parent_that_is_whole(self) -> Manifest | None:
-        """The parent (``_parent``); None where nobody named it, and it is damaged or gone: a full backup will do."""
+    def _usable_parent(self) -> Manifest | None:
+        """The parent; None for a full backup, and when it cannot be used and the client did not name it."""
         try:
             return self._parent()
         except Permanent as error:
             if self._spec.parent_named:
                 raise
-            _log.warning("full backup instead of an increment", parent=self._spec.parent_id, reason=str(error))
+            _log.warning("backup.full_instead", parent=self._spec.parent_id, reason=str(error))
             return None
 
     def _streamed(
         self, parent: Manifest | None, incarnation: str, size_bytes: int
     ) -> tuple[Written, BackupMetadata, set[str]]:
-        """Stream the backup, twice where the tool loses a race with the server's clients.
+        """Stream the backup; a second time when the tool lost a race with the server's clients.
 
-        With it come the imported tablespaces that there were when it began. Raises as ``_stream`` does.
+        Also returns the imported tablespaces that existed when it began. Raises as ``_stream`` does.
         """
         try:
             return self._context.low_priority(self._stream, parent, incarnation)
         except (SourceChanged, _Changed) as error:
-            _log.warning("backup is taken once more", reason=str(error))
-            self._begin_again(size_bytes)
+            _log.warning("backup.retried", reason=str(error))
+            self._discard_segments(size_bytes)
             return self._context.low_priority(self._stream, parent, incarnation)
 
-    def _begin_again(self, size_bytes: int) -> None:
-        """Remove the segments that were put, and count from nothing."""
+    def _discard_segments(self, size_bytes: int) -> None:
+        """Remove the segments that were written, and restart the progress."""
         self._lease.check()
         discard(self._publishing.store, self._publishing.prefix)
         self._lease.tell(done_bytes=0, expected_bytes=size_bytes)
 
     def _parent(self) -> Manifest | None:
-        """The backup that this one is an increment on; None for a full one.
+        """The manifest of the parent; None for a full backup. With ``verify``, its whole chain is good.
 
         Raises:
             ObjectMissing, Damaged: the parent, or a backup that it depends on, is not what was recorded.
@@ -166,8 +164,8 @@ class _Attempt:
             verify_chain(self._context, self._task.chain, self._lease)
         return parent
 
-    def _insist_on_fit(self, parent: Manifest, incarnation: str, imported: set[str]) -> None:
-        """Raise ``NoIncrement`` when the parent is of other data than the instance has now, or has not all of it."""
+    def _check_parent(self, parent: Manifest, incarnation: str, imported: set[str]) -> None:
+        """Raise ``NoIncrement`` unless the parent holds an earlier state of the data that the instance has now."""
         spec = self._spec
         if (parent.datastore.type, parent.datastore.version) != (spec.datastore, spec.version):
             raise NoIncrement(
@@ -180,23 +178,23 @@ class _Attempt:
                 "take a full backup first"
             )
         if parent.lineage.checkpoint_lsn is None:
-            raise NoIncrement(f"the parent {parent.id} does not say where an increment could begin")
+            raise NoIncrement(f"the parent {parent.id} has no checkpoint that an increment could start from")
         if imported - set(parent.lineage.imported):
             raise NoIncrement(
-                f"a tablespace was imported since the parent {parent.id} was taken, which an increment would not "
-                "hold: take a full backup first"
+                f"a tablespace was imported since the parent {parent.id} was taken; an increment would not contain it: "
+                "take a full backup first"
             )
 
     def _stream(self, parent: Manifest | None, incarnation: str) -> tuple[Written, BackupMetadata, set[str]]:
-        """Run the backup tool and put what it says as segments. A stream read to its end is a good one.
+        """Run the backup tool and store its output as segments. A stream that was read to its end is complete.
 
         Raises:
-            NoIncrement: it would not hold everything, or its parent is of other data than the instance has now.
-            SourceChanged, SourceLocked: the server's clients were in the way.
+            NoIncrement: the increment would be incomplete, or the parent does not fit the instance's data.
+            SourceChanged, SourceLocked: clients of the server interfered.
         """
         imported = self._imported()
         if parent is not None:
-            self._insist_on_fit(parent, incarnation, imported)
+            self._check_parent(parent, incarnation, imported)
         settings, watch = self._context.settings, Watch(self._engine.captures)
         server = self._context.servers.access(self._spec.instance_id)
         scanned = None if parent is None else ScanProgress(server.data_directory, watch)
@@ -212,7 +210,7 @@ class _Attempt:
                 codec=settings.codec,
                 level=settings.compression_level,
                 threads=settings.compression_threads,
-                max_bytes_per_s=settings.max_backup_mb_per_s * MEGABYTE,
+                max_bytes_per_s=settings.max_backup_mb_per_s * MB,
                 watch=watch,
                 kill=stream.kill,
                 on_progress=lambda count: self._lease.tell(done_bytes=count if scanned is None else scanned.bytes()),
@@ -220,25 +218,25 @@ class _Attempt:
             )
             taken = stream.taken(watch.captured)
         if self._imported() - imported:
-            raise _Changed("a tablespace was imported while the backup was taken, which it does not hold")
+            raise _Changed("a tablespace was imported while the backup was taken; the backup does not contain it")
         if parent is not None:
             paths = [file.path for file in watch.files if file.present]
             if lost := self._engine.lost_tables(server, paths, watch.captured):
                 raise _Changed(f"the increment has no data of the table {lost[0]}: take a full backup first")
             if cut := self._engine.cut_tables(watch.captured, parent.lineage.unfinished):
                 raise NoIncrement(
-                    f"the table {cut[0]} was being rebuilt while the parent {parent.id} was taken, which has nothing "
-                    "of it: take a full backup first"
+                    f"the table {cut[0]} was being rebuilt while the parent {parent.id} was taken; the parent "
+                    "has no data of it: take a full backup first"
                 )
         return written, taken, imported
 
     def _imported(self) -> set[str]:
-        """The imported tablespaces that the instance has now: id, inode and birth of each file."""
+        """The imported tablespaces that the instance has now: ``id:inode:birth`` of each file."""
         server = self._context.servers.access(self._spec.instance_id)
         found = set()
         for path, space_id in self._engine.imported(server).items():
             try:
                 found.add(f"{space_id}:{path.lstat().st_ino}:{birth_ns(path)}")
-            except FileNotFoundError:  # it was dropped meanwhile
+            except FileNotFoundError:  # a client dropped it
                 continue
         return found

@@ -1,4 +1,4 @@
-"""A chain of backups in the store: found through its manifests, checked, and laid down as files."""
+"""Opens a chain of backups in the store, checks it, and writes it out as files."""
 
 import itertools
 import os
@@ -22,27 +22,27 @@ from snaphold.stream.segments import check_length
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """The manifests of a backup and of all that it depends on, the full one first; each was trusted by its hash."""
+    """The manifests of a backup and of its ancestors, the full backup first. Each matched its recorded hash."""
 
     store: ObjectStore
     manifests: list[Manifest]
 
     @classmethod
     def opened(cls, stores: Stores, links: list[ChainLink]) -> Self:
-        """Read the manifests, and look whether their objects are there: before anything else is touched.
+        """Read the manifests and check that their data objects exist, before anything else is done.
 
         Raises:
-            ObjectMissing, Damaged: an object is gone or is not what was recorded, or one backup was not made from the
-                one before it; the message names it.
+            ObjectMissing, Damaged: an object is missing, differs from its record, or belongs to a backup that was not
+                made from the one before it; the message names it.
         """
         if not links:
             raise Permanent("the task names no backup")
         store = stores.of(links[0].account)
         manifests = [_checked(store, link) for link in links]
         if manifests[0].parent_id is not None:
-            raise Damaged(f"the chain of {manifests[-1].id} begins with {manifests[0].id}, which is no full backup")
+            raise Damaged(f"the chain of {manifests[-1].id} begins with {manifests[0].id}, which is not a full backup")
         for parent, child, link in zip(manifests, manifests[1:], links, strict=False):
-            _insist_on_lineage(parent, child, link)
+            _check_lineage(parent, child, link)
         return cls(store=store, manifests=manifests)
 
     @property
@@ -52,15 +52,16 @@ class Chain:
 
     @property
     def stream_bytes(self) -> int:
-        """What has to be read, decompressed."""
+        """How many bytes the streams of all backups have, decompressed."""
         return sum(manifest.stream_bytes for manifest in self.manifests)
 
     @property
     def overlays(self) -> bool:
-        """Whether each increment was taken from its parent's start checkpoint, or an earlier position.
+        """Whether each increment starts at its parent's start checkpoint, or at an earlier position.
 
-        Only then does it hold all that its parent's redo log has, and may the pages be laid over each other
-        (:mod:`snaphold.formats.overlay`). Others are applied in turn: those that stock tools take by themselves.
+        Only then does it contain every change in its parent's redo log, so that the pages can be merged
+        (:mod:`snaphold.formats.overlay`). Other increments, such as those that people take with the tool alone, are
+        applied one after the other.
         """
         return all(
             parent.lineage.checkpoint_lsn is not None
@@ -73,13 +74,13 @@ class Chain:
         """Raise ``Permanent`` unless the backup is of this datastore and version."""
         of = self.newest.datastore
         if (of.type, of.version) != (datastore, version):
-            raise Permanent(f"the backup is of {of.type} {of.version}, the instance is to be {datastore} {version}")
+            raise Permanent(f"the backup is of {of.type} {of.version}, but the instance is to be {datastore} {version}")
 
     def refuse_small_disk(self, directory: Path) -> None:
-        """Raise ``Permanent`` when the files cannot fit there: known before the first byte is fetched.
+        """Raise ``Permanent`` when the disk is too small for the files, before the first byte is fetched.
 
-        A full backup needs what its stream holds; one that is overlaid about what its source used, for nothing is
-        written twice; in turn, the largest increment lies beside the rest for a while.
+        A full backup needs as much as its stream. A merged chain needs about what its source used, because every page
+        is written once. Increments that are applied one after the other also need room for the largest of them.
         """
         full, *increments = self.manifests
         needed_bytes = full.stream_bytes if not increments else self.newest.size_bytes
@@ -94,7 +95,7 @@ class Chain:
             )
 
     def materialize(self, context: TaskContext, staging: Staging, lease: Lease) -> None:
-        """Write the files of the backup into an empty directory. One ``Engine.prepare`` then makes them whole.
+        """Write the files of the backup into an empty directory. They are complete after one ``Engine.prepare``.
 
         Raises as ``extract_backup`` does.
         """
@@ -102,11 +103,11 @@ class Chain:
         way(context, staging, lease)
 
     def overlay(self, context: TaskContext, staging: Staging, lease: Lease) -> None:
-        """Lay the pages of all backups over each other: what is there then is one full backup, unprepared."""
+        """Merge the pages of all backups. The result is the files of one full backup, unprepared."""
         self._extract(self.manifests, staging.directory, context, staging, lease)
 
     def apply_in_turn(self, context: TaskContext, staging: Staging, lease: Lease) -> None:
-        """Have the tool apply one increment after the other, each from a directory beside."""
+        """Have the tool apply one increment after the other, each from a directory next to the staging directory."""
         engine = context.engines.of(self.newest.datastore.type, self.newest.datastore.version)
         owner = None if staging.uid is None or staging.gid is None else Owner(uid=staging.uid, gid=staging.gid)
         rights = {"uid": staging.uid, "gid": staging.gid}
@@ -134,7 +135,7 @@ class Chain:
         *,
         done_bytes: int = 0,
     ) -> None:
-        """``done_bytes``: what was extracted before, and counts as progress too."""
+        """Extract these backups into a directory. ``done_bytes``: the progress before."""
         extract_backup(
             manifests,
             self.store,
@@ -148,6 +149,7 @@ class Chain:
 
 
 def _checked(store: ObjectStore, link: ChainLink) -> Manifest:
+    """The manifest of a backup whose data object exists. Raises ``ObjectMissing``, ``Damaged``."""
     name = manifest_name(link.backup_id)
     manifest = load(b"".join(store.get(name)), name=name, sha256=link.manifest_sha256)
     if manifest.id != link.backup_id or manifest.account != link.account:
@@ -156,12 +158,12 @@ def _checked(store: ObjectStore, link: ChainLink) -> Manifest:
     return manifest
 
 
-def _insist_on_lineage(parent: Manifest, child: Manifest, link: ChainLink) -> None:
-    """Raise ``Damaged`` unless the child was made from this very parent. ``link``: the parent's."""
+def _check_lineage(parent: Manifest, child: Manifest, link: ChainLink) -> None:
+    """Raise ``Damaged`` unless the child was made from this parent. ``link``: the parent's."""
     if child.parent_id != parent.id or child.lineage.parent_manifest_sha256 != link.manifest_sha256:
-        raise Damaged(f"the backup {child.id} was not made from the backup {parent.id} that is before it")
-    same_life = child.lineage.incarnation == parent.lineage.incarnation
-    if not same_life or (child.datastore.type, child.datastore.version) != (
+        raise Damaged(f"the backup {child.id} was not made from {parent.id}, the backup before it in the chain")
+    same_data = child.lineage.incarnation == parent.lineage.incarnation
+    if not same_data or (child.datastore.type, child.datastore.version) != (
         parent.datastore.type,
         parent.datastore.version,
     ):

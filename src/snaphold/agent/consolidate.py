@@ -1,11 +1,10 @@
-"""Consolidating: a chain becomes a full backup of its own, made from the objects alone."""
+"""Consolidates a chain into a full backup, from the stored objects alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
 
-from snaphold.agent.backup import MEGABYTE
 from snaphold.agent.chain import Chain
 from snaphold.agent.context import TaskContext
 from snaphold.agent.lease import Lease
@@ -15,6 +14,7 @@ from snaphold.formats.manifest import DatastoreFacts
 from snaphold.formats.xbstream import XbstreamReader
 from snaphold.formats.xbstream_writer import TreeStream
 from snaphold.host.provisioning import Staging
+from snaphold.model import MB
 from snaphold.protocol import BackupResult, BackupSpec, InstanceSpec, Task
 from snaphold.steps import Step, reached
 from snaphold.stream.segments import Written, write_backup
@@ -24,18 +24,18 @@ _log = structlog.get_logger(__name__)
 
 @contextmanager
 def consolidated_backup(context: TaskContext, task: Task, spec: BackupSpec, lease: Lease) -> Iterator[BackupResult]:
-    """Merge the task's chain into a full backup of the same moment; the body of the ``with`` reports it.
+    """Merge the task's chain into a full backup of the same state; the body of the ``with`` reports it.
 
-    ``spec`` is the new backup's, with the source and the instance of the old one. No database is touched: the pages
-    are laid over each other in a directory of this host, unprepared, and streamed from there; so increments can be
-    taken on the new backup as on the old one.
+    ``spec`` describes the new backup; source and instance are those of the old one. No database server takes part: the
+    pages of all backups are merged in a directory of this host, are not prepared, and are streamed from there. So
+    increments can be taken on the new backup as on the old one.
 
-    What fails here, or is superseded, leaves nothing in the store, nor on the host. A crash leaves objects that the
-    control plane sweeps, and a half-made instance that ``clear_leftovers`` removes.
+    An attempt that fails or is superseded leaves nothing in the store or on the host. A crash leaves objects, which the
+    control plane removes, and an incomplete instance, which ``clear_leftovers`` removes.
 
     Raises:
-        ObjectMissing, Damaged: the chain is not whole.
-        Permanent: its increments must be applied in turn, or the disk has no room for the files.
+        ObjectMissing, Damaged: a backup of the chain is damaged.
+        Permanent: the increments cannot be merged, or the disk has too little space for the files.
     """
     publishing = Publishing(context, task, spec, lease)
     try:
@@ -58,7 +58,7 @@ def _consolidate(
     lease.tell(step="checking")
     chain = Chain.opened(context.stores, task.chain)
     if not chain.overlays:
-        raise Permanent("the chain was not taken by this service: its increments cannot be merged, only restored")
+        raise Permanent("the chain was not taken by this service: its increments can only be restored, not merged")
     newest = chain.newest
     reached(Step.CONSOLIDATE_CHECKED)
     try:
@@ -72,7 +72,7 @@ def _consolidate(
     finally:
         context.servers.discard_attempt(spec.id, task.attempt)
     reached(Step.CONSOLIDATE_SEGMENTS_WRITTEN)
-    _log.info("chain merged", backup=newest.id, depth=len(chain.manifests))
+    _log.info("chain.merged", backup=newest.id, depth=len(chain.manifests))
     return publishing.publish(
         written,
         newest.lineage.model_copy(update={"from_lsn": None, "parent_manifest_sha256": None}),
@@ -85,13 +85,13 @@ def _consolidate(
 
 
 class _Merged(XbstreamReader):
-    """Looks at a stream that nobody waits for, whatever files are in it."""
+    """Reads a stream that blocks no client of a server, whatever files it contains."""
 
     writers_wait = commits_wait = False
 
 
 def _write(context: TaskContext, staging: Staging, lease: Lease, publishing: Publishing) -> Written:
-    """Stream the files of a directory into the store, each gone once it is read."""
+    """Stream the files of a directory into the store; each file is removed once it has been read."""
     settings = context.settings
     with TreeStream(staging.directory) as stream:
         return write_backup(
@@ -101,7 +101,7 @@ def _write(context: TaskContext, staging: Staging, lease: Lease, publishing: Pub
             codec=settings.codec,
             level=settings.compression_level,
             threads=settings.compression_threads,
-            max_bytes_per_s=settings.max_backup_mb_per_s * MEGABYTE,
+            max_bytes_per_s=settings.max_backup_mb_per_s * MB,
             watch=_Merged(),
             kill=stream.kill,
             on_progress=lambda count: lease.tell(done_bytes=count),
@@ -110,7 +110,7 @@ def _write(context: TaskContext, staging: Staging, lease: Lease, publishing: Pub
 
 
 def _place(spec: BackupSpec, datastore: DatastoreFacts) -> InstanceSpec:
-    """Where the files lie meanwhile: as those of an instance that is never built, with a system user of its own."""
+    """The staging directory's instance: it is never completed, and has a system user of its own."""
     return InstanceSpec(
         id=spec.id,
         account=spec.account,

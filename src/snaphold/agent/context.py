@@ -1,4 +1,4 @@
-"""What the tasks of one region work with."""
+"""The objects that all tasks of one region use."""
 
 import contextvars
 import threading
@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
-    """The machine's servers, what can back them up, and the region's object stores."""
+    """The servers of this machine, the engines, and the region's object stores."""
 
     servers: Servers
     engines: Engines
@@ -30,17 +30,17 @@ class TaskContext:
     def low_priority(
         self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
     ) -> _Result:
-        """Do ``work`` in a thread that gives way to others, as do the threads that it starts.
+        """Run ``work`` in a thread with low priority, which the threads that it starts inherit.
 
-        Compression takes every core that it gets. The process itself is not niced: database servers that it starts
-        would be too, for all their lives.
+        Compression uses every core that it can get. The priority of the process itself is not lowered, because the
+        database servers that it starts would inherit it.
         """
         name = f"{threading.current_thread().name}-bytes"
-        context = contextvars.copy_context()  # what the log says of each line
+        context = contextvars.copy_context()  # the log's bound variables
         with ThreadPoolExecutor(1, name, initializer=priority_of(self.settings).show) as one:
             return one.submit(context.run, partial(work, *arguments, **named)).result()
 
 
 def priority_of(settings: Settings) -> Priority:
-    """How much backups and restores give way."""
+    """The priority of backups and restores."""
     return Priority(niceness=settings.niceness, io_priority=settings.io_priority)

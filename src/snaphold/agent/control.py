@@ -1,4 +1,4 @@
-"""One region's API as the agent of a host sees it: requests, answers, and what a refusal means."""
+"""The agent's client of one region's API: requests, answers, and the meaning of refusals."""
 
 import itertools
 import threading
@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from snaphold.errors import Permanent, Superseded, Transient, Unauthorized
 from snaphold.protocol import Claim, Desired, Heartbeat, Hello, HostCallAnswer, Message, Progress, Report, Welcome, Work
 
-_TIMEOUT_S: Final = 10.0  # of one request, beyond the time that a claim may wait
+_TIMEOUT_S: Final = 10.0  # of one request, on top of the time that a claim may wait
 _FIRST_PAUSE_S: Final = 0.2
-_FIRST_PAUSES: Final = 15  # of that length: an API that starts together with us is there within seconds
+_FIRST_PAUSES: Final = 15  # of that length: an API that starts at the same time as the agent is ready within seconds
 _LONGEST_PAUSE_S: Final = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -28,12 +28,12 @@ class Nothing(Message):
 
 
 class Control:
-    """The API of one region. Share one object among the threads of a process.
+    """The API of one region. It is thread-safe.
 
-    Every method raises ``Transient`` when the API is silent or has an error of its own, ``Unauthorized`` when the
-    host's token is not good, ``Superseded`` on 409, and ``Permanent`` for any other refusal (a newer API, say).
+    Every method raises ``Transient`` when the API does not answer or has an internal error, ``Unauthorized`` when it
+    rejects the host's token, ``Superseded`` on 409, and ``Permanent`` on any other refusal (by a newer API, say).
 
-    ``token_file`` is read before each request, so that a token that was renewed is used without a restart.
+    ``token_file`` is read before each request, so that a new token is used without a restart.
     """
 
     def __init__(self, url: str, token_file: Path) -> None:
@@ -47,15 +47,15 @@ class Control:
         )
 
     def hello(self, message: Hello) -> Welcome:
-        """Say that this process has started, or that it is back."""
+        """Open a session: this process has started, or the API does not know it any more."""
         return self._post("hello", message, Welcome)
 
     def heartbeat(self, message: Heartbeat) -> Desired:
-        """Say how the instances are; learn how they should be."""
+        """Report the states of the instances; return the desired states."""
         return self._post("heartbeat", message, Desired)
 
     def claim(self, message: Claim) -> Work:
-        """Wait up to ``message.wait_s`` seconds for something to do."""
+        """Wait up to ``message.wait_s`` seconds for work."""
         return self._post("claim", message, Work, wait_s=message.wait_s)
 
     def progress(self, task_id: str, message: Progress) -> None:
@@ -67,7 +67,7 @@ class Control:
         self._post(f"tasks/{task_id}/report", message, Nothing)
 
     def answer(self, call_id: str, message: HostCallAnswer) -> None:
-        """Answer a question."""
+        """Answer a host call."""
         self._post(f"questions/{call_id}/answer", message, Nothing)
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class Control:
         try:
             token = self._token_file.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise Unauthorized(f"there is no token of this host in {self._token_file}") from error
+            raise Unauthorized(f"{self._token_file} has no token of this host") from error
         try:
             response = self._http.post(
                 path,
@@ -92,7 +92,7 @@ class Control:
             try:
                 return answer.model_validate_json(response.content or b"{}")
             except ValidationError as error:
-                raise Permanent(f"{self.url} gave an answer to {path} that cannot be understood") from error
+                raise Permanent(f"{self.url} sent an invalid answer to {path}") from error
         said = f"{self.url} answered {response.status_code} to {path}: {response.text[:300]}"
         if response.status_code == httpx.codes.UNAUTHORIZED:
             raise Unauthorized(said)
@@ -104,7 +104,7 @@ class Control:
 
 
 def pauses() -> Iterator[float]:
-    """Seconds to wait before each further try: short ones at first, then doubling, up to 5."""
+    """Yield the seconds to wait before each further try: 0.2 at first, later doubling up to 5."""
     yield from itertools.repeat(_FIRST_PAUSE_S, _FIRST_PAUSES)
     pause = _FIRST_PAUSE_S
     while True:
@@ -113,17 +113,17 @@ def pauses() -> Iterator[float]:
 
 
 def until_answered(call: Callable[[], _Result], stopping: threading.Event) -> _Result:
-    """Repeat ``call`` while the API is silent or does not know our token (yet): for ever.
+    """Repeat ``call`` for as long as the API does not answer or rejects the host's token.
 
     Raises:
-        Transient: ``stopping`` was set meanwhile.
+        Transient: ``stopping`` was set.
         Superseded, Permanent: the API's answer.
     """
     for pause in pauses():
         try:
             return call()
         except (Transient, Unauthorized) as error:
-            _log.debug("api silent", error=str(error))
+            _log.debug("api.no_answer", error=str(error))
             if stopping.wait(pause):
                 raise Transient(str(error)) from error
     raise AssertionError

@@ -1,4 +1,4 @@
-"""Answers to what a caller waits for."""
+"""Answers host calls: requests to a database server whose callers wait for the answer."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from snaphold.host.servers import Servers
 from snaphold.protocol import HostCall, HostCallAnswer
 from snaphold.reasons import screened
 
-_WAY_BACK_S: Final = 0.5  # kept for the answer to reach whoever waits
+_RETURN_S: Final = 0.5  # reserved for the answer's way to the caller
 
 _THREADS: Final = 16  # each may read contents.MOST_BYTES
 _SHARE: Final = 2  # threads of an account
@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Waiting:
-    """Work on a question whose turn has not come."""
+    """A call that has not begun."""
 
     account: str
     instance_id: str
@@ -34,29 +34,29 @@ class _Waiting:
 
 
 class HostCalls:
-    """Threads that answer questions: one an instance at a time, and no more for an account than its share.
+    """The threads that answer host calls: one per instance at most, and ``share`` per account at most.
 
-    So one account's slow servers never keep another's questions waiting. Of those that may begin, the one is next whose
-    account has the fewest threads; of equals the one that came first.
+    So one account's slow servers never delay another's calls. Of the calls that may begin, the next is one of the
+    account that uses the fewest threads; among equals, the oldest.
     """
 
     def __init__(self, threads: int = _THREADS, share: int = _SHARE) -> None:
-        self._pool = ThreadPoolExecutor(threads, "question")
+        self._pool = ThreadPoolExecutor(threads, "call")
         self._threads = threads
         self._share = share
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
-        self._instances: set[str] = set()  # that answer just now
-        self._accounts: Counter[str] = Counter()  # their accounts
+        self._instances: set[str] = set()  # those that a call is running for
+        self._accounts: Counter[str] = Counter()  # how many threads each uses
 
     def submit(self, account: str, instance_id: str, work: Callable[[], None]) -> None:
-        """Have this done as soon as it may. Raises ``RuntimeError`` after ``shutdown``."""
+        """Run ``work`` as soon as the rules allow it. Raises ``RuntimeError`` after ``shutdown``."""
         with self._lock:
             self._waiting.append(_Waiting(account=account, instance_id=instance_id, work=work))
             self._begin()
 
     def shutdown(self) -> None:
-        """Forget what waits, and return when all that has begun has ended."""
+        """Drop the calls that have not begun, and return when the others have ended."""
         with self._lock:
             self._waiting.clear()
         self._pool.shutdown(cancel_futures=True)
@@ -83,34 +83,32 @@ class HostCalls:
             with self._lock:
                 self._instances.discard(one.instance_id)
                 self._accounts[one.account] -= 1
-                self._accounts += Counter()  # without those that have none
+                self._accounts += Counter()  # drops zeros
                 self._begin()
 
 
-def answer_to(servers: Servers, session: str, question: HostCall, *, due_s: float) -> HostCallAnswer | None:
-    """Ask the instance's server. Whatever goes wrong is an answer as well, with a class of ``snaphold.errors``.
+def answer_to(servers: Servers, session: str, call: HostCall, *, due_s: float) -> HostCallAnswer | None:
+    """Perform a call in the instance's server. An error becomes an answer that names a class of ``snaphold.errors``.
 
-    ``due_s``, of ``time.monotonic()``: who asked waits until then. None, and nothing is done, when there is no time
-    left: they have been told that it was not done.
+    ``due_s``: until when the caller waits, by ``time.monotonic()``. When no time is left, nothing is done and the
+    result is None: the API has told the caller so.
     """
-    left_s = due_s - _WAY_BACK_S - time.monotonic()
+    left_s = due_s - _RETURN_S - time.monotonic()
     if left_s <= 0:
-        _log.info("question too late", kind=question.kind.value, instance=question.instance_id)
+        _log.info("call.expired", kind=call.kind.value, instance=call.instance_id)
         return None
     try:
-        payload = servers.ask(question.instance_id, question.kind, question.payload, deadline_s=left_s)
+        payload = servers.ask(call.instance_id, call.kind, call.payload, deadline_s=left_s)
     except Refused as error:
         return HostCallAnswer(session=session, ok=False, error=type(error).__name__, message=screened(str(error)))
     except Denied:
-        message = (
-            "The instance's database server does not know the service's own account any more: restart the instance."
-        )
+        message = "The instance's database server rejects the service's internal account: restart the instance."
         return HostCallAnswer(session=session, ok=False, error="Unavailable", message=message)
-    except Exception as error:  # noqa: BLE001 - whoever waits gets an answer, whatever it was
+    except Exception as error:  # noqa: BLE001 - the caller gets an answer, whatever the error
         _log.warning(
-            "question failed",
-            kind=question.kind.value,
-            instance=question.instance_id,
+            "call.failed",
+            kind=call.kind.value,
+            instance=call.instance_id,
             reason=in_full(error),
             exc_info=not isinstance(error, SnapholdError),
         )

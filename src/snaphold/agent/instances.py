@@ -1,6 +1,6 @@
-"""What an agent is given to do with instances, from create to delete. (Restoring is in restore.py.)
+"""The tasks of instances, from create to delete. (restore.py has the restore.)
 
-Each is a context manager around the report: what was made stands only when the API accepts it.
+Each is a context manager around the report: its result is only kept when the API accepts the report.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,10 @@ from snaphold.steps import Step, reached
 
 @contextmanager
 def created_instance(context: TaskContext, task: Task, spec: InstanceSpec, lease: Lease) -> Iterator[InstanceResult]:
-    """Build a new server.
+    """Create a new server.
 
-    A crash leaves a half-made instance, which ``clear_leftovers`` removes, or a whole one that the API calls absent.
+    A crash leaves an incomplete instance, which ``clear_leftovers`` removes, or a complete one whose desired state is
+    "absent".
     """
     reached(Step.CREATE_CLAIMED)
     lease.tell(step="building")
@@ -29,7 +30,7 @@ def created_instance(context: TaskContext, task: Task, spec: InstanceSpec, lease
 
 @contextmanager
 def restarted_instance(context: TaskContext, instance_id: str, memory: Memory) -> Iterator[None]:
-    """End a server and start it again. It may be done twice."""
+    """Stop a server and start it again. It is idempotent."""
     reached(Step.RESTART_CLAIMED)
     context.servers.stop(instance_id)
     reached(Step.RESTART_STOPPED)
@@ -41,7 +42,7 @@ def restarted_instance(context: TaskContext, instance_id: str, memory: Memory) -
 
 @contextmanager
 def stopped_instance(context: TaskContext, instance_id: str) -> Iterator[None]:
-    """End a server; its data stays. It may be done twice."""
+    """Stop a server; its data stays. It is idempotent."""
     reached(Step.STOP_CLAIMED)
     context.servers.stop(instance_id)
     reached(Step.STOP_STOPPED)
@@ -50,7 +51,7 @@ def stopped_instance(context: TaskContext, instance_id: str) -> Iterator[None]:
 
 @contextmanager
 def started_instance(context: TaskContext, instance_id: str, memory: Memory) -> Iterator[None]:
-    """Start a server that was stopped. It may be done twice."""
+    """Start a server that was stopped. It is idempotent."""
     reached(Step.START_CLAIMED)
     context.servers.note_memory(instance_id, memory.ram_mb)
     context.servers.start(instance_id)
@@ -60,9 +61,9 @@ def started_instance(context: TaskContext, instance_id: str, memory: Memory) -> 
 
 @contextmanager
 def resized_instance(context: TaskContext, instance_id: str, memory: Memory) -> Iterator[None]:
-    """Start a server anew with other memory. It may be done twice.
+    """Restart a server with another amount of memory. It is idempotent.
 
-    One that does not start with it, and one whose attempt was abandoned, gets back what it had, and runs with that.
+    If the server does not start, or the attempt was abandoned, the server gets its former memory and runs with that.
     """
     reached(Step.RESIZE_CLAIMED)
     try:
@@ -82,7 +83,7 @@ def resized_instance(context: TaskContext, instance_id: str, memory: Memory) -> 
 
 @contextmanager
 def deleted_instance(context: TaskContext, instance_id: str) -> Iterator[None]:
-    """Remove a server and its data. It may be done twice."""
+    """Remove a server and its data. It is idempotent."""
     reached(Step.DELETE_CLAIMED)
     context.servers.delete(instance_id)
     reached(Step.DELETE_REMOVED)
@@ -91,7 +92,7 @@ def deleted_instance(context: TaskContext, instance_id: str) -> Iterator[None]:
 
 @contextmanager
 def removed_when_superseded(context: TaskContext, instance_id: str) -> Iterator[None]:
-    """Nobody wants the instance of an attempt that was abandoned."""
+    """Delete the instance when the body raises ``Superseded``: the attempt that made it was abandoned."""
     try:
         yield
     except Superseded:

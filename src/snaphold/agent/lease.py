@@ -1,4 +1,4 @@
-"""The right of an attempt to go on, kept alive while it works."""
+"""The lease of an attempt: its right to continue, renewed while it works."""
 
 import threading
 import time
@@ -12,16 +12,16 @@ from snaphold.agent.progress_rate import ProgressRate
 from snaphold.errors import Permanent, Superseded, Transient, Unauthorized
 from snaphold.protocol import Progress, Task
 
-_NEWS_INTERVAL_S: Final = 1.0  # news of an attempt is told at most this often
+_PROGRESS_INTERVAL_S: Final = 1.0  # the least time between two renewals that carry progress
 
 _log = structlog.get_logger(__name__)
 
 
 class Lease:
-    """Renews the lease of one attempt from a thread of its own, and carries the attempt's news along.
+    """Renews the lease of one attempt in its own thread, and sends the attempt's progress with the renewals.
 
-    ``stop`` is set when the attempt must end: it was superseded (409), or the agent is stopping. A silent API stops
-    nothing: only its answer can say that the lease was given to somebody else.
+    ``stop`` is set when the attempt must end, because it was superseded (409) or the agent is stopping. An API that
+    does not answer stops nothing: only an answer can say that the control plane has abandoned the attempt.
     """
 
     def __init__(self, control: Control, session: str, task: Task, renew_s: float) -> None:
@@ -30,8 +30,8 @@ class Lease:
         self.control: Final = control
         self._session = session
         self._renew_s = renew_s
-        self.abandoned: str | None = None  # why the API wants no more of this attempt
-        self._news: dict[str, str | int] = {}
+        self.abandoned: str | None = None  # why the control plane has abandoned the attempt; None: it has not
+        self._progress: dict[str, str | int] = {}
         self._rate = ProgressRate()
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -40,11 +40,11 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name=f"lease-{task.id[:8]}", daemon=True)
 
     def begin(self) -> None:
-        """Renew from now on, before the attempt itself begins: it may have to wait. Once at most."""
+        """Start the renewals, before the attempt begins: it may have to wait. Call this once at most."""
         self._thread.start()
 
     def end(self) -> None:
-        """Renew no more."""
+        """Stop the renewals."""
         self._ended.set()
         self._wake.set()
         self._thread.join()
@@ -61,20 +61,21 @@ class Lease:
 
     @property
     def going_on(self) -> bool:
-        """Whether news that the attempt was abandoned would still be any."""
+        """Whether the attempt could still be withdrawn: it was not stopped, is not reporting and has not ended."""
         return not (self.stop.is_set() or self._reporting.is_set() or self._ended.is_set())
 
     def withdraw(self, why: str) -> None:
-        """The API wants no more of this attempt. Of one that is about to report the report's answer says so."""
+        """Stop the attempt, which the control plane has abandoned. One that is reporting learns it from the answer."""
         if self.going_on:
-            _log.warning("attempt overtaken", task=self.task.id, attempt=self.task.attempt, answer=why)
-            self.abandoned = f"this attempt was given up by the control plane ({why})"
+            _log.warning("attempt.superseded", task=self.task.id, attempt=self.task.attempt, answer=why)
+            self.abandoned = f"the control plane has abandoned this attempt ({why})"
             self.stop.set()
 
     def report_follows(self) -> None:
-        """The attempt is about to report: from now on the answer to the report is the verdict.
+        """Note that the attempt is about to report: from now on only the answer to the report decides.
 
-        Renewals go on, for the API may be silent for long; but one that crosses the report is answered 409 too.
+        Renewals continue, because the API may not answer for a long time. One that arrives after the report gets 409,
+        which must not stop the attempt.
         """
         self._reporting.set()
 
@@ -86,25 +87,25 @@ class Lease:
         done_bytes: int | None = None,
         expected_bytes: int | None = None,
     ) -> None:
-        """Have news told with the next renewal, within a second. Cheap: call it as often as you like."""
-        news = {"step": step, "size_bytes": size_bytes, "done_bytes": done_bytes, "expected_bytes": expected_bytes}
+        """Send progress with the next renewal, within a second. This is cheap and may be called at any rate."""
+        progress = {"step": step, "size_bytes": size_bytes, "done_bytes": done_bytes, "expected_bytes": expected_bytes}
         with self._lock:
             if expected_bytes is not None:
                 self._rate.expect(expected_bytes)
             if done_bytes is not None:
                 self._rate.note(done_bytes)
-                news["expected_bytes"] = self._rate.expected_bytes
-                news["bytes_per_s"] = self._rate.bytes_per_s
-            self._news.update({name: value for name, value in news.items() if value is not None})
+                progress["expected_bytes"] = self._rate.expected_bytes
+                progress["bytes_per_s"] = self._rate.bytes_per_s
+            self._progress.update({name: value for name, value in progress.items() if value is not None})
         self._wake.set()
 
     def check(self) -> None:
-        """Return while the attempt may go on. Raises ``Superseded`` when ``stop`` is set."""
+        """Raise ``Superseded`` when ``stop`` is set."""
         if self.stop.is_set():
             raise Superseded(self.abandoned or "the agent of this host was stopped")
 
     def confirm(self) -> None:
-        """Ask the API now whether the attempt may go on; a silent API is no objection. Raises like ``check``."""
+        """Renew the lease now, then ``check``. No answer counts as consent."""
         self._send()
         self.check()
 
@@ -112,8 +113,8 @@ class Lease:
         last = time.monotonic()
         while not self._ended.is_set():
             self._wake.wait(max(0.0, last + self._renew_s - time.monotonic()))
-            # News waits until a second has gone since the last message; the end of the attempt does not.
-            if self._ended.wait(max(0.0, last + min(_NEWS_INTERVAL_S, self._renew_s) - time.monotonic())):
+            # Progress waits until a second has passed since the last message; the end of the attempt does not.
+            if self._ended.wait(max(0.0, last + min(_PROGRESS_INTERVAL_S, self._renew_s) - time.monotonic())):
                 return
             self._wake.clear()
             last = time.monotonic()
@@ -121,13 +122,13 @@ class Lease:
 
     def _send(self) -> None:
         with self._lock:
-            news, self._news = self._news, {}
-        message = Progress.model_validate({"session": self._session, "attempt": self.task.attempt, **news})
+            progress, self._progress = self._progress, {}
+        message = Progress.model_validate({"session": self._session, "attempt": self.task.attempt, **progress})
         try:
             self.control.progress(self.task.id, message)
         except (Transient, Unauthorized) as error:
-            _log.debug("lease not renewed", task=self.task.id, error=str(error))
+            _log.debug("lease.not_renewed", task=self.task.id, error=str(error))
             with self._lock:
-                self._news = news | self._news
+                self._progress = progress | self._progress
         except (Superseded, Permanent) as error:
             self.withdraw(str(error))

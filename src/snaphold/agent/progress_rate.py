@@ -1,4 +1,4 @@
-"""How fast an attempt gets on, and when it will be done."""
+"""The rate of an attempt's progress, and how much is expected."""
 
 import time
 from collections import deque
@@ -7,35 +7,35 @@ from typing import Final
 
 import structlog
 
-_WINDOW_S: Final = 10.0  # the time that a rate is of
-_PARTS: Final = 16  # of what is done, one is expected to follow when it is more than was expected
-_LOGGED_S: Final = 30.0  # between two lines of a long step, at least; a shorter one has none
-_LOGGED_PERCENT: Final = 5  # so much more is worth a line
-_SILENT_S: Final = 600.0  # after so long there is one in any case
+_WINDOW_S: Final = 10.0  # a rate is the mean of this time
+_PARTS: Final = 16  # when more is done than was expected, this fraction of it is expected to follow
+_LOGGED_S: Final = 30.0  # least time between two log lines of a step; a shorter step has none
+_LOGGED_PERCENT: Final = 5  # least progress between two log lines
+_SILENT_S: Final = 600.0  # after this time there is a line whatever the progress
 
 _log = structlog.get_logger(__name__)
 
 
 class ProgressRate:
-    """Takes the counts of one step as they come. ``now`` tells seconds that only grow."""
+    """Follows the counts of one step after the other. ``now`` returns monotonic seconds."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._expected_bytes: int | None = None
         self._logged_s = now()
-        self._counts: deque[tuple[float, int]] = deque()  # the newest, and those of the window before it
+        self._counts: deque[tuple[float, int]] = deque()  # (seconds, bytes) of the last ``_WINDOW_S``, the newest last
         self._logged_percent = 0
 
     def expect(self, expected_bytes: int) -> None:
-        """A step begins that has so many bytes before it."""
+        """Begin a step that is expected to process so many bytes."""
         self._expected_bytes = expected_bytes
         self._logged_s, self._logged_percent = self._now(), 0
         self._counts.clear()
 
     def note(self, done_bytes: int) -> None:
-        """So many bytes are done by now. A long step says so in the log now and then.
+        """Record that so many bytes of the step are done. A long step is logged now and then.
 
-        When they are more than was expected, more is expected than they are: how much more nobody can tell.
+        When more is done than was expected, the expectation grows beyond it: the true total is unknown then.
         """
         now = self._now()
         if self._expected_bytes is not None and done_bytes > self._expected_bytes:
@@ -48,7 +48,7 @@ class ProgressRate:
             if percent - self._logged_percent >= _LOGGED_PERCENT or silent_s >= _SILENT_S:
                 self._logged_s, self._logged_percent = now, percent
                 _log.info(
-                    "progress",
+                    "task.progress",
                     percent=percent,
                     done_bytes=done_bytes,
                     expected_bytes=self._expected_bytes,
@@ -57,12 +57,12 @@ class ProgressRate:
 
     @property
     def expected_bytes(self) -> int | None:
-        """How many bytes the step has, by what is known now; None: nobody has told."""
+        """How many bytes the step is expected to process; None: unknown."""
         return self._expected_bytes
 
     @property
     def bytes_per_s(self) -> int | None:
-        """Of the last ten seconds; None while there is too little to tell it from."""
+        """The mean rate of the last ten seconds; None while there are too few counts."""
         if len(self._counts) < 2:
             return None
         (first_s, first), (last_s, last) = self._counts[0], self._counts[-1]

@@ -1,4 +1,4 @@
-"""Putting a backup into the account's store: data, index, and the manifest last."""
+"""Publishes a backup in the account's store: the data object, the index, and the manifest last."""
 
 import time
 from collections.abc import Callable
@@ -31,9 +31,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Publishing:
-    """One attempt at one backup, and what it has put into the store so far.
+    """The objects that one attempt at a backup has written so far.
 
-    A crash leaves objects that the control plane sweeps once it has given the attempt up.
+    A crash leaves objects, which the control plane removes after it has abandoned the attempt.
     """
 
     def __init__(self, context: TaskContext, task: Task, spec: BackupSpec, lease: Lease) -> None:
@@ -43,7 +43,7 @@ class Publishing:
         self._attempt = task.attempt
         self._spec = spec
         self._lease = lease
-        self._published: list[str] = []  # in the order in which they were put
+        self._published: list[str] = []  # names, in the order in which they were written
 
     def publish(
         self,
@@ -56,13 +56,13 @@ class Publishing:
         made: Literal["taken", "consolidated"] = "taken",
         made_from: str | None = None,
     ) -> BackupResult:
-        """Make the segments a backup, and let it verify itself; what the catalog is to keep of it.
+        """Make the segments a backup, verify it, and return what the catalog records.
 
-        ``chain``: what it depends on, the parent last; empty for a full one.
+        ``chain``: the backups that it depends on, the parent last; empty for a full backup.
 
         Raises:
-            Permanent: it did not pass.
-            Superseded: the attempt was abandoned meanwhile.
+            Permanent: the verification failed.
+            Superseded: the attempt was abandoned.
         """
         self._lease.tell(step="publishing")
         steps = _STEPS[made]
@@ -96,16 +96,16 @@ class Publishing:
         return result_of(facts_of(manifest), link.manifest_sha256, from_lsn=lineage.from_lsn, proof=proof)
 
     def undo(self) -> None:
-        """Remove what was put, the manifest first. What cannot be removed now is swept by the control plane."""
+        """Remove what was written, the manifest first. The control plane removes what is left."""
         try:
             for name in reversed(self._published):
                 self.store.delete(name)
             discard(self.store, self.prefix)
         except SnapholdError as error:
-            _log.warning("backup not removed", reason=in_full(error))
+            _log.warning("backup.not_removed", reason=in_full(error))
 
     def _put_data(self, written: Written) -> DataFacts:
-        """Make the segments the data object."""
+        """Publish the segments as the data object."""
         suffix = CODECS[self._context.settings.codec].suffix
         name, count = data_name(self._spec.id, suffix), len(written.segments)
         self._put(name, lambda: self.store.publish(name, self.prefix, count, size_bytes=written.size_bytes))
@@ -117,12 +117,12 @@ class Publishing:
         return IndexFacts(name=name, size_bytes=len(content), sha256=sha256_of(content))
 
     def _put_manifest(self, manifest: Manifest) -> ChainLink:
-        """From now on it is a backup, unless the attempt was abandoned meanwhile (``Superseded``)."""
+        """Write the manifest, which makes the objects a backup. Raises ``Superseded`` if the attempt was abandoned."""
         name, document = manifest_name(manifest.id), manifest.dump()
         self._lease.confirm()
         self._put(name, lambda: self.store.put(name, document))
         _log.info(
-            "backup published",
+            "backup.published",
             made=manifest.made,
             parent=manifest.parent_id,
             size_bytes=manifest.size_bytes,
@@ -134,10 +134,10 @@ class Publishing:
     def _verification(
         self, links: list[ChainLink], manifest: Manifest, verified: Step, *, taken: bool
     ) -> VerificationResult | None:
-        """The verification that it must pass, where one is asked for. ``taken``: from a server of this host."""
+        """Verify the backup at the level that the task asks for, if any. ``taken``: from a server of this host."""
         if self._spec.verify is None:
             return None
-        self._published.insert(0, verification_record_name(self._spec.id))  # undone last: the manifest goes first
+        self._published.insert(0, verification_record_name(self._spec.id))  # removed last: the manifest goes first
         source = self._context.servers.access(self._spec.instance_id).administer if taken else None
         expected_bytes = manifest.data.size_bytes
         proof = verify_new(
@@ -147,7 +147,7 @@ class Publishing:
         return proof
 
     def _put(self, name: str, put: Callable[[], None]) -> None:
-        """Put an object under a name that must be free; it is ours from the first try on, unless it is not."""
+        """Write an object under a name that must be free. It counts as ours at once, even if the call fails midway."""
         self._published.append(name)
         try:
             put()
@@ -158,7 +158,7 @@ class Publishing:
 
 @dataclass(frozen=True, kw_only=True)
 class _Steps:
-    """The steps of publishing, which have names of their own for each way to make a backup."""
+    """The steps of publishing: each way to make a backup has its own."""
 
     published: Step
     index_written: Step | None

@@ -1,4 +1,4 @@
-"""Restoring: from the account's store to a running server, nothing unverified on the way."""
+"""Restores a backup: from the account's store to a running server. Every byte is verified on the way."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ _log = structlog.get_logger(__name__)
 
 @contextmanager
 def restored_instance(context: TaskContext, task: Task, spec: InstanceSpec, lease: Lease) -> Iterator[InstanceResult]:
-    """Make a new server from a backup; the body of the ``with`` reports it.
+    """Create a new server from a backup; the body of the ``with`` reports it.
 
-    What fails here, or is superseded, leaves nothing on this host. A crash leaves a half-made instance, which
-    ``clear_leftovers`` removes, or a whole one that the API calls absent.
+    An attempt that fails or is superseded leaves nothing on this host. A crash leaves an incomplete instance, which
+    ``clear_leftovers`` removes, or a complete one whose desired state is "absent".
     """
     reached(Step.RESTORE_CLAIMED)
     lease.tell(step="checking")
@@ -52,18 +52,18 @@ def restored_instance(context: TaskContext, task: Task, spec: InstanceSpec, leas
         context.servers.discard_attempt(spec.id, task.attempt)
         raise
     if not chain.overlays:
-        _insist_on_sound_tables(context, spec, lease)
-    _log.info("backup restored", backup=chain.newest.id, address=result.address, used_bytes=result.used_bytes)
+        _check_tables(context, spec, lease)
+    _log.info("backup.restored", backup=chain.newest.id, address=result.address, used_bytes=result.used_bytes)
     with removed_when_superseded(context, spec.id):
         yield result
     reached(Step.RESTORE_REPORTED)
 
 
-def _insist_on_sound_tables(context: TaskContext, spec: InstanceSpec, lease: Lease) -> None:
-    """Have the new server check every table; where one is not sound, nothing of the instance stays.
+def _check_tables(context: TaskContext, spec: InstanceSpec, lease: Lease) -> None:
+    """Have the new server check every table. If one is not sound, delete the instance and raise ``Permanent``.
 
-    The tool calls it complete when it applies increments in turn, also where a table was being made or rebuilt when
-    one of them ended: it loses the pages from before. Raises ``Permanent``.
+    This is needed when the tool applies increments one after the other: it reports success although it loses the older
+    pages of a table that was being created or rebuilt when one of the backups ended.
     """
     lease.tell(step="checking tables")
     try:
@@ -73,5 +73,5 @@ def _insist_on_sound_tables(context: TaskContext, spec: InstanceSpec, lease: Lea
     except BaseException as error:
         context.servers.delete(spec.id)
         if isinstance(error, Damaged):
-            raise Permanent(f"the tool did not bring the increments back in turn: {error}") from error
+            raise Permanent(f"the backup tool did not apply the increments completely: {error}") from error
         raise

@@ -1,4 +1,4 @@
-"""How much of an instance a running increment has looked at."""
+"""How much of an instance's data a running increment has read."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from snaphold.formats.xbstream import File, Watch
 
 
 class ScanProgress:
-    """How much of a data directory an increment's stream stands for so far: the files that it has all there is of.
+    """Counts the bytes of the source files that an increment's stream has completed.
 
     The stream has only the changed pages of each file, but the tool reads every page to find them.
     """
@@ -15,12 +15,12 @@ class ScanProgress:
     def __init__(self, data: Path, watch: Watch) -> None:
         self._data = data
         self._watch = watch
-        self._seen = 0  # files of the stream
-        self._open: list[File] = []  # those of them that are not complete
+        self._seen = 0  # how many files of the stream were looked at
+        self._open: list[File] = []  # those of them that were not complete
         self._bytes = 0
 
     def bytes(self) -> int:
-        """So much by now. Cheap: what was counted is not looked at again."""
+        """Return the count so far. This is cheap: a file that was counted is not looked at again."""
         files = [*self._open, *self._watch.files[self._seen :]]
         self._seen = len(self._watch.files)
         self._open = [file for file in files if not file.complete]
@@ -28,5 +28,5 @@ class ScanProgress:
         return self._bytes
 
     def _source_bytes(self, file: File) -> int:
-        """What the file takes that ``<file>.delta`` is of; any other one is a file itself, or stands for none."""
+        """The size of the file of the source that this file of the stream comes from; 0 if there is none."""
         return file_used_bytes(self._data, file.path.removesuffix(".delta"))

@@ -1,4 +1,4 @@
-"""Which work belongs to which task."""
+"""Selects the work for each kind of task."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from snaphold.protocol import BackupResult, InstanceResult, Task, TaskKind, Veri
 
 
 class Outcome(TypedDict, total=False):
-    """What a report says of an attempt that went well."""
+    """The part of a report that describes the result of a successful attempt."""
 
     backup: BackupResult
     instance: InstanceResult
@@ -32,11 +32,11 @@ class Outcome(TypedDict, total=False):
 
 @contextmanager
 def attempted(context: TaskContext, task: Task, lease: Lease) -> Iterator[Outcome]:
-    """Do a task. The body of the ``with`` reports: when that raises ``Superseded``, what was done is undone.
+    """Perform a task. The body of the ``with`` reports it: if that raises ``Superseded``, the work is undone.
 
     Raises:
-        Permanent, Transient: it failed; nothing of the attempt is left, or the sweep will find it.
-        Superseded: the attempt was abandoned meanwhile; the same holds.
+        Permanent, Transient: the attempt failed. It has left nothing, or only what the control plane will remove.
+        Superseded: the attempt was abandoned; the same holds.
     """
     match task:
         case Task(kind=TaskKind.CREATE, instance=spec) if spec is not None:
@@ -68,4 +68,4 @@ def attempted(context: TaskContext, task: Task, lease: Lease) -> Iterator[Outcom
             with verified_backup(context, task, lease) as proof:
                 yield {"proof": proof}
         case _:
-            raise Permanent(f"the task {task.kind} lacks what this agent needs to do it")
+            raise Permanent(f"the task {task.kind} lacks something that this agent needs")

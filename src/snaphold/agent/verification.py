@@ -1,4 +1,4 @@
-"""Proving backups on a host: right after they were taken, and later by bringing them up as throw-away servers."""
+"""Verifies backups on a host: right after they were made, and later by a restore into a scratch server."""
 
 import time
 import uuid
@@ -34,9 +34,9 @@ from snaphold.stream.verification import (
     write_verification_record,
 )
 
-_NAMED: Final = 10  # tables that a verification names
-_RAM_MB: Final = 512  # of a throw-away server
-_ASK_AGAIN_S: Final = 5.0  # between two tries to read from a store that is silent
+_NAMED: Final = 10  # how many tables a result names
+_RAM_MB: Final = 512  # of a scratch server
+_ASK_AGAIN_S: Final = 5.0  # between two tries to read from a store that does not answer
 _STOP_POLL_S: Final = 0.2
 
 _log = structlog.get_logger(__name__)
@@ -44,12 +44,12 @@ _log = structlog.get_logger(__name__)
 
 @contextmanager
 def verified_backup(context: TaskContext, task: Task, lease: Lease) -> Iterator[VerificationResult]:
-    """Bring a backup up as a throw-away server and check it; the body of the ``with`` reports what was found.
+    """Restore a backup into a scratch server and check it; the body of the ``with`` reports the result.
 
-    Nothing of it is left on this host; a crash leaves what ``clear_leftovers`` removes.
+    It leaves nothing on this host; what a crash leaves is removed by ``clear_leftovers``.
 
     Raises:
-        Superseded: the attempt was abandoned meanwhile.
+        Superseded: the attempt was abandoned.
     """
     reached(Step.VERIFY_CLAIMED)
     begun_s = time.monotonic()
@@ -61,7 +61,7 @@ def verified_backup(context: TaskContext, task: Task, lease: Lease) -> Iterator[
     try:
         yield result
     except Superseded:
-        _forget_record_of_nothing(context, task.chain[-1])
+        _remove_stray_record(context, task.chain[-1])
         raise
     reached(Step.VERIFY_REPORTED)
 
@@ -75,14 +75,14 @@ def verify_new(
     expected_bytes: int,
     source: Administer | None,
 ) -> VerificationResult:
-    """The verification that a backup must pass before it is reported: the last one of ``links``.
+    """Verify a new backup, the last one of ``links``, before it is reported.
 
-    ``expected_bytes``: how many bytes are going to be read, for the progress that is shown.
-    ``source``: asks the server that it was just taken from; None where it was made from other backups.
+    ``expected_bytes``: how many bytes will be read, for the progress. ``source``: runs statements in the server that
+    the backup was just taken from; None if it was made from other backups.
 
     Raises:
-        Permanent: it did not pass, or its store was silent for ``verify_wait_s``: the text is the reason.
-        Superseded: the attempt was abandoned meanwhile.
+        Permanent: the verification failed, or the store did not answer for ``verify_wait_s``.
+        Superseded: the attempt was abandoned.
     """
     silent_since: float | None = None
 
@@ -100,7 +100,7 @@ def verify_new(
             patience_s = context.settings.verify_wait_s
             if now - silent_since >= patience_s:
                 raise Permanent(f"the backup could not be read back within {patience_s:g} s: {error}") from error
-            _log.warning("backup cannot be read back yet", reason=in_full(error))
+            _log.warning("backup.not_readable_yet", reason=in_full(error))
             lease.stop.wait(min(_ASK_AGAIN_S, patience_s))
             lease.check()
 
@@ -115,15 +115,15 @@ def verify(
     source: Administer | None = None,
     new: bool = False,
 ) -> VerificationResult:
-    """Prove the last backup of a chain once, and keep the verification record.
+    """Verify the last backup of a chain once, and write its verification record.
 
-    ``on_progress``: as ``verify_objects`` has it. ``source``: see ``Engine.check_tables``; when it is None, the running
+    ``on_progress``: see ``verify_objects``. ``source``: see ``Engine.check_tables``; when it is None, the running
     instance that the backup was taken from is asked, if it is on this host. ``new``: the backup has just been made.
 
     Raises:
-        ObjectMissing, Damaged: bytes are gone, or differ from what was recorded; the message names the object.
-        Transient, Permanent: a store does not answer, or this host cannot do its part.
-        Superseded: the attempt was abandoned meanwhile.
+        ObjectMissing, Damaged: bytes are missing or differ from what was recorded; the message names the object.
+        Transient, Permanent: a store does not answer, or the verification is impossible on this host.
+        Superseded: the attempt was abandoned.
     """
     begun_s = time.monotonic()
     link = links[-1]
@@ -153,11 +153,11 @@ def verify(
         level=level,
         at=_now(),
         seconds=round(time.monotonic() - begun_s, 3),
-        reason=_told_of(checksums),
+        reason=_unsound_tables(checksums),
     )
     lease.confirm()
     _keep(context, link, result, checksums, facts)
-    _log.info("backup proven", backup=link.backup_id, proof=level.value, seconds=result.seconds)
+    _log.info("backup.verified", backup=link.backup_id, verification_level=level.value, seconds=result.seconds)
     return result
 
 
@@ -168,9 +168,9 @@ def verify_chain(
     *,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Read back the objects of these backups, the full one first, that another one depends on or is to depend on.
+    """Read back the objects of the backups that another one depends on, or will depend on; the full backup first.
 
-    Raises as ``verify_ancestors``.
+    Raises as ``verify_ancestors`` does.
     """
     if links:
         context.low_priority(
@@ -185,7 +185,7 @@ def verify_chain(
 
 
 def _unverified(context: TaskContext, link: ChainLink, error: SnapholdError, seconds: float) -> VerificationResult:
-    """What a verification that did not pass is worth. A failed one leaves its verification record."""
+    """The result of a verification that raised ``error``. If it is "failed", the verification record is written."""
     result = VerificationResult(
         status=verdict_on(error),
         level=VerificationLevel.RESTORE,
@@ -193,14 +193,14 @@ def _unverified(context: TaskContext, link: ChainLink, error: SnapholdError, sec
         seconds=round(seconds, 3),
         reason=reason_of(error),
     )
-    _log.warning("backup not proven", backup=link.backup_id, status=result.status.value, reason=in_full(error))
+    _log.warning("backup.not_verified", backup=link.backup_id, status=result.status.value, reason=in_full(error))
     if result.status is VerificationStatus.FAILED:
         _keep(context, link, result, None, {})
     return result
 
 
-def _forget_record_of_nothing(context: TaskContext, link: ChainLink) -> None:
-    """Remove a verification record that was written after its backup was deleted."""
+def _remove_stray_record(context: TaskContext, link: ChainLink) -> None:
+    """Remove a verification record that was written after its backup had been deleted."""
     store = context.stores.of(link.account)
     with suppress(SnapholdError):
         try:
@@ -216,7 +216,7 @@ def _keep(
     checksums: Checksums | None,
     facts: dict[str, ObjectFacts],
 ) -> None:
-    """Write the verification record. The catalog gets the result even when the store is read-only."""
+    """Write the verification record. If the store is read-only, only the catalog gets the result."""
     verification_record = VerificationRecord(
         id=link.backup_id,
         manifest_sha256=link.manifest_sha256,
@@ -228,7 +228,7 @@ def _keep(
     try:
         write_verification_record(context.stores.of(link.account), verification_record)
     except (Transient, Permanent) as error:
-        _log.warning("receipt not kept", backup=link.backup_id, reason=in_full(error))
+        _log.warning("verification_record.not_written", backup=link.backup_id, reason=in_full(error))
 
 
 def _checked_in_scratch_server(
@@ -285,7 +285,7 @@ def _checked_in_scratch_server(
             known = earlier.checksums.unsound if earlier is not None and earlier.checksums is not None else ()
             checking = pool.submit(engine.check_tables, administer, lease.check, known=known, source=source)
             while not wait([checking], _STOP_POLL_S).done:
-                if lease.stop.is_set():  # a statement on a large table ends with its server only
+                if lease.stop.is_set():  # only the end of its server ends a statement on a large table
                     context.servers.discard_attempt(spec.id, 1)
             lease.check()
             try:
@@ -313,7 +313,7 @@ def _running_source(context: TaskContext, manifest: Manifest) -> Administer | No
 
 @contextmanager
 def _naming_ancestors(chain: Chain) -> Iterator[None]:
-    """Name the backup that is damaged where it is one that the newest of the chain depends on."""
+    """Name the damaged backup in the error when it is an ancestor of the newest one."""
     try:
         yield
     except (Damaged, ObjectMissing) as error:
@@ -323,13 +323,13 @@ def _naming_ancestors(chain: Chain) -> Iterator[None]:
         raise
 
 
-def _told_of(checksums: Checksums | None) -> str | None:
-    """What a verification that passed has to tell people: which tables are not sound, as they were in the source."""
+def _unsound_tables(checksums: Checksums | None) -> str | None:
+    """The reason shown with a result "passed": the tables that are not sound, as they were in the source."""
     if checksums is None or not checksums.unsound:
         return None
     named = [f"{name} ({text})" for name, text in sorted(checksums.unsound.items())]
     more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    return f"Not sound, as in the source already: {'; '.join(named[:_NAMED])}{more}."
+    return f"Not sound, as in the source: {'; '.join(named[:_NAMED])}{more}."
 
 
 def _now_us() -> int:

@@ -25,8 +25,8 @@ from snaphold.host.processes import (
     spawn_detached,
 )
 from snaphold.host.records import Records
+from snaphold.model import MIB
 
-MIB: Final = 1 << 20  # bytes
 ERROR_LOG_LIMIT: Final = 8 << 20  # bytes; when a log is half as long, the next start begins a new one and keeps one
 STOP_TIMEOUT_S: Final = 60.0  # for a server to write its pages back; then it is killed, and recovers at its next start
 REMOVED: Final = ".removed."  # starts the name of a directory that is being deleted

@@ -18,10 +18,11 @@ from snaphold.config import Settings
 from snaphold.engines.base import Administer, Engines
 from snaphold.errors import Permanent, SnapholdError, Superseded
 from snaphold.host.directory import INCARNATION, InstanceDirectory, Record
-from snaphold.host.lifecycle import MIB, REMOVED, Lifecycle
+from snaphold.host.lifecycle import REMOVED, Lifecycle
 from snaphold.host.listening import AddressTaken
 from snaphold.host.placement import free_addresses, free_system_user
 from snaphold.host.records import Records
+from snaphold.model import MIB
 from snaphold.protocol import InstanceResult, InstanceSpec
 
 _ADDRESSES_TRIED: Final = 64

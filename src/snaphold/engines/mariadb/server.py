@@ -16,10 +16,10 @@ from snaphold.engines.mariadb.template import template_directory
 from snaphold.engines.mariadb.words import in_words
 from snaphold.errors import Refused, Unavailable
 from snaphold.formats.xbstream import TOOL_FILES
+from snaphold.model import MIB
 from snaphold.sandbox import Sandbox
 
 INTERNAL_CONNECTIONS: Final = 16  # reserved for the host and its backup tool
-_MIB: Final = 1 << 20  # bytes
 _PROGRAMS: Final = {b"mariadbd", b"mysqld"}
 _ADDRESS_IN_USE: Final = "Bind on TCP/IP port: Address already in use"  # of a server that opens its own sockets
 _LAST_ERRORS: Final = 4  # lines of the log
@@ -105,7 +105,7 @@ class MariaDBServer:
                 "--skip-name-resolve",
                 f"--extra-max-connections={INTERNAL_CONNECTIONS}",
                 f"--innodb-buffer-pool-size={pool}",
-                f"--innodb-log-file-size={min(max(pool // 4, 64 * _MIB), 1024 * _MIB)}",
+                f"--innodb-log-file-size={min(max(pool // 4, 64 * MIB), 1024 * MIB)}",
                 "--innodb-flush-log-at-trx-commit=1",
                 "--performance-schema=OFF",  # it takes 30 MB of memory in each server
                 # The server reads and writes no file of the machine for a client, and loads no code. It runs no code of
