@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from snaphold.model import ID_FORM, KNOWN_DATASTORES, VerificationLevel, VerificationStatus, parse_rfc3339
-from snaphold.objects import DATA_OBJECT_FORM
+from snaphold.objects import DATA_OBJECT_FORM, MAX_SEGMENT_SIZE, SEGMENT_SIZE
 
 VERSION = 1
 MAX_INSTANCES: Final = 10_000  # of one host
@@ -543,6 +543,7 @@ class PeerPublication(Message):
     prefix: Annotated[str, Field(max_length=1_000)]
     count: Annotated[int, Field(ge=0, le=_MAX_OBJECTS)]
     size_bytes: Number
+    segment_size: Annotated[int, Field(ge=1, le=MAX_SEGMENT_SIZE)] = SEGMENT_SIZE
 
 
 class PeerDigest(Message):

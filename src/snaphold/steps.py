@@ -85,7 +85,7 @@ class Step(StrEnum):
     VERIFICATION_RECORDED = "proof.recorded"  # a backup that is free again, with its verification record
 
     REPAIR_BEGUN = "mend.begun"  # a backup in use, damaged
-    REPAIR_SEGMENT_WRITTEN = "mend.segment-written"  # the same; one segment more is good
+    REPAIR_SEGMENT_WRITTEN = "mend.segment-written"  # the same, and a draft of the repaired data object
     REPAIR_DATA_WRITTEN = "mend.data-written"  # a good data object
     REPAIR_INDEX_WRITTEN = "mend.index-written"  # data object and index
     REPAIR_MANIFEST_WRITTEN = "mend.manifest-written"  # a whole backup in use, which is still to be verified

@@ -385,7 +385,6 @@ def opened_site(
     name: str = "DFW",
     peers: Mapping[str, Peer] = MappingProxyType({}),
     known_peers: KnownPeers | None = None,
-    segment_size: int = SEGMENT_SIZE,
     **settings: float | str,
 ) -> Iterator[Site]:
     """A site in this directory, with one host that has said hello, served on a free port."""
@@ -396,7 +395,7 @@ def opened_site(
         region.deployment = replace(region.deployment, store_gate=gate)
     logins = limits.allowed(region.deployment.settings, Rate.LOGINS)
     identity = open_embedded(directory, 3600, logins_per_minute=logins)
-    stores = LocalStores(directory / "store", segment_size=segment_size)
+    stores = LocalStores(directory / "store")
     regions = {"DFW": "http://127.0.0.1:8779", "IAD": "http://127.0.0.1:8780"}
     fresh = create_app(
         region.deployment,

@@ -109,8 +109,8 @@ def join(tmp_path: Path) -> Iterator[Join]:
     for name in ("dfw", "ord"):
         (tmp_path / name).mkdir()
     away = open_region(tmp_path / "ord")
-    with opened_site(tmp_path / "dfw", known_peers=Secrets({ORD: {"ORD"}, SYD: {"SYD"}}), segment_size=SEGMENT) as site:
-        joined = Join(site, away, LocalStores(tmp_path / "ord" / "store", segment_size=SEGMENT), tmp_path)
+    with opened_site(tmp_path / "dfw", known_peers=Secrets({ORD: {"ORD"}, SYD: {"SYD"}})) as site:
+        joined = Join(site, away, LocalStores(tmp_path / "ord" / "store"), tmp_path)
         away.deployment = replace(away.deployment, region="ORD", peers={"DFW": joined.peer()})
         yield joined
     away.deployment.catalog.close()
@@ -237,19 +237,19 @@ def test_only_what_was_announced_may_be_written(join: Join) -> None:
     """A peer writes the objects of its own copy: no other name, account, or number of segments, and no other peer."""
     prefix = f"snaphold/{join.site.region.deployment.deployment_id}/{COPY}/1/"
     with pytest.raises(Permanent, match="no copy that was announced"):
-        join.store().put_segment(prefix, 0, [b"x" * SEGMENT])
+        join.store().put_segment(prefix, 0, [b"x" * SEGMENT], segment_size=SEGMENT)
     join.announce()
-    join.store().put_segment(prefix, 0, [b"x" * SEGMENT])
+    join.store().put_segment(prefix, 0, [b"x" * SEGMENT], segment_size=SEGMENT)
     refused: list[Callable[[], object]] = [
-        lambda: join.store().put_segment(prefix, 2, [b"x"]),
-        lambda: join.store().put_segment(f"snaphold/another/{COPY}/1/", 0, [b"x"]),
-        lambda: join.store().put_segment(prefix.replace(COPY, ORIGINAL), 0, [b"x"]),
+        lambda: join.store().put_segment(prefix, 2, [b"x"], segment_size=SEGMENT),
+        lambda: join.store().put_segment(f"snaphold/another/{COPY}/1/", 0, [b"x"], segment_size=SEGMENT),
+        lambda: join.store().put_segment(prefix.replace(COPY, ORIGINAL), 0, [b"x"], segment_size=SEGMENT),
         lambda: join.store().put(f"{ORIGINAL}.json", b"x"),
         lambda: join.store().put(COPY, b"x"),
         lambda: join.store().put(f"{COPY}x.json", b"x"),
         lambda: join.store().replace("receipt.json", b"x"),
         lambda: join.store().delete(f"{ORIGINAL}.json"),
-        lambda: join.store().publish(f"{ORIGINAL}.gz", prefix, 1, size_bytes=SEGMENT),
+        lambda: join.store().publish(f"{ORIGINAL}.gz", prefix, 1, size_bytes=SEGMENT, segment_size=SEGMENT),
         lambda: list(join.store().list("")),
         lambda: list(join.store().list(f"snaphold/{join.site.region.deployment.deployment_id}/")),
         lambda: list(join.store().get(f"{ORIGINAL}.json")),

@@ -21,12 +21,12 @@ SEGMENT = 64 << 10  # bytes; the rules do not depend on it
 PREFIX = "snaphold/deployment/backup/1/"
 EXCHANGE = Exchange()
 IMPLEMENTATIONS: dict[str, Callable[[Path], Containers]] = {
-    "peer": lambda root: EXCHANGE.containers(LocalStores(root, segment_size=SEGMENT)),
+    "peer": lambda root: EXCHANGE.containers(LocalStores(root)),
 }
 OF_REGIONS: dict[str, Callable[[Path], Stores]] = {
-    "local": lambda root: LocalStores(root, segment_size=SEGMENT),
-    "retrying": lambda root: RetryingStores(LocalStores(root, segment_size=SEGMENT)),
-    "memory": lambda _: MemoryStores(segment_size=SEGMENT),
+    "local": LocalStores,
+    "retrying": lambda root: RetryingStores(LocalStores(root)),
+    "memory": lambda _: MemoryStores(),
 }
 IMPLEMENTATIONS.update(OF_REGIONS)
 PARTS = st.text("abzAZ019._-", min_size=1, max_size=12).filter(lambda part: part not in {".", ".."})
@@ -94,15 +94,15 @@ def test_hashes_are_those_of_the_bytes(store: ObjectStore) -> None:
 
 def test_a_segment_is_known_by_its_hash_until_it_is_published(store: ObjectStore) -> None:
     """``segment_sha256`` tells of a segment that was put, if it has exactly this size."""
-    store.put_segment(PREFIX, 0, segment(1))
-    store.put_segment(PREFIX, 1, segment(2, 200))
-    assert store.segment_sha256(PREFIX, 1, 200) == sha256(b"".join(segment(2, 200))).hexdigest()
+    store.put_segment(PREFIX, 0, segment(1), segment_size=SEGMENT)
+    store.put_segment(PREFIX, 1, segment(2, 200), segment_size=SEGMENT)
+    assert store.segment_sha256(PREFIX, 1, 200, segment_size=SEGMENT) == sha256(b"".join(segment(2, 200))).hexdigest()
     for number, size_bytes in [(1, 201), (2, 200)]:
         with pytest.raises(ObjectMissing):
-            store.segment_sha256(PREFIX, number, size_bytes)
-    store.publish("1.gz", PREFIX, 2, size_bytes=SEGMENT + 200)
+            store.segment_sha256(PREFIX, number, size_bytes, segment_size=SEGMENT)
+    store.publish("1.gz", PREFIX, 2, size_bytes=SEGMENT + 200, segment_size=SEGMENT)
     with pytest.raises(ObjectMissing):
-        store.segment_sha256(PREFIX, 1, 200)
+        store.segment_sha256(PREFIX, 1, 200, segment_size=SEGMENT)
 
 
 def test_an_empty_object_is_one(store: ObjectStore) -> None:
@@ -114,11 +114,11 @@ def test_an_empty_object_is_one(store: ObjectStore) -> None:
 def test_a_taken_name_stays_as_it_is(store: ObjectStore) -> None:
     """Neither put nor publish replaces an object."""
     store.put("taken", b"first")
-    store.put_segment(PREFIX, 0, segment(0))
+    store.put_segment(PREFIX, 0, segment(0), segment_size=SEGMENT)
     with pytest.raises(ObjectExists):
         store.put("taken", b"second")
     with pytest.raises(ObjectExists):
-        store.publish("taken", PREFIX, 1, size_bytes=SEGMENT)
+        store.publish("taken", PREFIX, 1, size_bytes=SEGMENT, segment_size=SEGMENT)
     assert content(store, "taken") == b"first"
 
 
@@ -141,34 +141,69 @@ def test_a_segment_whose_bytes_turn_out_wrong(store: ObjectStore) -> None:
             raise Damaged("they differ")
 
     with pytest.raises(Damaged, match="they differ"):
-        store.put_segment(PREFIX, 0, Wrong())
+        store.put_segment(PREFIX, 0, Wrong(), segment_size=SEGMENT)
     with pytest.raises(Damaged):
-        store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT)
-    store.put_segment(PREFIX, 0, segment(1))
-    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT)
+        store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT, segment_size=SEGMENT)
+    store.put_segment(PREFIX, 0, segment(1), segment_size=SEGMENT)
+    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT, segment_size=SEGMENT)
     assert content(store, "1.gz") == b"".join(segment(1))
 
 
 @pytest.mark.parametrize("length", [100, 2 * SEGMENT, 3 * SEGMENT])
-def test_a_range_is_written_into_an_object(own_store: OwnStore, length: int) -> None:
-    """The bytes stand at their place, no other byte has changed, and the object is as long as was said."""
+def test_segments_of_an_object_are_replaced(own_store: OwnStore, length: int) -> None:
+    """The segments stand at their places, no other byte has changed, and the object is as long as was said."""
     whole = b"".join(b"".join(segment(number)) for number in (1, 2))
     before = whole[:SEGMENT] + bytes(length - SEGMENT) if length > SEGMENT else whole[:length]
     own_store.put("1.gz", before)
-    own_store.overwrite("1.gz", SEGMENT, segment(2), size_bytes=2 * SEGMENT)
+    own_store.replace_segments("1.gz", [(1, segment(2))], size_bytes=2 * SEGMENT, segment_size=SEGMENT)
     assert content(own_store, "1.gz") == before[:SEGMENT].ljust(SEGMENT, b"\0") + whole[SEGMENT:]
-    own_store.overwrite("1.gz", 0, [], size_bytes=50)
-    assert content(own_store, "1.gz") == before[:50]
+    own_store.replace_segments("1.gz", [(0, segment(1))], size_bytes=2 * SEGMENT, segment_size=SEGMENT)
+    assert content(own_store, "1.gz") == whole
+    own_store.replace_segments("1.gz", [], size_bytes=50)
+    assert content(own_store, "1.gz") == whole[:50]
+    assert names(own_store) == ["1.gz"]
 
 
-def test_no_range_is_written_where_none_can_be(own_store: OwnStore) -> None:
+def test_segments_are_replaced_at_once(own_store: OwnStore) -> None:
+    """Who reads meanwhile reads the old object, and so it stays when the new bytes turn out wrong."""
+    before, read = b"".join(segment(1) + segment(2)), []
+    own_store.put("1.gz", before)
+
+    def replacements() -> Iterator[tuple[int, list[bytes]]]:
+        yield 0, segment(3)
+        read.append(content(own_store, "1.gz"))
+        raise Damaged("they differ")
+
+    with pytest.raises(Damaged, match="they differ"):
+        own_store.replace_segments("1.gz", replacements(), size_bytes=len(before), segment_size=SEGMENT)
+    assert [*read, content(own_store, "1.gz")] == [before, before]
+    assert names(own_store) == ["1.gz"]
+
+
+def test_no_segment_is_replaced_where_none_can_be(own_store: OwnStore) -> None:
     """An object that is missing is not made, and none gets bytes beyond its length."""
     own_store.put("there", b"content")
     with pytest.raises(ObjectMissing):
-        own_store.overwrite("missing", 0, [b"x"], size_bytes=1)
-    with pytest.raises(Permanent):
-        own_store.overwrite("there", 6, [b"xx"], size_bytes=7)
+        own_store.replace_segments("missing", [(0, [b"x"])], size_bytes=1)
+    for number, size_bytes in [(-1, 7), (1, 7), (3, 7)]:
+        with pytest.raises(Permanent):
+            own_store.replace_segments("there", [(number, [b"xx"])], size_bytes=size_bytes, segment_size=6)
     assert (names(own_store), content(own_store, "there")) == (["there"], b"content")
+
+
+@pytest.mark.parametrize("segment_size", [1000, 4096, 3 * SEGMENT])
+def test_a_backup_chooses_its_segment_size(store: ObjectStore, segment_size: int) -> None:
+    """Segments of any size become an object, as long as one prefix has one size."""
+    parts = [segment(1, segment_size), segment(2, segment_size), segment(3, 100)]
+    for number in (2, 0, 1):
+        store.put_segment(PREFIX, number, parts[number], segment_size=segment_size)
+    expected = sha256(b"".join(parts[1])).hexdigest()
+    assert store.segment_sha256(PREFIX, 1, segment_size, segment_size=segment_size) == expected
+    length = 2 * segment_size + 100
+    with pytest.raises(Damaged):
+        store.publish("1.gz", PREFIX, 3, size_bytes=length, segment_size=segment_size + 1)
+    store.publish("1.gz", PREFIX, 3, size_bytes=length, segment_size=segment_size)
+    assert content(store, "1.gz") == b"".join(b"".join(part) for part in parts)
 
 
 def test_whoever_reads_while_an_object_is_replaced(store: ObjectStore) -> None:
@@ -211,9 +246,13 @@ def test_segments_become_one_object(store: ObjectStore) -> None:
     order = [3, 0, 2, 1]
     sizes = {3: 100}
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: store.put_segment(PREFIX, n, segment(n, sizes.get(n, SEGMENT))), order))
+        list(
+            pool.map(
+                lambda n: store.put_segment(PREFIX, n, segment(n, sizes.get(n, SEGMENT)), segment_size=SEGMENT), order
+            )
+        )
     assert all(name.startswith(PREFIX) for name in names(store)), "before publish only the prefix shows anything"
-    store.publish("1.gz", PREFIX, 4, size_bytes=3 * SEGMENT + 100)
+    store.publish("1.gz", PREFIX, 4, size_bytes=3 * SEGMENT + 100, segment_size=SEGMENT)
     expected = b"".join(b"".join(segment(n, sizes.get(n, SEGMENT))) for n in range(4))
     assert content(store, "1.gz") == expected
     assert store.size("1.gz") == len(expected)
@@ -221,11 +260,11 @@ def test_segments_become_one_object(store: ObjectStore) -> None:
 
 def test_a_segment_put_again_replaces_the_first(store: ObjectStore) -> None:
     """What counts is the last segment put under a number, also when it is shorter."""
-    store.put_segment(PREFIX, 0, segment(7))
-    store.put_segment(PREFIX, 0, segment(1))
-    store.put_segment(PREFIX, 1, segment(2, 200))
-    store.put_segment(PREFIX, 1, segment(3, 100))
-    store.publish("1.gz", PREFIX, 2, size_bytes=SEGMENT + 100)
+    store.put_segment(PREFIX, 0, segment(7), segment_size=SEGMENT)
+    store.put_segment(PREFIX, 0, segment(1), segment_size=SEGMENT)
+    store.put_segment(PREFIX, 1, segment(2, 200), segment_size=SEGMENT)
+    store.put_segment(PREFIX, 1, segment(3, 100), segment_size=SEGMENT)
+    store.publish("1.gz", PREFIX, 2, size_bytes=SEGMENT + 100, segment_size=SEGMENT)
     assert content(store, "1.gz") == b"".join(segment(1) + segment(3, 100))
 
 
@@ -245,25 +284,25 @@ def test_a_segment_put_again_replaces_the_first(store: ObjectStore) -> None:
 def test_segments_that_do_not_add_up(store: ObjectStore, numbers: list[int], count: int, size_bytes: int) -> None:
     """Publish makes no object of segments that are missing or of other sizes."""
     for number in numbers:
-        store.put_segment(PREFIX, number, segment(number))
+        store.put_segment(PREFIX, number, segment(number), segment_size=SEGMENT)
     with pytest.raises(Damaged):
-        store.publish("1.gz", PREFIX, count, size_bytes=size_bytes)
+        store.publish("1.gz", PREFIX, count, size_bytes=size_bytes, segment_size=SEGMENT)
     assert names(store, "1.gz") == []
 
 
 def test_a_short_segment_in_the_middle(store: ObjectStore) -> None:
     """Only the last segment may be short, even if the sizes add up."""
-    store.put_segment(PREFIX, 0, segment(0, 100))
-    store.put_segment(PREFIX, 1, segment(1))
+    store.put_segment(PREFIX, 0, segment(0, 100), segment_size=SEGMENT)
+    store.put_segment(PREFIX, 1, segment(1), segment_size=SEGMENT)
     with pytest.raises(Damaged):
-        store.publish("1.gz", PREFIX, 2, size_bytes=SEGMENT + 100)
+        store.publish("1.gz", PREFIX, 2, size_bytes=SEGMENT + 100, segment_size=SEGMENT)
 
 
 @pytest.mark.parametrize("size", [0, SEGMENT + 1])
 def test_a_segment_of_no_size(store: ObjectStore, size: int) -> None:
     """An empty or too long segment is refused."""
     with pytest.raises(Permanent):
-        store.put_segment(PREFIX, 0, [bytes(size)])
+        store.put_segment(PREFIX, 0, [bytes(size)], segment_size=SEGMENT)
     assert names(store) == []
 
 
@@ -272,15 +311,15 @@ def test_a_segment_of_many_pieces(store: ObjectStore) -> None:
     pieces: list[bytes | memoryview] = [
         memoryview(bytes([n % 256])) if n % 2 else bytes([n % 256]) for n in range(3000)
     ]
-    store.put_segment(PREFIX, 0, pieces)
-    store.publish("1.gz", PREFIX, 1, size_bytes=3000)
+    store.put_segment(PREFIX, 0, pieces, segment_size=SEGMENT)
+    store.publish("1.gz", PREFIX, 1, size_bytes=3000, segment_size=SEGMENT)
     assert content(store, "1.gz") == bytes(n % 256 for n in range(3000))
 
 
 def test_after_publish_only_the_object_is_left(store: ObjectStore) -> None:
     """Once the object and the prefix's listing are deleted, nothing at all is left."""
-    store.put_segment(PREFIX, 0, segment(0))
-    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT)
+    store.put_segment(PREFIX, 0, segment(0), segment_size=SEGMENT)
+    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT, segment_size=SEGMENT)
     for info in [*store.list(PREFIX), *store.list("1.gz")]:
         store.delete(info.name)
     assert names(store) == []
@@ -289,14 +328,14 @@ def test_after_publish_only_the_object_is_left(store: ObjectStore) -> None:
 def test_segments_that_were_never_published_can_be_removed(store: ObjectStore) -> None:
     """All that an attempt left is listed under its prefix, and goes when that is deleted; others stay."""
     other = "snaphold/deployment/backup/11/"
-    store.put_segment(PREFIX, 0, segment(0))
-    store.put_segment(PREFIX, 1, segment(1))
-    store.put_segment(other, 0, segment(2, 50))
+    store.put_segment(PREFIX, 0, segment(0), segment_size=SEGMENT)
+    store.put_segment(PREFIX, 1, segment(1), segment_size=SEGMENT)
+    store.put_segment(other, 0, segment(2, 50), segment_size=SEGMENT)
     assert names(store, PREFIX)
     for name in names(store, PREFIX):
         store.delete(name)
     assert names(store, PREFIX) == []
-    store.publish("2.gz", other, 1, size_bytes=50)
+    store.publish("2.gz", other, 1, size_bytes=50, segment_size=SEGMENT)
     assert content(store, "2.gz") == b"".join(segment(2, 50))
 
 
@@ -348,9 +387,9 @@ def test_a_name_that_is_none(store: ObjectStore, name: str) -> None:
         lambda: next(iter(store.get(name))),
         lambda: store.size(name),
         lambda: store.delete(name),
-        lambda: store.put_segment(f"{name}/", 0, [b"1"]),
-        lambda: store.publish(name, PREFIX, 1, size_bytes=1),
-        lambda: store.publish("a", f"{name}/", 1, size_bytes=1),
+        lambda: store.put_segment(f"{name}/", 0, [b"1"], segment_size=SEGMENT),
+        lambda: store.publish(name, PREFIX, 1, size_bytes=1, segment_size=SEGMENT),
+        lambda: store.publish("a", f"{name}/", 1, size_bytes=1, segment_size=SEGMENT),
     ]
     for call in calls:
         with pytest.raises(Permanent) as caught:

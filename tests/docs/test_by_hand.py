@@ -89,7 +89,7 @@ class Source:
             written = write_backup(readinto, self.store, prefix, level=1, threads=2, watch=watch, kill=stream.kill)
             taken = stream.taken(watch.captured)
         assert (taken.checkpoint_lsn != taken.to_lsn) == busy
-        data = DataFacts(name=f"{name}.xbstream.gz", size_bytes=written.size_bytes)
+        data = DataFacts(name=f"{name}.xbstream.gz", size_bytes=written.size_bytes, segment_size=written.segment_size)
         self.store.publish(data.name, prefix, len(written.segments), size_bytes=data.size_bytes)
         index = IndexFacts(name=f"{name}.index", size_bytes=len(written.index), sha256=sha256_of(written.index))
         self.store.put(index.name, written.index)

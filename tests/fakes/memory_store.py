@@ -37,15 +37,14 @@ class Fault:
 class MemoryStores:
     """The containers of all accounts, in memory. ``faults`` are those of ``accounts``; each container has its own."""
 
-    def __init__(self, *, segment_size: int = SEGMENT_SIZE) -> None:
+    def __init__(self) -> None:
         self.calls: dict[str, int] = defaultdict(int)
         self.faults: list[Fault] = []
-        self._segment_size = segment_size
         self._stores: dict[str, MemoryStore] = {}
 
     def of(self, account: str) -> "MemoryStore":
         """The container of this account; the same object each time."""
-        return self._stores.setdefault(check_account(account), MemoryStore(segment_size=self._segment_size))
+        return self._stores.setdefault(check_account(account), MemoryStore())
 
     def accounts(self) -> Iterator[str]:
         """Those who have put something."""
@@ -56,7 +55,7 @@ class MemoryStores:
 class MemoryStore:
     """One container in memory. ``objects`` (segments too) may be looked at and damaged by a test."""
 
-    def __init__(self, *, segment_size: int = SEGMENT_SIZE, piece: int = PIECE) -> None:
+    def __init__(self, *, piece: int = PIECE) -> None:
         self.objects: dict[str, bytes] = {}
         self.calls: dict[str, int] = defaultdict(int)
         self.faults: list[Fault] = []
@@ -65,15 +64,16 @@ class MemoryStore:
         self.on_call: Callable[[str], None] = lambda _: None  # told of each call, with the method's name
         self.gate: threading.Event | None = None  # put_segment waits for it
         self._seen: dict[str, tuple[bytes, float]] = {}  # contents, and when they were listed first
-        self._segment_size = segment_size
         self._piece = piece
         self._lock = threading.Lock()
 
-    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+    def put_segment(
+        self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
+    ) -> None:
         """Keep a segment as an object of its own."""
         check_prefix(prefix)
         content = b"".join(data)
-        if not 0 < len(content) <= self._segment_size or number < 0:
+        if not 0 < len(content) <= segment_size or number < 0:
             raise Permanent("no segment")
         with self._lock:
             self.in_flight += 1
@@ -90,7 +90,7 @@ class MemoryStore:
             with self._lock:
                 self.in_flight -= 1
 
-    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int = SEGMENT_SIZE) -> None:
         """Join the segments to the object."""
         check_name(name)
         check_prefix(prefix)
@@ -101,7 +101,7 @@ class MemoryStore:
             if name in self.objects:
                 raise ObjectExists(name)
             parts = [self.objects.get(f"{prefix}{number:08d}", b"") for number in range(count)]
-            whole = all(len(part) == self._segment_size for part in parts[:-1]) and all(parts)
+            whole = all(len(part) == segment_size for part in parts[:-1]) and all(parts)
             if not parts or not whole or sum(map(len, parts)) != size_bytes:
                 raise Damaged(name)
             self.objects[name] = b"".join(parts)
@@ -129,19 +129,28 @@ class MemoryStore:
                 self.objects[name] = bytes(data)
         _raise(fault)
 
-    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
-        """Write into an object."""
+    def replace_segments(
+        self,
+        name: str,
+        segments: Iterable[tuple[int, Sequence[bytes | memoryview]]],
+        *,
+        size_bytes: int,
+        segment_size: int = SEGMENT_SIZE,
+    ) -> None:
+        """Replace segments of an object."""
         check_name(name)
-        content = b"".join(data)
-        if start < 0 or start + len(content) > size_bytes:
-            raise Permanent("no range")
-        fault = self._called("overwrite")
+        fault = self._called("replace_segments")
         if fault is None or fault.done:
+            if name not in self.objects:
+                raise ObjectMissing(name)
+            new = bytearray(self.objects[name])
+            for number, pieces in segments:
+                start, content = number * segment_size, b"".join(pieces)
+                if start < 0 or len(content) > segment_size or start + len(content) > size_bytes:
+                    raise Permanent("no place")
+                new[start : start + len(content)] = content.rjust(len(content) + max(0, start - len(new)), b"\0")
             with self._lock:
-                if name not in self.objects:
-                    raise ObjectMissing(name)
-                old = self.objects[name].ljust(size_bytes, b"\0")
-                self.objects[name] = (old[:start] + content + old[start + len(content) :])[:size_bytes]
+                self.objects[name] = bytes(new[:size_bytes].ljust(size_bytes, b"\0"))
         _raise(fault)
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
@@ -160,7 +169,14 @@ class MemoryStore:
         """Of the bytes."""
         return sha256_of_pieces(self.get(name, start, length))
 
-    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+    def segment_sha256(
+        self,
+        prefix: str,
+        number: int,
+        size_bytes: int,
+        *,
+        segment_size: int = SEGMENT_SIZE,  # noqa: ARG002 - each segment is an object of its own
+    ) -> str:
         """Of the object that it is."""
         name = f"{check_prefix(prefix)}{number:08d}"
         with self._lock:

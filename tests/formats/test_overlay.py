@@ -240,12 +240,14 @@ def stored(store: MemoryStore, number: int, stream: bytes, change: Callable[[Ind
     written = write_backup(
         content.readinto, store, f"{name}/", level=1, watch=Watch(), kill=lambda: None, segment_size=SEGMENT
     )
-    store.publish(name, f"{name}/", len(written.segments), size_bytes=written.size_bytes)
+    store.publish(
+        name, f"{name}/", len(written.segments), size_bytes=written.size_bytes, segment_size=written.segment_size
+    )
     index = change(Index.decode(written.index)).encode()
     store.put(index_name(backup_id), index)
     return manifest_of(written).model_copy(
         update={
-            "data": DataFacts(name=name, size_bytes=written.size_bytes),
+            "data": DataFacts(name=name, size_bytes=written.size_bytes, segment_size=written.segment_size),
             "index": IndexFacts(name=index_name(backup_id), size_bytes=len(index), sha256=sha256_of(index)),
         }
     )
@@ -263,7 +265,7 @@ def stored(store: MemoryStore, number: int, stream: bytes, change: Callable[[Ind
 )
 def test_an_index_of_something_else(tmp_path: Path, change: Callable[[Index], Index]) -> None:
     """Where an increment's index does not fit its data object, the restore says so and reads nothing of it."""
-    store = MemoryStore(segment_size=SEGMENT)
+    store = MemoryStore()
     streams = [FULL, increment({0: page(0, 2)}), increment({0: page(0, 3)})]
     changes = [lambda index: index, change, lambda index: index]
     chain = [stored(store, n, s, c) for n, (s, c) in enumerate(zip(streams, changes, strict=True))]

@@ -30,7 +30,7 @@ def container(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(container: Path) -> LocalStore:
     """The store of that account."""
-    return LocalStores(container.parents[1], segment_size=SEGMENT).of("1234")
+    return LocalStores(container.parents[1]).of("1234")
 
 
 def tree(directory: Path) -> list[str]:
@@ -41,8 +41,8 @@ def tree(directory: Path) -> list[str]:
 def test_objects_are_files_of_the_container(store: LocalStore, container: Path) -> None:
     """Anybody finds an object under its name; only the service's user may read it."""
     store.put("1.json", b"{}")
-    store.put_segment(PREFIX, 0, [b"x" * SEGMENT])
-    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT)
+    store.put_segment(PREFIX, 0, [b"x" * SEGMENT], segment_size=SEGMENT)
+    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT, segment_size=SEGMENT)
     assert tree(container) == ["1.gz", "1.json"]
     assert (container / "1.gz").read_bytes() == b"x" * SEGMENT
     assert {(container / name).stat().st_mode & 0o777 for name in ("1.gz", "1.json")} == {0o600}
@@ -51,7 +51,7 @@ def test_objects_are_files_of_the_container(store: LocalStore, container: Path) 
 
 def test_a_sweep_beside_a_new_backup(store: LocalStore, container: Path) -> None:
     """Another process that removes the last object under a directory takes none away that is just being made."""
-    sweeping = LocalStore(container, segment_size=SEGMENT)  # as another process has it
+    sweeping = LocalStore(container)  # as another process has it
     ended = threading.Event()
 
     def sweep() -> None:
@@ -64,7 +64,7 @@ def test_a_sweep_beside_a_new_backup(store: LocalStore, container: Path) -> None
         sweeper = pool.submit(sweep)
         try:
             for _ in range(30):
-                store.put_segment(PREFIX, 0, [b"x"])
+                store.put_segment(PREFIX, 0, [b"x"], segment_size=SEGMENT)
                 for name in ("segments", "sizes"):
                     sweeping.delete(f"{PREFIX}{name}")
         finally:
@@ -94,7 +94,7 @@ def test_what_belongs_to_others_stays(store: LocalStore, container: Path, tmp_pa
         store.put("link", b"")
     store.delete("link")
     store.delete("empty")
-    store.put_segment(PREFIX, 0, [b"1"])
+    store.put_segment(PREFIX, 0, [b"1"], segment_size=SEGMENT)
     for info in list(store.list("")):
         store.delete(info.name)
     assert tree(container) == before
@@ -103,34 +103,34 @@ def test_what_belongs_to_others_stays(store: LocalStore, container: Path, tmp_pa
 
 def test_publish_cut_short_after_its_link(store: LocalStore, container: Path) -> None:
     """A crash before the segments were removed: publishing again ends it, and no segment can change the object."""
-    store.put_segment(PREFIX, 0, [b"1" * 10])
+    store.put_segment(PREFIX, 0, [b"1" * 10], segment_size=SEGMENT)
     os.link(container / PREFIX / "segments", container / "1.gz")
     with pytest.raises(Permanent, match="published already"):
-        store.put_segment(PREFIX, 0, [b"2" * 10])
-    store.publish("1.gz", PREFIX, 1, size_bytes=10)
+        store.put_segment(PREFIX, 0, [b"2" * 10], segment_size=SEGMENT)
+    store.publish("1.gz", PREFIX, 1, size_bytes=10, segment_size=SEGMENT)
     assert tree(container) == ["1.gz"]
     with pytest.raises(ObjectExists):
-        store.publish("1.gz", PREFIX, 1, size_bytes=10)
+        store.publish("1.gz", PREFIX, 1, size_bytes=10, segment_size=SEGMENT)
     assert (container / "1.gz").read_bytes() == b"1" * 10
 
 
 def test_segments_cut_by_a_crash(store: LocalStore, container: Path) -> None:
     """Bytes that lie in the file without their size noted are no segment."""
-    store.put_segment(PREFIX, 0, [b"1" * SEGMENT])
+    store.put_segment(PREFIX, 0, [b"1" * SEGMENT], segment_size=SEGMENT)
     with (container / PREFIX / "segments").open("ab") as file:
         file.write(b"2" * SEGMENT)
     with pytest.raises(Damaged):
-        store.publish("1.gz", PREFIX, 2, size_bytes=2 * SEGMENT)
-    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT)
+        store.publish("1.gz", PREFIX, 2, size_bytes=2 * SEGMENT, segment_size=SEGMENT)
+    store.publish("1.gz", PREFIX, 1, size_bytes=SEGMENT, segment_size=SEGMENT)
     assert (container / "1.gz").read_bytes() == b"1" * SEGMENT
 
 
 def test_a_file_that_lost_its_end(store: LocalStore, container: Path) -> None:
     """Segments whose bytes are gone are not published."""
-    store.put_segment(PREFIX, 0, [b"1" * 100])
+    store.put_segment(PREFIX, 0, [b"1" * 100], segment_size=SEGMENT)
     os.truncate(container / PREFIX / "segments", 99)
     with pytest.raises(Damaged):
-        store.publish("1.gz", PREFIX, 1, size_bytes=100)
+        store.publish("1.gz", PREFIX, 1, size_bytes=100, segment_size=SEGMENT)
 
 
 def test_an_object_that_shrinks_while_it_is_read(store: LocalStore, container: Path) -> None:
@@ -169,7 +169,7 @@ from pathlib import Path
 from snaphold.errors import Permanent
 from snaphold.store.local import LocalStores
 root = Path(sys.argv[1])
-store = LocalStores(root, segment_size=600 << 10).of("1")
+store = LocalStores(root).of("1")
 def refused(call):
     try:
         call()
@@ -178,12 +178,12 @@ def refused(call):
 big = bytes(2 << 20)
 refused(lambda: store.put("object", big))
 print([info.name for info in store.list("")])
-refused(lambda: LocalStores(root, segment_size=2 << 20).of("1").put_segment("p/", 0, [big]))
+refused(lambda: store.put_segment("p/", 0, [big], segment_size=2 << 20))
 print([info.name for info in store.list("")])
-store.put_segment("p/", 0, [big[:600 << 10]])
-refused(lambda: store.put_segment("p/", 1, [big[:600 << 10]]))
+store.put_segment("p/", 0, [big[:600 << 10]], segment_size=600 << 10)
+refused(lambda: store.put_segment("p/", 1, [big[:600 << 10]], segment_size=600 << 10))
 try:
-    store.publish("whole", "p/", 2, size_bytes=1200 << 10)
+    store.publish("whole", "p/", 2, size_bytes=1200 << 10, segment_size=600 << 10)
 except Permanent as error:
     print(type(error).__name__)
 for info in list(store.list("p/")):
@@ -213,9 +213,19 @@ def test_a_container_that_may_not_be_written(tmp_path: Path) -> None:
     store = LocalStores(tmp_path).of("1")
     calls: list[Callable[[], object]] = [
         lambda: store.put("a", b""),
-        lambda: store.put_segment(PREFIX, 0, [b"1"]),
+        lambda: store.put_segment(PREFIX, 0, [b"1"], segment_size=SEGMENT),
     ]
     for call in calls:
         with pytest.raises(Permanent, match="the store refused: Not a directory"):
             call()
     assert list(store.list("")) == []
+
+
+def test_a_repair_that_was_killed_leaves_nothing_after_the_next(container: Path, store: LocalStore) -> None:
+    """The next call removes the draft, as long as the object, that a crash left; other names stay."""
+    store.put("1.gz", bytes(3 * SEGMENT))
+    (container / "1.gz.0123456789abcdef.tmp").write_bytes(bytes(3 * SEGMENT))
+    (container / "1.gz.other.tmp").write_bytes(b"theirs")
+    store.replace_segments("1.gz", [(1, [b"x" * SEGMENT])], size_bytes=3 * SEGMENT, segment_size=SEGMENT)
+    assert sorted(path.name for path in container.iterdir()) == ["1.gz", "1.gz.other.tmp"]
+    assert (container / "1.gz").read_bytes() == bytes(SEGMENT) + b"x" * SEGMENT + bytes(SEGMENT)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snaphold.errors import ObjectExists, ObjectMissing, Permanent, Transient
+from snaphold.objects import SEGMENT_SIZE
 from snaphold.store.retrying import Retrying, RetryingStores, RetryPolicy
 from tests.fakes.memory_store import Fault, MemoryStore, MemoryStores
 
@@ -61,9 +62,11 @@ def test_what_is_put_may_be_long_in_coming(memory: MemoryStore, naps: Naps) -> N
     memory.faults = [Fault("put_segment")]
 
     class Slow(MemoryStore):
-        def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+        def put_segment(
+            self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
+        ) -> None:
             time.sleep(0.3)  # what waiting for the next piece is like
-            memory.put_segment(prefix, number, data)
+            memory.put_segment(prefix, number, data, segment_size=segment_size)
 
     Retrying(Slow(), retry_policy).put_segment(PREFIX, 0, [b"1"])
     assert memory.calls["put_segment"] == 2

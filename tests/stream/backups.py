@@ -65,7 +65,7 @@ def manifest_of(written: Written, segment_size: int = SEGMENT) -> Manifest:
             type="mariadb", version="10.11", version_id="v", server_version="10.11.19", tool_version="10.11.19"
         ),
         lineage=Lineage(incarnation="i", from_lsn=None, checkpoint_lsn=1, to_lsn=2, last_lsn=3),
-        data=DataFacts(name=NAME, size_bytes=written.size_bytes),
+        data=DataFacts(name=NAME, size_bytes=written.size_bytes, segment_size=written.segment_size),
         index=IndexFacts(name=f"{ID}.index", size_bytes=len(written.index), sha256=sha256_of(written.index)),
         segment_size_bytes=segment_size,
         segments=written.segments,
@@ -85,5 +85,5 @@ def taken(store: ObjectStore, stream: bytes, codec: CodecName = "gzip") -> Manif
         kill=lambda: None,
         segment_size=SEGMENT,
     )
-    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes, segment_size=written.segment_size)
     return manifest_of(written).model_copy(update={"codec": codec})

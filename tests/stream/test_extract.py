@@ -45,7 +45,7 @@ BIG = whole("a", NOISE) + whole("db/b", bytes(3 << 20)) + end("db/empty") + INFO
 @pytest.fixture
 def memory() -> MemoryStore:
     """The store of these tests."""
-    return MemoryStore(segment_size=SEGMENT)
+    return MemoryStore()
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_a_foreign_gzip_stream(memory: MemoryStore, target: Path) -> None:
     assert memory.objects[NAME].startswith(first)
     foreign = bytearray(memory.objects[NAME])
     foreign[12:14] = b"XX"  # the extra field's name
-    broken = MemoryStore(segment_size=SEGMENT)
+    broken = MemoryStore()
     broken.objects[NAME] = bytes(foreign)
     with pytest.raises(Damaged, match="no gzip member where one should be"):
         extract_backup([_rehashed(manifest, broken)], broken, target)
@@ -296,7 +296,7 @@ from snaphold.stream.extract import extract_backup
 from tests.fakes.memory_store import MemoryStore
 from tests.stream.backups import SEGMENT, taken
 from tests.stream.xb import INFO, whole
-store = MemoryStore(segment_size=SEGMENT)
+store = MemoryStore()
 try:
     extract_backup([taken(store, whole("a", bytes(3 << 20)) + INFO)], store, Path({str(tmp_path)!r}))
 except Permanent as error:
@@ -366,14 +366,14 @@ def test_the_same_files_as_the_standard_tools(host_settings: Settings, state_dir
         "CREATE TABLE shop.parts (id INT) PARTITION BY HASH (id) PARTITIONS 4",
     ):
         query(source, statement)
-    store, watch = LocalStores(tmp_path / "store", segment_size=SEGMENT).of("1234"), Watch(MariaDB.captures)
+    store, watch = LocalStores(tmp_path / "store").of("1234"), Watch(MariaDB.captures)
     engine = mariadb_of(servers)
     with engine.take(servers.access(spec.id), parent_lsn=None, lock_wait_timeout_s=60) as stream:
         written = write_backup(
             stream.readinto, store, PREFIX, level=1, watch=watch, kill=stream.kill, segment_size=SEGMENT
         )
         facts = stream.taken(watch.captured)
-    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes, segment_size=written.segment_size)
     assert facts.checkpoint_lsn is not None
     assert facts.checkpoint_lsn <= facts.to_lsn
 

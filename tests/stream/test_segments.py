@@ -20,6 +20,7 @@ from snaphold.errors import Damaged, ObjectMissing, Permanent, Superseded, Trans
 from snaphold.formats.index import Index
 from snaphold.formats.manifest import Manifest
 from snaphold.formats.xbstream import Watch
+from snaphold.objects import SEGMENT_SIZE
 from snaphold.store.base import ObjectStore
 from snaphold.store.local import LocalStores
 from snaphold.store.retrying import Retrying, RetryPolicy
@@ -45,7 +46,7 @@ def _nothing_is_left() -> Iterator[None]:
 @pytest.fixture
 def memory() -> MemoryStore:
     """The store of these tests."""
-    return MemoryStore(segment_size=SEGMENT)
+    return MemoryStore()
 
 
 def reader(pieces: list[bytes]) -> Callable[[memoryview], int]:
@@ -90,7 +91,7 @@ def test_what_is_written_is_what_was_read(
     chunks, _ = made
     level, threads = how
     stream = big + b"".join(chunks)
-    store, watch, told = MemoryStore(segment_size=size), Watch(), list[int]()
+    store, watch, told = MemoryStore(), Watch(), list[int]()
     written = write_backup(
         reader(data.draw(cut_anyhow(stream))),
         store,
@@ -102,7 +103,7 @@ def test_what_is_written_is_what_was_read(
         on_progress=told.append,
         segment_size=size,
     )
-    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes, segment_size=written.segment_size)
     content = store.objects[NAME]
     assert gzip.decompress(content) == stream
     assert (written.stream_bytes, told[-1]) == (len(stream), len(stream))
@@ -121,11 +122,11 @@ def test_what_is_written_is_what_was_read(
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
 def test_a_segment_that_ends_inside_a_header(codec: str) -> None:
     """A member may begin with the last bytes of a segment: its header goes on in the next one."""
-    first = Index.decode(write(MemoryStore(segment_size=SEGMENT), BIG, codec=codec).index).members[0].length
+    first = Index.decode(write(MemoryStore(), BIG, codec=codec).index).members[0].length
     size = first + 11
-    store = MemoryStore(segment_size=size)
+    store = MemoryStore()
     written = write(store, BIG, codec=codec, segment_size=size)
-    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes, segment_size=written.segment_size)
     members = Index.decode(written.index).members
     starts = [member.segment * size + member.offset for member in members]
     assert starts[:2] == [0, first]
@@ -137,7 +138,7 @@ def test_a_segment_that_ends_inside_a_header(codec: str) -> None:
 def test_the_last_upload_fails_after_the_tool_ended_well(memory: MemoryStore) -> None:
     """A tool that exited 0 does not make good what the store refused: the store's error comes out."""
     count = len(write(memory, BIG).segments)
-    store = MemoryStore(segment_size=SEGMENT)
+    store = MemoryStore()
     store.faults = [Fault("put_segment", Permanent("the store has no space left"), first=count, last=count)]
     with pytest.raises(Permanent, match="no space left"):
         write(store, BIG)
@@ -227,10 +228,7 @@ def blocks_read_before(store: MemoryStore, *, commits_wait: bool) -> int:
 
 def test_while_clients_wait_the_tool_is_not_held_up() -> None:
     """Once commits wait for the rest of the stream, as much as a tool has in its buffers is read at once."""
-    usual, then = (
-        blocks_read_before(MemoryStore(segment_size=SEGMENT), commits_wait=commits_wait)
-        for commits_wait in (False, True)
-    )
+    usual, then = (blocks_read_before(MemoryStore(), commits_wait=commits_wait) for commits_wait in (False, True))
     assert usual + 20 <= then <= usual + 30
 
 
@@ -297,16 +295,18 @@ def test_a_put_that_begins_again() -> None:
     size, stumbled = 5 * SEGMENT // 2, set[int]()
 
     class Stumbling(MemoryStore):
-        def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+        def put_segment(
+            self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
+        ) -> None:
             if number not in stumbled:
                 stumbled.add(number)
                 assert len(next(iter(data))) <= SEGMENT
                 raise Transient("the store hung up")
-            super().put_segment(prefix, number, data)
+            super().put_segment(prefix, number, data, segment_size=segment_size)
 
-    store = Stumbling(segment_size=size)
+    store = Stumbling()
     written = write(Retrying(store, RetryPolicy(sleep=lambda _: None)), BIG, segment_size=size)
-    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes, segment_size=written.segment_size)
     assert gzip.decompress(store.objects[NAME]) == BIG
     assert stumbled == set(range(len(written.segments)))
 
@@ -316,11 +316,13 @@ def test_a_segment_is_put_while_it_is_filled() -> None:
     begun = threading.Event()
 
     class Early(MemoryStore):
-        def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+        def put_segment(
+            self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
+        ) -> None:
             pieces = iter(data)
             first = bytes(next(pieces))
             begun.set()
-            super().put_segment(prefix, number, itertools.chain([first], pieces))
+            super().put_segment(prefix, number, itertools.chain([first], pieces), segment_size=segment_size)
 
     source = reader([payload("a", NOISE * 3), end("a"), INFO])
     read = 0
@@ -332,11 +334,11 @@ def test_a_segment_is_put_while_it_is_filled() -> None:
         read += (count := source(buffer))
         return count
 
-    store = Early(segment_size=32 * BLOCK_SIZE)
+    store = Early()
     written = write_backup(
         waiting, store, PREFIX, level=1, watch=Watch(), kill=lambda: None, segment_size=32 * BLOCK_SIZE
     )
-    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes, segment_size=written.segment_size)
     assert gzip.decompress(store.objects[NAME]) == payload("a", NOISE * 3) + end("a") + INFO
 
 
@@ -457,7 +459,7 @@ def test_segments_read_back(memory: MemoryStore) -> None:
 @given(data=st.data())
 def test_any_flip_is_found_before_its_segment_is_handed_on(data: st.DataObject) -> None:
     """All segments before the damaged one come, then Damaged names the object and the segment."""
-    memory = MemoryStore(segment_size=SEGMENT)
+    memory = MemoryStore()
     manifest = taken(memory, BIG)
     content = bytearray(memory.objects[NAME])
     bit = data.draw(st.integers(0, len(content) * 8 - 1))
@@ -533,11 +535,11 @@ def test_reading_that_is_stopped(memory: MemoryStore) -> None:
 
 def test_through_a_real_store(tmp_path: Path) -> None:
     """The same through files: written, published, read back; nothing is left beside the object."""
-    store = LocalStores(tmp_path, segment_size=SEGMENT).of("1")
+    store = LocalStores(tmp_path).of("1")
     written = write_backup(
         reader([BIG]), store, PREFIX, level=1, watch=Watch(), kill=lambda: None, segment_size=SEGMENT
     )
-    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes)
+    store.publish(NAME, PREFIX, len(written.segments), size_bytes=written.size_bytes, segment_size=written.segment_size)
     read = b"".join(map(bytes, segments_of(manifest_of(written), store)))
     assert gzip.decompress(read) == BIG
     assert [info.name for info in store.list("")] == [NAME]

@@ -22,7 +22,7 @@ class Vault:
     """A store with one backup."""
 
     def __init__(self) -> None:
-        self.store = MemoryStore(segment_size=SEGMENT)
+        self.store = MemoryStore()
         self.manifest: Manifest = taken(self.store, STREAM)
         self.sha256 = sha256_of(self.manifest.dump())
         self.store.objects[f"{ID}.json"] = self.manifest.dump()

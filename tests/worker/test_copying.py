@@ -154,7 +154,7 @@ def opened_pair(tmp_path: Path, *, rate_factor: float = 0, backup_actions_per_mi
     )
     neighbour = Neighbour(there)
     region.deployment = replace(region.deployment, peers={"IAD": neighbour})
-    here, away = MemoryStores(segment_size=SEGMENT), MemoryStores(segment_size=SEGMENT)
+    here, away = MemoryStores(), MemoryStores()
 
     def copier() -> Copier:
         return Copier(region.deployment, here, {"IAD": away}, threading.Event())

@@ -32,7 +32,7 @@ class Vault:
 
     def __init__(self, region: Region) -> None:
         self.region = region
-        self.stores = MemoryStores(segment_size=SEGMENT)
+        self.stores = MemoryStores()
         self.store: MemoryStore = self.stores.of(ACCOUNT)
         self.stop = threading.Event()
         self.verifier = Verifier(region.deployment, self.stores, self.stop)

@@ -15,7 +15,6 @@ from snaphold.facts import result_of
 from snaphold.formats.backup_facts import facts_of, new_manifest
 from snaphold.formats.manifest import DataFacts, DatastoreFacts, IndexFacts, Lineage, Manifest, sha256_of
 from snaphold.objects import (
-    SEGMENT_SIZE,
     data_name,
     index_name,
     manifest_name,
@@ -87,7 +86,7 @@ class Publishing:
             level=settings.compression_level,
             data=data,
             index=index,
-            segment_size_bytes=SEGMENT_SIZE,
+            segment_size_bytes=written.segment_size,
             segments=written.segments,
         )
         link = self._put_manifest(manifest)
@@ -108,7 +107,12 @@ class Publishing:
         """Publish the segments as the data object."""
         suffix = CODECS[self._context.settings.codec].suffix
         name, count = data_name(self._spec.id, suffix), len(written.segments)
-        self._put(name, lambda: self.store.publish(name, self.prefix, count, size_bytes=written.size_bytes))
+        self._put(
+            name,
+            lambda: self.store.publish(
+                name, self.prefix, count, size_bytes=written.size_bytes, segment_size=written.segment_size
+            ),
+        )
         return DataFacts(name=name, size_bytes=written.size_bytes)
 
     def _put_index(self, content: bytes) -> IndexFacts:

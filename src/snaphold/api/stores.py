@@ -36,13 +36,13 @@ class StoredBackups(Protocol):
 class Container(Protocol):
     """The objects of one account, as peers use them. The store's own interface documents each method."""
 
-    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview]) -> None:
+    def put_segment(self, prefix: str, number: int, data: Sequence[bytes | memoryview], *, segment_size: int) -> None:
         """Store a segment."""
 
-    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int, *, segment_size: int) -> str:
         """The hash of a segment."""
 
-    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int) -> None:
         """Join segments into an object."""
 
     def put(self, name: str, data: bytes) -> None:

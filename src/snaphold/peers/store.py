@@ -15,7 +15,15 @@ import httpx
 from pydantic import ValidationError
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
-from snaphold.objects import ObjectInfo, check_account, check_list_prefix, check_name, check_prefix, is_name
+from snaphold.objects import (
+    SEGMENT_SIZE,
+    ObjectInfo,
+    check_account,
+    check_list_prefix,
+    check_name,
+    check_prefix,
+    is_name,
+)
 from snaphold.peers.http_client import Said, ask, open_http_client, whole
 from snaphold.protocol import PeerDigest, PeerListing, PeerPublication
 
@@ -50,17 +58,22 @@ class PeerStore:
         self._region = region
         self._path = f"accounts/{account}"
 
-    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+    def put_segment(
+        self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
+    ) -> None:
         """Send it in one request, its hash in front."""
         if number < 0:
             raise Permanent(f"segment {number} cannot be kept")
-        self._put(f"segments/{number}", list(data), prefix=check_prefix(prefix))
+        params: dict[str, Any] = {"prefix": check_prefix(prefix), **_unless_usual(segment_size)}
+        self._put(f"segments/{number}", list(data), **params)
 
-    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int = SEGMENT_SIZE) -> None:
         """Have it published."""
         check_name(name)
-        message = PeerPublication(prefix=check_prefix(prefix), count=count, size_bytes=size_bytes)
-        self._send("POST", f"publications/{name}", name, content=message.model_dump_json())
+        message = PeerPublication(
+            prefix=check_prefix(prefix), count=count, size_bytes=size_bytes, segment_size=segment_size
+        )
+        self._send("POST", f"publications/{name}", name, content=message.model_dump_json(exclude_defaults=True))
 
     def put(self, name: str, data: bytes) -> None:
         """Send it in one request."""
@@ -91,9 +104,9 @@ class PeerStore:
         params = _given(start=start, length=length)
         return self._digest(f"digests/{check_name(name)}", name, params)
 
-    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int, *, segment_size: int = SEGMENT_SIZE) -> str:
         """As the other region reads it."""
-        params = _given(prefix=check_prefix(prefix), size_bytes=size_bytes)
+        params = _given(prefix=check_prefix(prefix), size_bytes=size_bytes, **_unless_usual(segment_size))
         return self._digest(f"segments/{number}", f"{prefix}{number}", params)
 
     def size(self, name: str) -> int:
@@ -119,7 +132,7 @@ class PeerStore:
         """Have it deleted."""
         self._send("DELETE", f"objects/{check_name(name)}", name)
 
-    def _put(self, path: str, data: Sequence[bytes | memoryview], *, name: str = "", **params: str | bool) -> None:
+    def _put(self, path: str, data: Sequence[bytes | memoryview], *, name: str = "", **params: Any) -> None:
         sha256 = hashlib.sha256()
         for piece in data:
             sha256.update(piece)
@@ -170,6 +183,11 @@ class PeerStore:
             yield
         except ValidationError as error:
             raise Transient(f"Region {self._region} gave an answer that cannot be understood.") from error
+
+
+def _unless_usual(segment_size: int) -> dict[str, int]:
+    """The parameter that names the segment size; peers of earlier releases know the usual size only."""
+    return {} if segment_size == SEGMENT_SIZE else {"segment_size": segment_size}
 
 
 def _given(**params: object) -> dict[str, Any]:

@@ -4,95 +4,122 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
-from snaphold.objects import ObjectInfo
+from snaphold.objects import SEGMENT_SIZE, ObjectInfo
 
 
 class ObjectStore(Protocol):
-    """One account's container ``z_CLOUDDB_BACKUPS``. Every implementation passes tests/contracts/test_object_store.py.
+    """One account's container. Every implementation passes tests/contracts/test_object_store.py.
 
-    Names are relative, ``/``-separated, of ``[A-Za-z0-9._-]`` parts, none of them ``.`` or ``..``.
-    The container is made by the first write. Every method may raise ``Transient`` (silent, overloaded, full for now)
-    and ``Permanent`` (refused); nothing is half done when it does.
+    Names are relative and ``/``-separated (:mod:`snaphold.objects`). The first write creates the container.
+    Every method may raise ``Transient`` (the store does not answer, is overloaded or full for now) and ``Permanent``
+    (it refuses); nothing is half done then.
+
+    A large object is written as segments under a prefix and then published. Whoever writes it chooses
+    ``segment_size``, in bytes, and passes the same one to every call for the same prefix.
     """
 
-    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
-        """Keep segment ``number`` (from 0) under ``prefix``; durable when this returns. Putting it again replaces it.
+    def put_segment(
+        self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
+    ) -> None:
+        """Store segment ``number`` (from 0) under ``prefix``; it is durable when this returns.
 
-        All segments but the last have SEGMENT_SIZE bytes. Called from several threads, for different numbers.
-        ``data`` can be iterated again, where the store has to try again; its next piece may be long in coming. What it
-        raises is raised, and the segment, or one that was put before, is nobody's to use then.
+        Putting a segment again replaces it. All segments but the last have exactly ``segment_size`` bytes. May be
+        called by several threads at once for different numbers.
+
+        ``data`` can be iterated again, in case the store has to start over; its next piece may take long to arrive.
+        An exception that ``data`` raises is passed on; the segment, and any earlier one with this number, must not be
+        used after that.
         """
 
-    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
-        """Make the first ``count`` segments under ``prefix`` appear as the object ``name``, atomically and durably.
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int = SEGMENT_SIZE) -> None:
+        """Make the first ``count`` segments under ``prefix`` the object ``name``, atomically and durably.
 
         Raises ``ObjectExists`` when the name is taken; ``Damaged`` when the segments do not add up to ``size_bytes``.
         """
 
     def put(self, name: str, data: bytes) -> None:
-        """Keep a small object, atomically and durably. Raises ``ObjectExists`` when the name is taken."""
+        """Store a small object, atomically and durably. Raises ``ObjectExists`` when the name is taken."""
 
     def replace(self, name: str, data: bytes) -> None:
-        """Keep a small object, atomically and durably, in the place of what has the name; readers see either one."""
+        """Store a small object, atomically and durably, and replace any object of this name.
+
+        A reader gets the old bytes or the new ones.
+        """
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes of an object (or of a range of it), in pieces of at most 4 MiB.
+        """Return the bytes of an object, or of a range of it, in pieces of at most 4 MiB.
 
-        Raises ``ObjectMissing`` before the first piece; ``Transient`` when fewer bytes come than are there.
+        Raises ``ObjectMissing`` before the first piece; ``Transient`` when fewer bytes arrive than the object has.
         """
 
     def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
-        """The SHA-256 (hexadecimal) of an object's bytes, or of a range of them, read where they lie.
+        """Return the SHA-256 (hexadecimal) of an object, or of a range of it, without transferring its bytes.
 
-        Raises ``ObjectMissing``; ``Transient`` when fewer bytes come than are there.
+        Raises ``ObjectMissing``; ``Transient`` when fewer bytes can be read than the object has.
         """
 
-    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
-        """The same of a segment that was put and is not published yet.
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int, *, segment_size: int = SEGMENT_SIZE) -> str:
+        """Return the SHA-256 (hexadecimal) of a segment that has not been published yet.
 
-        Raises ``ObjectMissing`` when there is none of exactly ``size_bytes``.
+        Raises ``ObjectMissing`` when no segment of exactly ``size_bytes`` exists.
         """
 
     def size(self, name: str) -> int:
-        """The object's length in bytes. Raises ``ObjectMissing``."""
+        """Return the object's length in bytes. Raises ``ObjectMissing``."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object (segments too) whose name starts with ``prefix``, by name; none where there is no container."""
+        """Return every object, segments included, whose name starts with ``prefix``, ordered by name.
+
+        A container that does not exist has no objects.
+        """
 
     def delete(self, name: str) -> None:
-        """Remove an object durably; one that is already gone is no failure."""
+        """Remove an object durably. Removing an object that does not exist is not an error."""
 
 
 class OwnStore(ObjectStore, Protocol):
-    """One container of a region's own store, which alone may be repaired."""
+    """One container of a region's own store, the only kind that is repaired."""
 
-    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
-        """Write these bytes into an object from ``start`` on, and make it ``size_bytes`` long; durable then.
+    def replace_segments(
+        self,
+        name: str,
+        segments: Iterable[tuple[int, Sequence[bytes | memoryview]]],
+        *,
+        size_bytes: int,
+        segment_size: int = SEGMENT_SIZE,
+    ) -> None:
+        """Replace these segments of a published object, and make it ``size_bytes`` long, atomically and durably.
 
-        For repairing what was damaged: a crash leaves the range in any state, and all
-        bytes outside of it as they were. Raises ``ObjectMissing``.
+        A reader gets the old object or the new one, and so does whoever looks after a crash. All other bytes stay as
+        they were; bytes that a longer object gains are undefined. An object that needs no change is left alone.
+
+        ``segments``: numbers (from 0) and bytes. It can be iterated again, in case the store has to start over; only
+        one item is in memory at a time. An exception that it raises is passed on, and the object stays as it was.
+        Not to be called twice at once for one object. A store may need as much free space as the object has bytes.
+
+        Raises ``ObjectMissing``.
         """
 
 
 class Containers(Protocol):
-    """Hands out each account's store. Every implementation passes tests/contracts/test_object_store.py."""
+    """The containers of all accounts. Every implementation passes tests/contracts/test_object_store.py."""
 
     def of(self, account: str) -> ObjectStore:
-        """The container of this account."""
+        """Return this account's container. Raises ``Permanent`` when the account cannot have this name."""
 
 
 class Stores(Containers, Protocol):
-    """All containers of a region's own. Every implementation passes the same tests."""
+    """The containers of a region's own store. Every implementation passes the same tests."""
 
     def of(self, account: str) -> OwnStore:
-        """The container of this account."""
+        """Return this account's container. Raises ``Permanent`` when the account cannot have this name."""
 
     def accounts(self) -> Iterator[str]:
-        """Every account that has a container, by name. Raises ``Transient``, ``Permanent``."""
+        """Return every account that has a container, ordered by name. Raises ``Transient``, ``Permanent``."""
 
 
 def sha256_of_pieces(pieces: Iterable[bytes]) -> str:
-    """The SHA-256 (hexadecimal) of these bytes, one piece behind the other."""
+    """Return the SHA-256 (hexadecimal) of the concatenated pieces."""
     sha256 = hashlib.sha256()
     for piece in pieces:
         sha256.update(piece)

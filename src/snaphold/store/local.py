@@ -12,7 +12,9 @@ A crash leaves an attempt's two segment files, or a ``<name>.<random>.tmp``; ``l
 """
 
 import errno
+import fcntl
 import os
+import re
 import secrets
 import stat
 import struct
@@ -21,8 +23,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 from snaphold.errors import Damaged, ObjectExists, ObjectMissing, Permanent, Transient
 from snaphold.objects import (
@@ -46,20 +49,21 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
 _NO_OBJECT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}  # ELOOP: a symbolic link
 _ABSENT = (FileNotFoundError, NotADirectoryError)
+_RANDOM_BYTES: Final = 8  # in the name of a draft
+_FICLONE: Final = 0x4004_9409  # <linux/fs.h>
+_CANNOT_CLONE: Final = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS, errno.EPERM}
 
 
 class LocalStores:
     """The containers of all accounts under one directory."""
 
-    def __init__(self, root: Path, *, segment_size: int = SEGMENT_SIZE) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        self._segment_size = segment_size
         self._stores: dict[str, LocalStore] = {}
 
     def of(self, account: str) -> "LocalStore":
         """The container of this account; the same object each time. Raises ``Permanent`` for a name that is none."""
-        path = self._root / check_account(account) / CONTAINER
-        store = LocalStore(path, segment_size=self._segment_size)
+        store = LocalStore(self._root / check_account(account) / CONTAINER)
         return self._stores.setdefault(account, store)
 
     def accounts(self) -> Iterator[str]:
@@ -76,14 +80,15 @@ class LocalStores:
 class LocalStore:
     """One container as a directory. Implements :class:`snaphold.store.base.ObjectStore`."""
 
-    def __init__(self, container: Path, *, segment_size: int = SEGMENT_SIZE) -> None:
+    def __init__(self, container: Path) -> None:
         self._container = container
-        self._segment_size = segment_size
         self._lock = threading.Lock()  # guards the two below, and the making and removing of segment files
         self._known: set[str] = set()  # prefixes whose segment files and directories are durable
         self._writing: dict[str, int] = {}  # put_segment calls under way, by prefix
 
-    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+    def put_segment(
+        self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
+    ) -> None:
         """Write the segment to its place in the prefix's one file; its size is noted once its bytes are durable."""
         segments, sizes = self._segment_paths(prefix)
         if number < 0:
@@ -91,23 +96,23 @@ class LocalStore:
         with _mapped():
             self._begin_writing(prefix, segments, sizes)
             try:
-                length = _write_durably(segments, number * self._segment_size, data, at_most=self._segment_size)
+                length = _write_durably(segments, number * segment_size, data, at_most=segment_size)
                 _write_durably(sizes, number * _SIZE.size, [_SIZE.pack(length)], at_most=_SIZE.size)
             except BaseException:
                 self._end_writing(prefix, failed=True)
                 raise
             self._end_writing(prefix, failed=False)
 
-    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int = SEGMENT_SIZE) -> None:
         """Link the prefix's file to the name, once its sizes add up. Repeating a publish that was cut short ends it."""
         target = self._resolve(name)
-        segments, sizes = self._segment_paths(prefix)
+        segments, _ = self._segment_paths(prefix)
         with _mapped():
             published = _is_same_file(target, segments)
             if not published:
                 if os.path.lexists(target):
                     raise ObjectExists(name)
-                self._check_segments(name, segments, sizes, count, size_bytes)
+                self._check_segments(name, prefix, count, size_bytes=size_bytes, segment_size=segment_size)
                 link = partial(os.link, segments, target, follow_symlinks=False)
                 try:
                     _in_directory(target.parent, link)
@@ -123,7 +128,8 @@ class LocalStore:
         with _mapped():
             if os.path.lexists(target):
                 raise ObjectExists(name)
-            with self._draft(target, data) as draft:
+            with self._draft(target) as (draft, descriptor):
+                _write_small(descriptor, data)
                 try:
                     os.link(draft, target, follow_symlinks=False)
                 except FileExistsError:
@@ -134,40 +140,45 @@ class LocalStore:
         """Write a temporary file beside the name, then rename it."""
         target = self._resolve(name)
         with _mapped():
-            with self._draft(target, data) as draft:
+            with self._draft(target) as (draft, descriptor):
+                _write_small(descriptor, data)
                 draft.rename(target)
             _fsync_directory(target.parent)
 
-    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
-        """Write in place; then cut the file to its length, or let it grow to it."""
-        path = self._resolve(name)
-        if start < 0 or start + sum(len(piece) for piece in data) > size_bytes:
-            raise Permanent(f"{name} of {size_bytes} bytes has no place for these from {start}")
-        with (
-            _mapped(name),
-            os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "wb", buffering=0) as file,
-        ):
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ObjectMissing(name)
-            position = start
-            for piece in data:
-                write_all(file.fileno(), piece, position)
-                position += len(piece)
-            os.ftruncate(file.fileno(), size_bytes)
-            os.fsync(file.fileno())
+    def replace_segments(
+        self,
+        name: str,
+        segments: Iterable[tuple[int, Sequence[bytes | memoryview]]],
+        *,
+        size_bytes: int,
+        segment_size: int = SEGMENT_SIZE,
+    ) -> None:
+        """Write into a clone of the file (a copy where the file system cannot clone), then rename the clone."""
+        target = self._resolve(name)
+        with _mapped(name), self._open(name) as old:
+            items = iter(segments)
+            first = next(items, None)
+            if first is None and os.fstat(old.fileno()).st_size == size_bytes:
+                return
+            self._remove_drafts(target)
+            with self._draft(target) as (draft, new):
+                _clone(old.fileno(), new)
+                for number, pieces in () if first is None else chain([first], items):
+                    _write_segment(new, number * segment_size, pieces, segment_size=segment_size, end=size_bytes)
+                os.ftruncate(new, size_bytes)
+                os.fsync(new)
+                if not _is_same_file(target, old.fileno()):
+                    raise ObjectMissing(name)  # deleted meanwhile
+                draft.rename(target)
+            _fsync_directory(target.parent)
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Open the file at once, read it as it is asked for."""
-        path = self._resolve(name)
+        """Open the file at once, read it while the pieces are consumed."""
         if start < 0 or (length is not None and length < 0):
             raise Permanent(f"there is no range of {length} bytes from {start}")
-        with _mapped(name):
-            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0)
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                file.close()
-                raise ObjectMissing(name)
-        end = status.st_size if length is None else min(start + length, status.st_size)
+        file = self._open(name)
+        size_bytes = os.fstat(file.fileno()).st_size
+        end = size_bytes if length is None else min(start + length, size_bytes)
 
         def pieces(position: int) -> Iterator[bytes]:
             with file, _mapped(name):
@@ -183,7 +194,7 @@ class LocalStore:
         """Read the file."""
         return sha256_of_pieces(self.get(name, start, length))
 
-    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int, *, segment_size: int = SEGMENT_SIZE) -> str:
         """Read the segment's place in the prefix's one file, when its size was noted: then its bytes are durable."""
         _, sizes = self._segment_paths(prefix)
         with _mapped():
@@ -193,7 +204,7 @@ class LocalStore:
                 noted = []
         if number >= len(noted) or noted[number] != size_bytes:
             raise ObjectMissing(f"{prefix}{number}")
-        return self.sha256(f"{prefix}segments", number * self._segment_size, size_bytes)
+        return self.sha256(f"{prefix}segments", number * segment_size, size_bytes)
 
     def size(self, name: str) -> int:
         """The file's length."""
@@ -231,18 +242,37 @@ class LocalStore:
         return directory / "segments", directory / "sizes"
 
     @contextmanager
-    def _draft(self, target: Path, data: bytes) -> Iterator[Path]:
-        """A durable temporary file beside the name, which the body gives its name; nothing of it is left."""
-        draft = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
-        make = partial(os.open, draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    def _draft(self, target: Path) -> Iterator[tuple[Path, int]]:
+        """Create a temporary file beside ``target``; yields its path and descriptor, and removes it at the end.
+
+        The body makes its bytes durable and gives it the object's name.
+        """
+        draft = target.with_name(f"{target.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
+        make = partial(os.open, draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            with os.fdopen(_in_directory(target.parent, make), "wb", buffering=0) as file:
-                write_all(file.fileno(), data, 0)
-                os.fsync(file.fileno())
-            yield draft
+            with os.fdopen(_in_directory(target.parent, make), "r+b", buffering=0) as file:
+                yield draft, file.fileno()
         finally:
             with suppress(FileNotFoundError):
                 draft.unlink()
+
+    def _open(self, name: str) -> BinaryIO:
+        """Open an object's file to read it. Raises ``ObjectMissing``."""
+        with _mapped(name):
+            descriptor = os.open(self._resolve(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = os.fdopen(descriptor, "rb", buffering=0)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                file.close()
+                raise ObjectMissing(name)
+            return file
+
+    @staticmethod
+    def _remove_drafts(target: Path) -> None:
+        """Remove the drafts of an object that a crash left: each may be as long as the object."""
+        form = re.compile(re.escape(target.name) + rf"\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp")
+        for path in list(target.parent.iterdir()):
+            if form.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def _begin_writing(self, prefix: str, segments: Path, sizes: Path) -> None:
         with self._lock:
@@ -276,15 +306,16 @@ class LocalStore:
         _fsync_directory(paths[0].parent)
         self._remove_empty_directories(paths[0].parent)
 
-    def _check_segments(self, name: str, segments: Path, sizes: Path, count: int, size_bytes: int) -> None:
+    def _check_segments(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int) -> None:
         """Make sure that exactly the first ``count`` segments are in the file, and durable."""
+        segments, sizes = self._segment_paths(prefix)
         try:
             noted = [size for (size,) in _SIZE.iter_unpack(sizes.read_bytes())][:count]
             file = os.fdopen(os.open(segments, os.O_RDWR | os.O_NOFOLLOW), "r+b", buffering=0)
         except _ABSENT:
             raise Damaged(f"{name} cannot be published: it has no segments") from None
         with file:
-            whole = all(size == self._segment_size for size in noted[:-1]) and all(noted)
+            whole = all(size == segment_size for size in noted[:-1]) and all(noted)
             length = os.fstat(file.fileno()).st_size
             if not whole or count < 1 or len(noted) != count or sum(noted) != size_bytes or length < size_bytes:
                 raise Damaged(f"{name} cannot be published: its {count} segments do not add up to {size_bytes} bytes")
@@ -362,11 +393,46 @@ def _mapped(name: str | None = None) -> Iterator[None]:
         raise Permanent(f"the store refused: {error.strerror}") from error
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
+def _is_same_file(one: Path, other: Path | int) -> bool:
+    """Whether both exist and are one file. ``other``: a path, or the descriptor of an open file."""
     try:
-        return os.path.samestat(one.lstat(), other.lstat())
+        return os.path.samestat(one.lstat(), os.fstat(other) if isinstance(other, int) else other.lstat())
     except _ABSENT:
         return False
+
+
+def _clone(source: int, target: int) -> None:
+    """Fill a new file with the bytes of another: by reference (FICLONE, ioctl_ficlone(2)), else by copying them."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno not in _CANNOT_CLONE:
+            raise
+    else:
+        return
+    position, writer = 0, DirectWriter()
+    for piece in read_pieces(source, 0, os.fstat(source).st_size):
+        writer.write(target, piece, position)
+        position += len(piece)
+    writer.flush()
+
+
+def _write_small(descriptor: int, data: bytes) -> None:
+    """Write all of a small object; it is durable when this returns."""
+    write_all(descriptor, data, 0)
+    os.fsync(descriptor)
+
+
+def _write_segment(
+    descriptor: int, position: int, pieces: Sequence[bytes | memoryview], *, segment_size: int, end: int
+) -> None:
+    """Write a segment in its place. Raises ``Permanent`` when it does not fit into an object that ends at ``end``."""
+    length = sum(len(piece) for piece in pieces)
+    if position < 0 or length > segment_size or position + length > end:
+        raise Permanent(f"an object of {end} bytes has no place for {length} bytes at {position}")
+    for piece in pieces:
+        write_all(descriptor, piece, position)
+        position += len(piece)
 
 
 def _write_durably(path: Path, position: int, data: Iterable[bytes | memoryview], *, at_most: int) -> int:

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import tenacity
 
 from snaphold.errors import ObjectExists, Transient
-from snaphold.objects import ObjectInfo
+from snaphold.objects import SEGMENT_SIZE, ObjectInfo
 from snaphold.store.base import Containers, ObjectStore, OwnStore, Stores
 
 Result = TypeVar("Result")
@@ -121,14 +121,16 @@ class Retrying:
         self._store = store
         self._retry_policy = retry_policy
 
-    def put_segment(self, prefix: str, number: int, data: Iterable[bytes | memoryview]) -> None:
+    def put_segment(
+        self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
+    ) -> None:
         """Putting a segment again replaces it."""
-        self._retry_policy.call(lambda: self._store.put_segment(prefix, number, data))
+        self._retry_policy.call(lambda: self._store.put_segment(prefix, number, data, segment_size=segment_size))
 
-    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int) -> None:
+    def publish(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int = SEGMENT_SIZE) -> None:
         """A name that is taken at a second try, by an object of this size, was taken by the first."""
         self._once(
-            lambda: self._store.publish(name, prefix, count, size_bytes=size_bytes),
+            lambda: self._store.publish(name, prefix, count, size_bytes=size_bytes, segment_size=segment_size),
             lambda: self._store.size(name) == size_bytes,
         )
 
@@ -155,9 +157,11 @@ class Retrying:
         """As the store says."""
         return self._retry_policy.call(lambda: self._store.sha256(name, start, length))
 
-    def segment_sha256(self, prefix: str, number: int, size_bytes: int) -> str:
+    def segment_sha256(self, prefix: str, number: int, size_bytes: int, *, segment_size: int = SEGMENT_SIZE) -> str:
         """As the store says."""
-        return self._retry_policy.call(lambda: self._store.segment_sha256(prefix, number, size_bytes))
+        return self._retry_policy.call(
+            lambda: self._store.segment_sha256(prefix, number, size_bytes, segment_size=segment_size)
+        )
 
     def size(self, name: str) -> int:
         """As the store says."""
@@ -200,6 +204,15 @@ class RetryingOwn(Retrying):
         super().__init__(store, retry_policy)
         self._own = store
 
-    def overwrite(self, name: str, start: int, data: Sequence[bytes | memoryview], *, size_bytes: int) -> None:
-        """Writing the same bytes again is no failure."""
-        self._retry_policy.call(lambda: self._own.overwrite(name, start, data, size_bytes=size_bytes))
+    def replace_segments(
+        self,
+        name: str,
+        segments: Iterable[tuple[int, Sequence[bytes | memoryview]]],
+        *,
+        size_bytes: int,
+        segment_size: int = SEGMENT_SIZE,
+    ) -> None:
+        """Replacing the same segments again has no effect."""
+        self._retry_policy.call(
+            lambda: self._own.replace_segments(name, segments, size_bytes=size_bytes, segment_size=segment_size)
+        )

@@ -64,6 +64,7 @@ class Written:
     """What was put under the prefix, for ``publish`` and for the manifest."""
 
     segments: list[Segment]
+    segment_size: int  # bytes, of all segments but the last
     size_bytes: int  # of all segments
     stream_bytes: int  # read
     index: bytes  # the index object (:mod:`snaphold.formats.index`)
@@ -100,7 +101,7 @@ def write_backup(
         SnapholdError: whatever ``read`` or the store raised first. Segments may be left under the prefix.
     """
     keep_block_memory()
-    put = functools.partial(store.put_segment, prefix)
+    put = functools.partial(store.put_segment, prefix, segment_size=segment_size)
     threads = threads or os.cpu_count() or 1
     with _Intake(
         put, codec=codec, level=level, threads=threads, segment_size=segment_size, kill=kill, stop=stop
@@ -135,6 +136,7 @@ def write_backup(
     )
     return Written(
         segments=intake.segments,
+        segment_size=segment_size,
         size_bytes=sum(segment.size_bytes for segment in intake.segments),
         stream_bytes=stream_bytes,
         index=index.encode(),

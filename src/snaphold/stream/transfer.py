@@ -34,7 +34,7 @@ def bring_data(
         Transient, Permanent: a store does not answer, or refuses. Segments are left under the prefix.
     """
     keep_block_memory()
-    ended = threading.Event()
+    ended, segment_size = threading.Event(), manifest.segment_size_bytes
 
     def check() -> None:
         if stop.is_set() or ended.is_set():
@@ -43,7 +43,8 @@ def bring_data(
     def put(number: int) -> None:
         check()
         if not _is_there(target, prefix, number, manifest):
-            target.put_segment(prefix, number, _Pieces(manifest, source, number, check))
+            pieces = _Pieces(manifest, source, number, check)
+            target.put_segment(prefix, number, pieces, segment_size=segment_size)
 
     if _is_published(target, name, manifest, check):
         discard(target, prefix)
@@ -56,7 +57,8 @@ def bring_data(
         ended.set()
         pool.shutdown(cancel_futures=True)
     on_segments()
-    target.publish(name, prefix, len(manifest.segments), size_bytes=manifest.data.size_bytes)
+    count, size_bytes = len(manifest.segments), manifest.data.size_bytes
+    target.publish(name, prefix, count, size_bytes=size_bytes, segment_size=segment_size)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def _is_there(target: ObjectStore, prefix: str, number: int, manifest: Manifest)
     """Whether an earlier try has put this very segment."""
     expected = manifest.segments[number]
     with suppress(ObjectMissing):
-        return target.segment_sha256(prefix, number, expected.size_bytes) == expected.sha256
+        segment_size = manifest.segment_size_bytes
+        found = target.segment_sha256(prefix, number, expected.size_bytes, segment_size=segment_size)
+        return found == expected.sha256
     return False
 
 

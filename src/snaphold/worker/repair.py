@@ -8,7 +8,7 @@ verification (:mod:`snaphold.worker.verification`), which then reads everything 
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -151,19 +151,10 @@ class Repairer:
         except ObjectMissing:
             self._bring_all(store, backup, manifest, replicas())
             return ["data object"]
-        harm = None
-        for number in damaged:
-            try:
-                pieces = _whole(manifest, number, replicas(), self._check)
-            except Damaged as error:
-                harm = harm or error
-                continue
-            store.overwrite(name, number * manifest.segment_size_bytes, pieces, size_bytes=size_bytes)
-            reached(Step.REPAIR_SEGMENT_WRITTEN)
-        if harm is not None:
-            raise harm
-        if store.size(name) != size_bytes:  # longer than it was written
-            store.overwrite(name, 0, [], size_bytes=size_bytes)
+        replacement = _Replacement(manifest, damaged, replicas, self._check)
+        store.replace_segments(name, replacement, size_bytes=size_bytes, segment_size=manifest.segment_size_bytes)
+        if replacement.failure is not None:
+            raise replacement.failure
         return [f"segment {number}" for number in damaged]
 
     def _bring_all(self, store: ObjectStore, backup: Backup, manifest: Manifest, replicas: list[Replica]) -> None:
@@ -185,6 +176,43 @@ class Repairer:
     def _check(self) -> None:
         if self._stop.is_set():
             raise Superseded("mending was stopped")
+
+
+class _Replacement:
+    """Good bytes for the damaged segments of a data object, each with its number, fetched anew at each iteration.
+
+    A segment that no region has whole is left out. A region that fails to answer ends the iteration, so that the
+    segments fetched before are kept. ``failure``: why the latest iteration left segments out; if it left all of them
+    out, it raised this error.
+    """
+
+    def __init__(
+        self, manifest: Manifest, damaged: Sequence[int], replicas: Replicas, check: Callable[[], None]
+    ) -> None:
+        self.failure: SnapholdError | None = None
+        self._manifest = manifest
+        self._damaged = damaged
+        self._replicas = replicas
+        self._check = check
+
+    def __iter__(self) -> Iterator[tuple[int, list[bytes]]]:
+        self.failure, fetched = None, 0
+        for number in self._damaged:
+            try:
+                pieces = _whole(self._manifest, number, self._replicas(), self._check)
+            except Superseded:
+                raise
+            except Damaged as error:
+                self.failure = self.failure or error
+            except SnapholdError as error:
+                self.failure = error
+                break
+            else:
+                yield number, pieces
+                fetched += 1
+                reached(Step.REPAIR_SEGMENT_WRITTEN)
+        if self.failure is not None and not fetched:
+            raise self.failure
 
 
 def _manifest_here(store: ObjectStore, backup: Backup) -> Manifest | None:

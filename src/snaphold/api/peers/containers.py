@@ -34,7 +34,7 @@ from snaphold.errors import (
     Unavailable,
     Unprocessable,
 )
-from snaphold.objects import SEGMENT_SIZE
+from snaphold.objects import MAX_SEGMENT_SIZE, SEGMENT_SIZE
 from snaphold.protocol import Nothing, PeerDigest, PeerListing, PeerObject, PeerPublication
 
 _MAX_MESSAGE_BYTES: Final = 1 << 20
@@ -65,6 +65,7 @@ Account = Annotated[str, Path(max_length=200)]
 Number = Annotated[int, Path(ge=0, lt=1 << 32)]
 Start = Annotated[int, Query(ge=0, lt=1 << 63)]
 Length = Annotated[int | None, Query(ge=0, lt=1 << 63)]
+SegmentSize = Annotated[int, Query(ge=1, le=MAX_SEGMENT_SIZE)]
 
 
 def container_routes(access_of: Callable[..., Access]) -> APIRouter:
@@ -150,13 +151,21 @@ def _routes_of_segments(access_of: Callable[..., Access]) -> APIRouter:
     FromPeer = Annotated[Access, Depends(access_of)]  # noqa: N806 - a type
 
     @router.put("/segments/{number}")
-    async def put_segment(request: Request, access: FromPeer, account: Account, number: Number, prefix: str) -> Nothing:
+    async def put_segment(
+        request: Request,
+        access: FromPeer,
+        account: Account,
+        number: Number,
+        prefix: str,
+        *,
+        segment_size: SegmentSize = SEGMENT_SIZE,
+    ) -> Nothing:
         """Store the body as segment ``number`` below the prefix."""
 
         @on_objects_threads
         def store(body: Sequence[bytes]) -> None:
             with _as_refusals():
-                access.writing(account, prefix, number).put_segment(prefix, number, body)
+                access.writing(account, prefix, number).put_segment(prefix, number, body, segment_size=segment_size)
 
         await _check(access, account, prefix, number)
         async with access.bodies:
@@ -171,11 +180,13 @@ def _routes_of_segments(access_of: Callable[..., Access]) -> APIRouter:
         number: Number,
         prefix: str,
         size_bytes: Annotated[int, Query(ge=0, lt=1 << 63)],
+        *,
+        segment_size: SegmentSize = SEGMENT_SIZE,
     ) -> PeerDigest:
         """Answer with the hash of a segment of exactly this size."""
         with _as_refusals():
             container = access.writing(account, prefix, number)
-            return PeerDigest(sha256=container.segment_sha256(prefix, number, size_bytes))
+            return PeerDigest(sha256=container.segment_sha256(prefix, number, size_bytes, segment_size=segment_size))
 
     @router.post("/publications/{name:path}")
     @on_objects_threads
@@ -189,7 +200,13 @@ def _routes_of_segments(access_of: Callable[..., Access]) -> APIRouter:
         with _as_refusals():
             access.writing(account, message.prefix)
             container = access.writing(account, name)
-            container.publish(name, message.prefix, message.count, size_bytes=message.size_bytes)
+            container.publish(
+                name,
+                message.prefix,
+                message.count,
+                size_bytes=message.size_bytes,
+                segment_size=message.segment_size,
+            )
         return Nothing()
 
     return router
@@ -213,8 +230,8 @@ async def _read(request: Request) -> list[bytes]:
     declared = request.headers.get("content-length", "")
     if not (declared.isascii() and declared.isdigit()):
         raise BadRequest("The request has no Content-Length.")
-    if int(declared) > SEGMENT_SIZE:
-        raise OverLimit(f"The body is larger than {SEGMENT_SIZE} bytes.")
+    if int(declared) > MAX_SEGMENT_SIZE:
+        raise OverLimit(f"The body is larger than {MAX_SEGMENT_SIZE} bytes.")
     expected = _digest_in(request.headers.get("content-digest", ""))
     parts: list[bytes] = []
     sha256 = hashlib.sha256()
