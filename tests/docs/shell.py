@@ -1,9 +1,9 @@
-"""Does what a page says: its blocks of ``sh``, as they stand there, in one shell at the root of the project."""
+"""Runs the ``sh`` blocks of a page, unchanged, in one shell in the top directory."""
 
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +12,10 @@ _BLOCK: Final = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIABLE: Final = re.compile(r"^(\w+)=", re.MULTILINE)
 
 
-def said_by_page(
-    page: Path, values: Mapping[str, object], *, environment: Mapping[str, str], path: Sequence[Path] = ()
-) -> str:
-    """Follow the page to its end, with these values for the variables of its first block; what was said.
+def said_by_page(page: Path, values: Mapping[str, object], *, environment: Mapping[str, str]) -> str:
+    """Run the blocks of a page in order, and return their output.
 
-    ``environment`` is added to ours, and ``path`` comes before our PATH.
+    ``values`` replace those of the variables in its first block; ``environment`` is added to this process's.
     """
     settings, *rest = _BLOCK.findall(page.read_text("utf-8"))
     assert _VARIABLE.findall(settings) == list(values)
@@ -25,7 +23,7 @@ def said_by_page(
     done = subprocess.run(
         ["bash", "-c", "\n".join(["set -euo pipefail", given, *rest])],
         cwd=ROOT,
-        env={**os.environ, **environment, "PATH": ":".join([*map(str, path), os.environ["PATH"]])},
+        env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
