@@ -24,7 +24,7 @@ from snaphold.errors import SetupError, Unavailable
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 _APPLICATION = "snaphold"
 _VERSION = "1"  # of all workflows: a changed sequence of steps gets a new workflow name, never a new version
@@ -119,7 +119,7 @@ class QueueRunner:
                     try:
                         return handler(*ids)
                     except Unavailable as error:
-                        log.warning("work.waits", work=name, ids=ids, reason=str(error))
+                        _log.warning("work.delayed", work=name, ids=ids, reason=str(error))
                         if self._ending.wait(_AGAIN_S):
                             raise
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, event, exc
 
 from snaphold.errors import SetupError
 
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger(__name__)
 
 EXCHANGED: Final = "its file was removed or replaced"  # what every transaction says then; it is logged once
 _SUFFIXES: Final = ("", "-wal", "-shm")
@@ -94,7 +94,7 @@ class WatchedFiles:
         if not self._told:
             self._told = True
             found = "replaced" if file.exists() else "removed"
-            log.error(
+            _log.error(
                 "database.file_exchanged", file=str(file), found=found, mend="put it back, or restart the service"
             )
         raise exc.OperationalError(None, None, sqlite3.OperationalError(EXCHANGED))

@@ -1,4 +1,4 @@
-"""Backups: asked for, listed, shown, deleted (chapter "On demand backups"; contract, section 2)."""
+"""Backups: request, list, show, delete, cancel (chapter "On demand backups"; contract, section 2)."""
 
 import uuid
 from collections.abc import Collection
@@ -35,15 +35,15 @@ from snaphold.service.requests import BackupPage, BackupRequest, PageRequest
 from snaphold.steps import Step, reached
 from snaphold.task_kinds import Payload
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 def request_backup(deployment: Deployment, account: str, request: BackupRequest) -> Backup:
-    """Ask for a backup: row NEW, instance BACKUP and the host's task, in one transaction.
+    """Request a backup: row NEW, instance BACKUP and the host's task, in one transaction.
 
     Raises:
         Refused: by the checks of contract section 2, "Create checks", in its order.
-        Forbidden, Unavailable: the account's store refuses, or is silent.
+        Forbidden, Unavailable: the account's store refuses, or does not answer.
     """
     deployment.store_gate.check(account, write=True)
     parents = copies.ask_of_parent(deployment, account, request)
@@ -53,7 +53,7 @@ def request_backup(deployment: Deployment, account: str, request: BackupRequest)
         limits.count(tx, deployment, account, Rate.BACKUP_CREATES)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
-    log.info("backup.requested", backup=backup.id, instance=instance.id, account=account, name=backup.name)
+    _log.info("backup.requested", backup=backup.id, instance=instance.id, account=account, name=backup.name)
     return backup
 
 
@@ -66,14 +66,15 @@ def begin_backup(
     is_automated: bool = False,
     parents: copies.Parents = MappingProxyType({}),
 ) -> Backup:
-    """The part of a request that callers and schedules share, in the transaction of either.
+    """Begin a backup that a caller or a schedule requests, in the transaction of either.
 
-    An increment without a named parent is taken on the newest backup of the data that its source has now, a scheduled
-    one on the newest scheduled one: what a person made may be deleted by a person. Where there is none, and where its
-    host finds that an increment would not do, it is a full one.
+    An increment without a named parent is based on the newest backup of the data that its source has now, a scheduled
+    one on the newest scheduled one, since people may delete the backups that people made. If there is none, or if the
+    host finds that an increment would be incomplete, the backup is a full one.
 
-    ``parents``: what the regions of ``copy_to`` say of a named parent. Where none was named the copies bring along what
-    is missing there.
+    Args:
+        parents: what the regions of ``copy_to`` have of a named parent. If the request names none, missing ancestors
+            are copied too.
 
     Raises:
         Refused: by the checks of contract section 2, "Create checks", in its order.
@@ -86,7 +87,7 @@ def begin_backup(
         parent = named_parent(tx, instance, request.parent_id)
     elif request.incremental:
         parent = newest_parent(tx, instance, automated_only=is_automated)
-    if not is_automated:  # a schedule outlives the regions that it copies to: the copy fails then, and says why
+    if not is_automated:  # a schedule may outlive the regions that it copies to: then the copy fails, with a reason
         check_copies(deployment, request.copy_to)
     copies.check_parents(request, parents)
     quotas.check_backups(tx, deployment, instance.account)
@@ -113,8 +114,8 @@ def list_backups(
     """The account's backups, newest first.
 
     Raises:
-        NotFound: a datastore that nobody knows.
-        BadRequest: a marker that never was a backup of this account.
+        NotFound: no such datastore.
+        BadRequest: the marker was never a backup of this account.
     """
     wanted = None if datastore is None else _known_datastore(datastore)
     with deployment.catalog.reading() as tx:
@@ -122,7 +123,7 @@ def list_backups(
 
 
 def list_instance_backups(deployment: Deployment, account: str, instance_id: str, page: PageRequest) -> BackupPage:
-    """The backups of one instance, a deleted one too. Raises ``NotFound`` for one that never was."""
+    """The backups of one instance, also of a deleted one. Raises ``NotFound`` if it has never existed."""
     with deployment.catalog.reading() as tx:
         if not instances.was_known(tx, account, instance_id):
             raise NotFound.of("Instance", instance_id)
@@ -130,7 +131,7 @@ def list_instance_backups(deployment: Deployment, account: str, instance_id: str
 
 
 def list_group_backups(deployment: Deployment, account: str, group_id: str, page: PageRequest) -> BackupPage:
-    """The backups of one HA group: this release keeps none, so every id is unknown."""
+    """The backups of one HA group. This release has no groups, so every id is unknown."""
     del deployment, account, page
     raise NotFound.of("HA group", group_id)
 
@@ -142,12 +143,12 @@ def show_backup(deployment: Deployment, account: str, backup_id: str) -> Backup:
 
 
 def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
-    """Have the backup and every increment made from it removed: marked now, their objects later.
+    """Delete the backup and every increment made from it: they are marked now, and their objects are removed later.
 
     Raises:
         NotFound: no such backup.
         Unprocessable: it, or an increment of it, is running or is being restored, verified or copied.
-        Forbidden: the account's store takes no changes; a silent store is asked again later.
+        Forbidden: the account's store is read-only. One that does not answer is tried again later.
     """
     with suppress(Unavailable):
         deployment.store_gate.check(account, write=True)
@@ -158,12 +159,12 @@ def delete_backup(deployment: Deployment, account: str, backup_id: str) -> None:
     if backup.deleting:
         return
     reached(Step.CONTROL_ASKED)
-    log.info("backup.delete_requested", backup=backup_id, account=account, increments=len(family) - 1)
+    _log.info("backup.delete_requested", backup=backup_id, account=account, increments=len(family) - 1)
 
 
 @relies_on_single_writer
 def begin_deletion(tx: Transaction, deployment: Deployment, backup: Backup) -> list[Backup]:
-    """The part of a delete that callers and schedules share: the whole family. Raises ``Unprocessable``."""
+    """Begin a delete that a caller or a schedule requests; the whole family. Raises ``Unprocessable``."""
     family = backups.family(tx, backup.id)
     for member in family:
         if member.running:
@@ -177,11 +178,11 @@ def begin_deletion(tx: Transaction, deployment: Deployment, backup: Backup) -> l
 
 
 def cancel_backup(deployment: Deployment, account: str, backup_id: str) -> None:
-    """End a running backup: FAILED with that reason, its instance free, its host told to stop at once.
+    """Cancel a running backup: it is FAILED, its instance is free, and its host stops at once.
 
     Raises:
         NotFound: no such backup.
-        Unprocessable: it does not run.
+        Unprocessable: it is not running.
     """
     with deployment.catalog.writing() as tx:
         backup = find_backup(tx, account, backup_id)
@@ -191,11 +192,11 @@ def cancel_backup(deployment: Deployment, account: str, backup_id: str) -> None:
         abandon(tx, deployment, attempt, "It was cancelled.")
         limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
     deployment.wakeups.notify(attempt.host_id)
-    log.info("backup.cancelled", backup=backup_id, account=account, attempt=attempt.number)
+    _log.info("backup.cancelled", backup=backup_id, account=account, attempt=attempt.number)
 
 
 def check_copies(deployment: Deployment, copy_to: Collection[str] | None) -> None:
-    """Raises ``BadRequest`` for a region that no copy can go to."""
+    """Raises ``BadRequest`` for a region that backups cannot be copied to."""
     copies.check_regions(deployment, tuple(copy_to or ()))
     copies.check_peers(deployment, tuple(copy_to or ()))
 

@@ -1,4 +1,4 @@
-"""Chains: what a backup depends on, and what an increment may depend on (contract, section 2)."""
+"""Chains: the backups that a backup depends on, and the choice of a parent (contract, section 2)."""
 
 from snaphold.catalog import backups
 from snaphold.catalog.database import Transaction, relies_on_single_writer
@@ -8,13 +8,13 @@ from snaphold.protocol import ChainLink
 
 
 def chain_of(tx: Transaction, backup: Backup) -> list[ChainLink]:
-    """The backup and all that it depends on, the full one first. Raises ``Unprocessable`` when it is no backup yet."""
+    """The chain of a backup, the full one first. Raises ``Unprocessable`` if one of them has no manifest yet."""
     return [_link_of(member) for member in reversed(members_of(tx, backup))]
 
 
 @relies_on_single_writer
 def refuse_broken_chain(tx: Transaction, backup: Backup) -> None:
-    """Raise ``Unprocessable`` when a backup that this one depends on is gone, or is being deleted."""
+    """Raise ``Unprocessable`` if a backup that this one depends on is missing, or is being deleted."""
     members = members_of(tx, backup)
     for member in members[1:]:
         if not member.usable:
@@ -24,13 +24,13 @@ def refuse_broken_chain(tx: Transaction, backup: Backup) -> None:
 
 
 def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
-    """The backup that a caller wants an increment on.
+    """The parent that a request for an increment names.
 
     Raises:
         NotFound: the account has no such backup.
         BadRequest: it is of another source.
-        Unprocessable: it is not COMPLETED, is being deleted, depends on what is, or is of a data directory that is no
-            more.
+        Unprocessable: it or one of its ancestors is not COMPLETED or is being deleted, or the data of the instance was
+            replaced since.
     """
     parent = backups.find(tx, instance.account, parent_id)
     if parent is None:
@@ -46,7 +46,7 @@ def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:
 
 
 def newest_parent(tx: Transaction, instance: Instance, *, automated_only: bool) -> Backup | None:
-    """The newest backup that an increment may depend on, or None: then a full one is to be taken."""
+    """The newest backup that an increment may be based on; None: take a full one."""
     if instance.incarnation is None and instance.ended_incarnation is not None:
         return None
     newest = backups.newest_completed(
@@ -61,10 +61,10 @@ def newest_parent(tx: Transaction, instance: Instance, *, automated_only: bool) 
 
 
 def _same_life(tx: Transaction, instance: Instance, parent: Backup) -> bool:
-    """Whether the instance still has the data directory that the parent was taken of, as far as the catalog knows.
+    """Whether the instance still has the data that the parent was taken from, as far as the catalog knows.
 
-    Where its host has told nothing yet, the newest backup tells it; where its data was rolled back, no backup fits
-    until one was taken since. The host has the last word.
+    If its host has not reported an incarnation yet, that of the newest backup counts. If its data was rolled back, no
+    backup fits until a new one was taken. The host decides in the end.
     """
     if instance.incarnation is not None:
         return parent.incarnation == instance.incarnation
@@ -75,7 +75,7 @@ def _same_life(tx: Transaction, instance: Instance, parent: Backup) -> bool:
 
 
 def members_of(tx: Transaction, backup: Backup) -> list[Backup]:
-    """The backup and all that it depends on, as far as there are records; the full one last."""
+    """The chain of a backup, the full one last, as far as the catalog has it."""
     members = [backup]
     while (parent_id := members[-1].parent_id) is not None and (parent := backups.get(tx, parent_id)) is not None:
         members.append(parent)

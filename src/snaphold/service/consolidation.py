@@ -1,4 +1,4 @@
-"""Consolidating: a chain becomes a full backup of its own (contract, section 2, "Consolidate")."""
+"""Consolidation: an increment and its chain become a full backup (contract, section 2, "Consolidate")."""
 
 import uuid
 
@@ -18,21 +18,21 @@ from snaphold.service.placement import choose_host_of
 from snaphold.steps import Step, reached
 from snaphold.task_kinds import Payload
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 _MAX_NAME = 64  # characters
 
 
 def request_consolidation(deployment: Deployment, account: str, backup_id: str, name: str | None) -> Backup:
-    """Have a full backup of the same moment made from an increment and all that it depends on; the new one.
+    """Request a full backup of the same moment, made from an increment and its chain; the new backup.
 
-    No instance is busy with it, and no limit of running backups counts it. Until it has ended the chain is in use.
+    It makes no instance busy, and does not count as a running backup. The chain is in use until it has ended.
 
     Raises:
         NotFound: no such backup.
         Unprocessable: it is not COMPLETED, is being deleted, depends on what is, or is no increment.
-        OverLimit: the account has as many backups as it may.
-        Unavailable: no host that could make it is there.
+        OverLimit: the account has reached its limit of backups.
+        Unavailable: no host that could make it answers.
     """
     deployment.store_gate.check(account, write=True)
     with deployment.catalog.writing() as tx:
@@ -71,5 +71,5 @@ def request_consolidation(deployment: Deployment, account: str, backup_id: str, 
         limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(host.id)
-    log.info("backup.consolidation_requested", backup=new.id, made_from=old.id, account=account)
+    _log.info("backup.consolidation_requested", backup=new.id, made_from=old.id, account=account)
     return new

@@ -1,4 +1,4 @@
-"""Copies of backups in other regions: asked for here, recorded there (contract, section 6)."""
+"""Copies of backups in other regions: requested here, recorded there (contract, section 6)."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,22 +22,22 @@ from snaphold.service.find import find_backup
 from snaphold.service.requests import BackupRequest, CopyRequest
 from snaphold.steps import Step, reached
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
-REGIONS = ("DFW", "IAD", "ORD", "HKG", "SYD")  # the chapter's; an operator's peers come on top
+REGIONS = ("DFW", "IAD", "ORD", "HKG", "SYD")  # of the chapter; an operator may add peers
 
-Parents = Mapping[str, PeerAnswer | Unavailable | Forbidden]  # what each region says of a parent
+Parents = Mapping[str, PeerAnswer | Unavailable | Forbidden]  # what each region has of a parent
 
 
 def request_copy(deployment: Deployment, account: str, backup_id: str, request: CopyRequest) -> None:
-    """Have a backup copied to another region: row and job are one transaction; the peer is asked before.
+    """Request a copy in another region. The peer is asked first; then row and job are one transaction.
 
     Raises:
         NotFound: no such backup.
-        BadRequest: no region that a copy can go to, or its parent is not there.
-        Unprocessable: it is not COMPLETED, a copy of it is there already or on its way.
+        BadRequest: backups cannot be copied to the region, or the parent is not there.
+        Unprocessable: it is not COMPLETED, or a copy of it is there already or under way.
         Forbidden: the user may not make changes there.
-        OverLimit: too many requests here, or the account has as many backups there as it may.
+        OverLimit: too many requests here, or the account has reached its limit of backups there.
         Unavailable: the other region does not answer.
     """
     with deployment.catalog.reading() as tx:
@@ -59,11 +59,11 @@ def request_copy(deployment: Deployment, account: str, backup_id: str, request: 
         deployment.queue.enqueue(tx, "copy_backup", copy.id)
         limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
     reached(Step.CONTROL_ASKED)
-    log.info("backup.copy_requested", backup=backup_id, account=account, region=copy.region, copy=copy.copy_id)
+    _log.info("backup.copy_requested", backup=backup_id, account=account, region=copy.region, copy=copy.copy_id)
 
 
 def check_regions(deployment: Deployment, regions: Sequence[str]) -> None:
-    """Raises ``BadRequest`` for a region that no copy can go to, whatever is set up."""
+    """Raises ``BadRequest`` for a region that backups can never be copied to."""
     for region in regions:
         if region == "LON" or (region not in REGIONS and region not in deployment.peers):
             raise BadRequest(f"Backups cannot be copied to region {region}.")
@@ -81,7 +81,7 @@ def check_peers(deployment: Deployment, regions: Sequence[str]) -> None:
 
 
 def ask_of_parent(deployment: Deployment, account: str, request: BackupRequest) -> Parents:
-    """What each region of ``copy_to`` says of the parent; a silence or a refusal is told by who checks, in its turn."""
+    """What each region of ``copy_to`` has of the parent, or its error, which ``check_parents`` raises in its turn."""
     if request.parent_id is None or not request.copy_to:
         return {}
     with deployment.catalog.reading() as tx:
@@ -110,9 +110,9 @@ def check_parents(request: BackupRequest, said: Parents) -> None:
 def ask(
     deployment: Deployment, region: str, account: str, wanted: Sequence[Backup], *, user: str | None = None
 ) -> PeerAnswer:
-    """Which of these are in the region; ``user``: and may this one have another copied there.
+    """Ask a region which of these backups it has, and whether ``user`` may copy another one there.
 
-    Raises ``Unavailable``; ``Forbidden`` when it may not.
+    Raises ``Unavailable``; ``Forbidden`` if the user may not.
     """
     question = PeerQuery(
         user=user,
@@ -124,9 +124,9 @@ def ask(
 
 
 def counterparts_of(deployment: Deployment, backup: Backup) -> dict[str, PeerCopy]:
-    """The same backup in other regions, by region: the one that it was copied from, and its copies.
+    """The same backup in other regions, by region: its original, and its copies.
 
-    Raises ``Unavailable`` when nobody who answers has it, and somebody is silent.
+    Raises ``Unavailable`` if no region that answers has it, and another region does not answer.
     """
     found: dict[str, PeerCopy] = {}
     silent: Unavailable | None = None
@@ -137,7 +137,7 @@ def counterparts_of(deployment: Deployment, backup: Backup) -> dict[str, PeerCop
             silent = error
             continue
         except Refused as error:
-            log.warning("backup.no_help", backup=backup.id, region=region, reason=in_full(error))
+            _log.warning("backup.replica_unusable", backup=backup.id, region=region, reason=in_full(error))
             continue
         if backup.id in answer.copies:
             found[region] = answer.copies[backup.id]
@@ -149,19 +149,19 @@ def counterparts_of(deployment: Deployment, backup: Backup) -> dict[str, PeerCop
 def plan_copies(
     tx: Transaction, backup: Backup, regions: Sequence[str], *, asked_by: str | None, with_ancestors: bool
 ) -> None:
-    """The copies that are made when the backup is COMPLETED, in the transaction that asks for the backup."""
+    """Insert the copies to make once the backup is COMPLETED, in the transaction that requests the backup."""
     for region in regions:
         copies.insert(tx, _new_copy(tx, backup, region, None, None, asked_by=asked_by, with_ancestors=with_ancestors))
 
 
 def begin_planned(tx: Transaction, deployment: Deployment, backup_id: str) -> None:
-    """The backup is COMPLETED: its copies begin."""
+    """Begin the planned copies of a backup that is COMPLETED."""
     for copy_id in copies.open_of(tx, backup_id):
         deployment.queue.enqueue(tx, "copy_backup", copy_id)
 
 
 def begin_ancestor(deployment: Deployment, copy: Copy, ancestor_id: str) -> Copy:
-    """The copy of what another copy depends on: the one that is on its way, else a new one.
+    """The copy of an ancestor that another copy needs: the one that is under way, or a new one.
 
     Raises ``Unprocessable`` when it is not COMPLETED any more.
     """
@@ -178,7 +178,7 @@ def begin_ancestor(deployment: Deployment, copy: Copy, ancestor_id: str) -> Copy
 
 
 def announce_copy(deployment: Deployment, copy: Copy, segments: int) -> None:
-    """Say in the region that a copy goes to that its objects will come. Raises ``Unavailable``, ``Refused``."""
+    """Announce the objects of a copy to its region. Raises ``Unavailable``, ``Refused``."""
     deployment.peers[copy.region].announce(
         PeerAnnouncement(
             id=copy.copy_id,
@@ -192,23 +192,23 @@ def announce_copy(deployment: Deployment, copy: Copy, segments: int) -> None:
 
 
 def give_up(deployment: Deployment, copy: Copy) -> bool:
-    """Have what a failed copy left in its region removed; True when that region has the copy after all.
+    """Have the objects of a failed copy removed in its region; True if that region has the copy after all.
 
-    Raises ``Unavailable``, ``Refused``: then it stays, until that region gives it up by itself.
+    Raises ``Unavailable``, ``Refused``: they stay until that region abandons the copy by itself.
     """
     message = PeerWithdrawal(id=copy.copy_id, account=copy.account, region=deployment.region)
     return deployment.peers[copy.region].withdraw(message).recorded
 
 
 def resume_copies(deployment: Deployment) -> None:
-    """Enqueue again what a worker that was ended had begun. For a worker's start: nobody else is at it."""
+    """Enqueue again the copies that an earlier worker had begun. Call it when a worker starts."""
     with deployment.catalog.writing() as tx:
         for copy_id in copies.under_way(tx):
             deployment.queue.enqueue(tx, "copy_backup", copy_id)
 
 
 def retry_copies(deployment: Deployment) -> None:
-    """Try again what found somebody silent and has waited long enough."""
+    """Retry the copies that did not get an answer, once they have waited long enough."""
     with deployment.catalog.reading() as tx:
         if not copies.due(tx):
             return

@@ -1,4 +1,4 @@
-"""Databases and users of an instance: done by its host while the caller waits (contract, section 4)."""
+"""Databases and users of an instance: its host is called while the caller waits (contract, section 4)."""
 
 import threading
 import uuid
@@ -32,7 +32,7 @@ from snaphold.service.instances import refuse_unknown_charsets
 # Allowed while a backup is taken.
 _READS = frozenset({HostCallKind.LIST_DATABASES, HostCallKind.LIST_USERS, HostCallKind.SHOW_ROOT})
 _Told = TypeVar("_Told", bound=Message)
-_LOOK_AGAIN_S = 0.2  # where another API process took the answer
+_LOOK_AGAIN_S = 0.2  # another API process may have received the answer
 
 # Every function below raises NotFound for an unknown instance, Unprocessable for one that is not free for it,
 # Unavailable when its host is silent, and what the host itself refused (BadRequest, NotFound).
@@ -105,12 +105,12 @@ def enable_root(deployment: Deployment, account: str, instance_id: str, password
 
 
 def disable_root(deployment: Deployment, account: str, instance_id: str) -> None:
-    """Let nobody log in as root any more."""
+    """End logins as root."""
     _ask(deployment, account, instance_id, HostCallKind.DISABLE_ROOT, {})
 
 
 def _understood(kind: type[_Told], payload: dict[str, Any]) -> _Told:
-    """What a host has answered. Raises ``Unavailable`` when it is not of its kind: the fault is the host's."""
+    """The parsed answer of a host. Raises ``Unavailable`` if it is malformed, which is the host's fault."""
     try:
         return kind.model_validate(payload)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What every request needs at hand: the catalog, the queue, the settings, and who is waiting for what."""
+"""What every request needs: the catalog, the queue, the settings, the peers, and the wakeups of waiting threads."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -12,40 +12,40 @@ from snaphold.protocol import PeerAnnouncement, PeerAnswer, PeerQuery, PeerRecor
 
 
 class StoreGate(Protocol):
-    """Whether an account's object store can be used now, asked before a transaction begins."""
+    """Checks an account's object store before a transaction begins."""
 
     def check(self, account: str, *, write: bool) -> None:
-        """Whether it can be read, and with ``write`` written too.
+        """Check whether it can be read, and with ``write`` also written.
 
         Raises ``Forbidden`` when the store refuses the account, ``Unavailable`` when it does not answer.
         """
 
 
 class Peer(Protocol):
-    """Another region. Every method raises ``Unavailable`` when it is silent and ``Refused`` when it refuses."""
+    """Another region. Every method raises ``Unavailable`` if it does not answer and ``Refused`` if it refuses."""
 
     def copies(self, question: PeerQuery) -> PeerAnswer:
-        """Which of our backups are there, and whether one more may come."""
+        """Which backups of this region are there, and whether the account may have more."""
 
     def announce(self, message: PeerAnnouncement) -> None:
-        """Say that the objects of a copy will come."""
+        """Announce the objects of a copy."""
 
     def record(self, message: PeerRecord) -> None:
-        """Have a copy whose objects are all there made a backup of that region."""
+        """Record a copy whose objects are all there as a backup of that region."""
 
     def withdraw(self, message: PeerWithdrawal) -> PeerWithdrawn:
-        """Say that no more objects of a copy will come."""
+        """Withdraw a copy: no more of its objects will come."""
 
 
 class Enqueuer(Protocol):
-    """The queue, as far as a request needs it."""
+    """The sending side of the queue."""
 
     def enqueue(self, tx: Transaction, workflow: str, *ids: str) -> None:
-        """Have the worker run ``workflow`` with these ids, if and only if ``tx`` commits."""
+        """Enqueue ``workflow`` with these ids for the worker, if and only if ``tx`` commits."""
 
 
 class Wakeups:
-    """Tells threads of this process that something may have happened; who misses it looks again in a while."""
+    """Wakes threads of this process that wait for an event. One that misses it looks again after a while."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -57,7 +57,7 @@ class Wakeups:
             self._callbacks.setdefault(key, set()).add(callback)
 
     def unsubscribe(self, key: str, callback: Callable[[], None]) -> None:
-        """No longer."""
+        """Remove a callback that was subscribed."""
         with self._lock:
             left = self._callbacks.get(key, set())
             left.discard(callback)
@@ -65,7 +65,7 @@ class Wakeups:
                 self._callbacks.pop(key, None)
 
     def notify(self, key: str) -> None:
-        """Something may have happened to ``key`` (a host's or a question's id)."""
+        """Wake those that wait for ``key``, the id of a host or of a host call."""
         with self._lock:
             callbacks = tuple(self._callbacks.get(key, ()))
         for callback in callbacks:
@@ -74,7 +74,7 @@ class Wakeups:
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """One region of the service, as its requests see it."""
+    """One region of the service."""
 
     catalog: Catalog
     queue: Enqueuer
@@ -87,7 +87,7 @@ class Deployment:
 
     @property
     def lease_us(self) -> int:
-        """The time of silence after which a host counts as gone."""
+        """The time after which a host that sends nothing counts as silent."""
         return int(self.settings.lease_s * 1_000_000)
 
     @property

@@ -17,7 +17,7 @@ _log = structlog.get_logger()
 
 _REMOVED = "Its host was removed from the service."
 _TOKEN_BYTES = 32
-_NAMED_AT_MOST = 20  # instances in a refusal
+_NAMED_AT_MOST = 20  # instances that a refusal names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def list_hosts(deployment: Deployment) -> list[HostListing]:
 
 
 def remove_host(deployment: Deployment, name: str, *, force: bool) -> Sequence[Instance]:
-    """Forget a host: its token is refused from now on, and nothing is given to it any more.
+    """Remove a host: its token is refused, and it gets no more tasks.
 
     Its instances, which are returned, are refused without ``force``. With it they are gone from the catalog as if they
     had been deleted: their schedules end, a backup that is being taken of them is FAILED, their other backups stay and

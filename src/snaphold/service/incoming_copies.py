@@ -1,6 +1,6 @@
-"""Copies that come from other regions: announced, written by the peer, recorded as backups of this region.
+"""Copies from other regions: announced, written by the peer, then recorded as backups of this region.
 
-What was announced may be written by its peer, and nothing else; once it is recorded, or was abandoned, not even that.
+A peer may write the objects of the copies that it has announced, until these are recorded or abandoned, and no others.
 """
 
 from collections.abc import Set as AbstractSet
@@ -26,13 +26,13 @@ from snaphold.protocol import (
 from snaphold.service import quotas
 from snaphold.service.deployment import Deployment
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
-_NOTED_US: Final = 3600 * 1_000_000  # how often it is noted that something came
+_NOTED_US: Final = 3600 * 1_000_000  # how often the arrival of objects is noted
 
 
 def answer_peer(deployment: Deployment, question: PeerQuery) -> PeerAnswer:
-    """Which of another region's backups are here, and whether more may come."""
+    """Which backups of another region are here, and whether the account may have more."""
     full = None
     with deployment.catalog.reading() as tx:
         found = copies.here(tx, question.account, question.region, question.wanted)
@@ -46,12 +46,12 @@ def answer_peer(deployment: Deployment, question: PeerQuery) -> PeerAnswer:
 
 @relies_on_single_writer
 def expect_copy(deployment: Deployment, message: PeerAnnouncement) -> None:
-    """A copy's objects may be written from now on; said again it is a sign of life.
+    """Permit the objects of a copy to be written. A repeated announcement is a sign of life.
 
     Raises:
-        Unprocessable: it was abandoned here, or its id is another backup's.
-        OverLimit: the account has as many backups as it may.
-        Forbidden, Unavailable: the account's store refuses, or is silent.
+        Unprocessable: it was abandoned here, or another backup has its id.
+        OverLimit: the account has reached its limit of backups.
+        Forbidden, Unavailable: the account's store refuses, or does not answer.
     """
     deployment.store_gate.check(message.account, write=True)
     with deployment.catalog.writing() as tx:
@@ -65,13 +65,13 @@ def expect_copy(deployment: Deployment, message: PeerAnnouncement) -> None:
             raise Unprocessable(f"Another backup has the id {message.id}.")
         quotas.check_backups(tx, deployment, message.account)
         incoming_copies.insert(tx, _incoming_copy_of(tx, message))
-    log.info("backup.announced", backup=message.id, account=message.account, region=message.region)
+    _log.info("backup.announced", backup=message.id, account=message.account, region=message.region)
 
 
 def record_copy(deployment: Deployment, message: PeerRecord) -> None:
-    """A copy from another region is a backup of this one from now on; said again it is no news.
+    """Record a copy from another region as a backup of this one. A repeated message changes nothing.
 
-    The caller has seen that the manifest lies in this region's own store.
+    The caller has checked that the manifest is in this region's own store.
 
     Raises:
         Unprocessable: its parent is not here, it was abandoned or never announced, or another backup has its id.
@@ -96,11 +96,11 @@ def record_copy(deployment: Deployment, message: PeerRecord) -> None:
             raise Unprocessable(f"The parent {message.parent_id} is not here any more.")
         backups.insert(tx, completed_backup(facts_of_record(message), message.manifest_sha256))
         incoming_copies.remove(tx, message.id)
-    log.info("backup.received", backup=message.id, account=message.account, region=message.made_from_region)
+    _log.info("backup.received", backup=message.id, account=message.account, region=message.made_from_region)
 
 
 def withdraw_copy(deployment: Deployment, message: PeerWithdrawal) -> PeerWithdrawn:
-    """No more of this copy comes: what came is removed, unless it is a backup already."""
+    """End a copy of which no more will come: its objects are removed, unless it is a backup already."""
     with deployment.catalog.writing() as tx:
         known = backups.find(tx, message.account, message.id)
         if known is not None and known.made_from_region == message.region:
@@ -113,10 +113,10 @@ def withdraw_copy(deployment: Deployment, message: PeerWithdrawal) -> PeerWithdr
 
 
 def check_write(deployment: Deployment, regions: AbstractSet[str], account: str, name: str, number: int = 0) -> None:
-    """Whether a peer that speaks for these regions may write, list or delete an object of this name.
+    """Check whether the peer of these regions may write, list or delete an object of this name.
 
-    Of a prefix: whether it may put segment ``number`` under it. Raises ``Forbidden`` unless it belongs to a copy that
-    this peer has announced and that has not ended.
+    For a prefix: whether it may write segment ``number`` under it. Raises ``Forbidden`` unless the object belongs to a
+    copy that this peer has announced and that has not ended.
     """
     with deployment.catalog.reading() as tx:
         coming = incoming_copies.get(tx, backup_of_name(name, deployment=deployment.deployment_id) or "")
@@ -131,9 +131,10 @@ def check_write(deployment: Deployment, regions: AbstractSet[str], account: str,
 
 
 def check_read(deployment: Deployment, regions: AbstractSet[str], account: str, name: str) -> None:
-    """Whether a peer that speaks for these regions may read an object.
+    """Check whether the peer of these regions may read an object.
 
-    It may read those of a copy that it makes, and of both backups of a pair that it shares. Raises ``Forbidden``.
+    It may read the objects of copies that it makes, of backups that were copied from it, and of those copied to it.
+    Raises ``Forbidden``.
     """
     backup_id = backup_of_name(name, deployment=deployment.deployment_id) or ""
     with deployment.catalog.reading() as tx:

@@ -1,4 +1,4 @@
-"""Instances: created, restored, listed, renamed, restarted, resized, deleted (contract, sections 3 and 4)."""
+"""Instances: create, restore, list, rename, restart, stop, start, resize, delete (contract, sections 3 and 4)."""
 
 import uuid
 from collections.abc import Sequence
@@ -40,11 +40,11 @@ from snaphold.service.requests import InstancePage, InstanceRequest, PageRequest
 from snaphold.steps import Step, reached
 from snaphold.task_kinds import Payload
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 def create_instance(deployment: Deployment, account: str, request: InstanceRequest) -> Instance:
-    """Ask for a new instance, an empty one or one restored from a backup: row BUILD and the host's task.
+    """Request a new instance, empty or restored from a backup: row BUILD and the host's task, in one transaction.
 
     Raises:
         BadRequest: no volume and nothing to restore; a datastore other than the backup's; a database with a character
@@ -53,7 +53,7 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         Unprocessable: the backup cannot be restored as it is now.
         Forbidden: the backup does not fit the volume.
         OverLimit: no host has the memory of the flavor, or the account's quota is used up.
-        Unavailable: no host that can run it is there, or none of its addresses is free.
+        Unavailable: no host that can run it answers, or none has a free address.
     """
     if request.backup_ref is not None:
         deployment.store_gate.check(account, write=False)
@@ -99,12 +99,12 @@ def create_instance(deployment: Deployment, account: str, request: InstanceReque
         limits.count(tx, deployment, account, Rate.INSTANCE_CREATES)
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(host.id)
-    log.info("instance.requested", instance=instance.id, account=account, restored_from=instance.restored_from)
+    _log.info("instance.requested", instance=instance.id, account=account, restored_from=instance.restored_from)
     return instance
 
 
 def list_instances(deployment: Deployment, account: str, page: PageRequest) -> InstancePage:
-    """The account's instances, newest first. Raises ``BadRequest`` for a marker that never was one of them."""
+    """The account's instances, newest first. Raises ``BadRequest`` if the marker was never one of them."""
     with deployment.catalog.reading() as tx:
         found = instances.page(tx, account, limit=page.limit, marker=page.marker)
         there = hosts.ids_seen_since(tx, tx.now_us - deployment.lease_us)
@@ -124,19 +124,19 @@ def show_instance(deployment: Deployment, account: str, instance_id: str) -> Ins
 
 
 def rename_instance(deployment: Deployment, account: str, instance_id: str, name: str) -> None:
-    """Give it another name, whatever it is doing. Raises ``NotFound``."""
+    """Rename an instance, in any status. Raises ``NotFound``."""
     with deployment.catalog.writing() as tx:
         instances.rename(tx, find_instance(tx, account, instance_id).id, name)
         limits.count(tx, deployment, account, Rate.INSTANCE_RENAMES)
 
 
 def restart_instance(deployment: Deployment, account: str, instance_id: str) -> None:
-    """Have its server stopped and started; one in ERROR that has been ACTIVE too.
+    """Restart the server of an instance; also of one in ERROR that has been ACTIVE.
 
     Raises:
         NotFound: no such instance.
-        Unprocessable: it is not free for that.
-        Unavailable: its host is silent.
+        Unprocessable: it is not available for an action.
+        Unavailable: its host does not answer.
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
@@ -145,11 +145,11 @@ def restart_instance(deployment: Deployment, account: str, instance_id: str) -> 
         _simple_task(tx, instance, TaskKind.RESTART)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
-    log.info("instance.restart_requested", instance=instance_id, account=account)
+    _log.info("instance.restart_requested", instance=instance_id, account=account)
 
 
 def stop_instance(deployment: Deployment, account: str, instance_id: str) -> None:
-    """Have its server stopped: SHUTDOWN, until it is started or deleted. Raises as ``restart_instance`` does."""
+    """Stop the server: SHUTDOWN until it is started or deleted. Raises as ``restart_instance`` does."""
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
         begin_action(tx, instance, _with_server(instance), InstanceStatus.SHUTDOWN, reason=None)
@@ -157,11 +157,11 @@ def stop_instance(deployment: Deployment, account: str, instance_id: str) -> Non
         _simple_task(tx, instance, TaskKind.STOP)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
-    log.info("instance.stop_requested", instance=instance_id, account=account)
+    _log.info("instance.stop_requested", instance=instance_id, account=account)
 
 
 def start_instance(deployment: Deployment, account: str, instance_id: str) -> None:
-    """Have the server of a stopped instance started. Raises as ``restart_instance`` does."""
+    """Start the server of a stopped instance. Raises as ``restart_instance`` does."""
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
         begin_action(tx, instance, [InstanceStatus.SHUTDOWN], InstanceStatus.REBOOT)
@@ -169,17 +169,17 @@ def start_instance(deployment: Deployment, account: str, instance_id: str) -> No
         _simple_task(tx, instance, TaskKind.START)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
-    log.info("instance.start_requested", instance=instance_id, account=account)
+    _log.info("instance.start_requested", instance=instance_id, account=account)
 
 
 def resize_volume(deployment: Deployment, account: str, instance_id: str, volume_gb: int) -> None:
-    """Give it a larger volume: done when this returns, for a volume is a number that hosts set nothing aside for.
+    """Give it a larger volume. It takes effect at once: hosts reserve no space for a volume.
 
     Raises:
         NotFound: no such instance.
-        Unprocessable: it is not free for that.
+        Unprocessable: it is not available for an action.
         BadRequest: the volume would not grow.
-        OverLimit: the account's volumes would be more than they may.
+        OverLimit: the account's volumes would exceed its limit.
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
@@ -190,20 +190,20 @@ def resize_volume(deployment: Deployment, account: str, instance_id: str, volume
         quotas.check_instances(tx, deployment, account, more_gb=volume_gb - instance.volume_gb)
         instances.set_volume(tx, instance_id, volume_gb)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
-    log.info("instance.volume_resized", instance=instance_id, account=account, volume_gb=volume_gb)
+    _log.info("instance.volume_resized", instance=instance_id, account=account, volume_gb=volume_gb)
 
 
 def resize_flavor(deployment: Deployment, account: str, instance_id: str, flavor: Flavor) -> None:
-    """Have its server started anew with another flavor's memory: RESIZE, then ACTIVE with the new flavor.
+    """Restart the server with the memory of another flavor: RESIZE, then ACTIVE with the new flavor.
 
-    A server that does not start with it runs with the old one again.
+    A server that does not start with it is started with the old one.
 
     Raises:
         NotFound: no such instance.
-        Unprocessable: it is not free for that.
+        Unprocessable: it is not available for an action.
         BadRequest: it has this flavor already.
-        OverLimit: its host has not the memory.
-        Unavailable: its host is silent.
+        OverLimit: its host does not have that much memory.
+        Unavailable: its host does not answer.
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
@@ -214,15 +214,15 @@ def resize_flavor(deployment: Deployment, account: str, instance_id: str, flavor
         _simple_task(tx, instance, TaskKind.RESIZE, flavor)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
-    log.info("instance.resize_requested", instance=instance_id, account=account, flavor=flavor.id)
+    _log.info("instance.resize_requested", instance=instance_id, account=account, flavor=flavor.id)
 
 
 def reset_status(deployment: Deployment, account: str, instance_id: str) -> None:
-    """Free an instance of what it is stuck in; then it can be deleted (``openstack database instance force delete``).
+    """Free an instance that is stuck, so that it can be deleted (``openstack database instance force delete``).
 
     1. In BACKUP: its running backup is cancelled.
     2. With another task open: the task is abandoned, and the instance in ERROR. One that is being deleted goes on.
-    3. In ERROR, once it has been ACTIVE and its server runs: ACTIVE. (A host that is there sees to that by itself.)
+    3. In ERROR, once it has been ACTIVE and its server runs: ACTIVE. (A host that answers does so by itself.)
     4. Else nothing.
 
     Raises ``NotFound``.
@@ -236,15 +236,15 @@ def reset_status(deployment: Deployment, account: str, instance_id: str) -> None
             instances.move(tx, instance_id, [InstanceStatus.ERROR], InstanceStatus.ACTIVE, reason=None)
         limits.count(tx, deployment, account, Rate.INSTANCE_ACTIONS)
     deployment.wakeups.notify(instance.host_id)
-    log.info("instance.status_reset", instance=instance_id, account=account, status=instance.status)
+    _log.info("instance.status_reset", instance=instance_id, account=account, status=instance.status)
 
 
 def delete_instance(deployment: Deployment, account: str, instance_id: str) -> None:
-    """Have its server, data and schedule removed; its backups stay. A host that is away does it when it is back.
+    """Delete its server, data and schedule; its backups stay. A host that does not answer deletes it when it is back.
 
     Raises:
         NotFound: no such instance.
-        Unprocessable: it is not free for that.
+        Unprocessable: it is not available for an action.
     """
     with deployment.catalog.writing() as tx:
         instance = find_instance(tx, account, instance_id)
@@ -258,17 +258,17 @@ def delete_instance(deployment: Deployment, account: str, instance_id: str) -> N
         return
     reached(Step.CONTROL_ASKED)
     deployment.wakeups.notify(instance.host_id)
-    log.info("instance.delete_requested", instance=instance_id, account=account)
+    _log.info("instance.delete_requested", instance=instance_id, account=account)
 
 
 def list_datastores(deployment: Deployment) -> list[Offer]:
-    """What the hosts that are there can run, each type and version once, the newest version of a type first."""
+    """The datastores that the hosts which answer can run: each version once, the newest of a type first."""
     with deployment.catalog.reading() as tx:
         return offers_of(hosts.seen_since(tx, tx.now_us - deployment.lease_us))
 
 
 def refuse_unknown_charsets(version: str, databases: Sequence[DatabaseSpec]) -> None:
-    """Raises ``BadRequest`` where a server of this version has not the character set or collation of a database."""
+    """Raises ``BadRequest`` if a server of this version does not have a database's character set or collation."""
     for database in databases:
         fault = charset_fault(version, database.character_set, database.collate)
         if fault is not None:
@@ -331,7 +331,7 @@ def _with_server(instance: Instance) -> list[InstanceStatus]:
 
 
 def _simple_task(tx: Transaction, instance: Instance, kind: TaskKind, flavor: Flavor | None = None) -> None:
-    """``flavor``: the one that it gets; None: it keeps its own."""
+    """Give its host a task without further data. ``flavor``: the new one; None: it keeps its own."""
     former = FLAVORS[instance.flavor_id]
     wanted = flavor or former
     memory = Memory(ram_mb=wanted.ram_mb, former_ram_mb=former.ram_mb)

@@ -1,7 +1,7 @@
-"""How often an account may ask for what (contract, section 8). Kept in the catalog, with what was asked for.
+"""Rates: how many requests of each kind an account may make within a minute (contract, section 8).
 
-A request counts in its own transaction, last of all: one that is refused, for whatever reason, has not been made.
-Logins, which are no account's, identity counts by itself.
+A request is counted in its own transaction, last of all, so that a refused request does not count. Logins are counted
+by identity.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from snaphold.service.deployment import Deployment
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Where an account stands with a rate. ``next_us``: when one more is allowed."""
+    """What is left of a rate. ``next_us``: when one more request is allowed."""
 
     limit: int
     remaining: int
@@ -25,7 +25,7 @@ class Standing:
 
 
 def allowed(settings: Settings, rate: Rate) -> int:
-    """How many a minute; 0: no limit."""
+    """The limit of a rate, in requests a minute; 0: no limit."""
     factor = 1 if settings.rate_factor is None else settings.rate_factor
     each = int(getattr(settings, f"{rate}_per_minute"))
     return max(1, int(each * factor)) if each and factor else 0
@@ -33,7 +33,7 @@ def allowed(settings: Settings, rate: Rate) -> int:
 
 @relies_on_single_writer
 def count(tx: Transaction, deployment: Deployment, account: str, rate: Rate) -> None:
-    """Note a call. Raises ``OverLimit`` when it is one too many within a minute, and says when to come again."""
+    """Count a request. Raises ``OverLimit``, which says when to try again, if it exceeds the rate."""
     limit = allowed(deployment.settings, rate)
     if not limit:
         return
@@ -43,14 +43,14 @@ def count(tx: Transaction, deployment: Deployment, account: str, rate: Rate) -> 
 
 
 def count_read(deployment: Deployment, account: str) -> None:
-    """Note a read. Raises ``OverLimit``."""
+    """Count a read. Raises ``OverLimit``."""
     if allowed(deployment.settings, Rate.READS):
         with deployment.catalog.writing() as tx:
             count(tx, deployment, account, Rate.READS)
 
 
 def standings(deployment: Deployment, account: str) -> Mapping[Rate, Standing]:
-    """Where the account stands with every rate that is limited; logins are no account's."""
+    """What is left of every rate of the account that has a limit. Logins are not counted by account."""
     found: dict[Rate, Standing] = {}
     with deployment.catalog.reading() as tx:
         for rate in Rate:

@@ -1,4 +1,4 @@
-"""Where a new instance goes: which datastore, which host, which address. What hosts say of themselves decides."""
+"""Placement of new instances: datastore, host and address, by what the hosts report of themselves."""
 
 import hashlib
 import ipaddress
@@ -36,7 +36,7 @@ _PRIVATE_NETWORKS: Final = (  # RFC 1918, RFC 6598, RFC 5737, loopback; RFC 4193
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A version of a datastore that hosts can run. ``is_default``: it is taken where a request names no version."""
+    """A version of a datastore that hosts can run. ``is_default``: for requests that name no version."""
 
     datastore: Datastore
     is_default: bool
@@ -52,7 +52,7 @@ class Place:
 
 
 def offers_of(there: Sequence[Host]) -> list[Offer]:
-    """What these hosts can run: each type and version once, the newest version of a type first.
+    """The datastores that these hosts can run: each version once, the newest of a type first.
 
     1. The default version of a type is the one that the most hosts run; of several, the one of the host that was
        added first; of several of that host, the newest. So a single host, whatever it claims, moves no default.
@@ -75,12 +75,12 @@ def offers_of(there: Sequence[Host]) -> list[Offer]:
 
 
 def choose_datastore(there: Sequence[Host], request: InstanceRequest, backup: Backup | None) -> Datastore:
-    """What a new instance runs: what the request names, else what its backup is of, else the default.
+    """The datastore of a new instance: as requested, else that of its backup, else the default.
 
     Raises:
         BadRequest: it names another datastore than its backup's.
-        NotFound: no host that is there runs it.
-        Unavailable: no host is there.
+        NotFound: no host that answers runs it.
+        Unavailable: no host answers.
     """
     offered = offers_of(there)
     wanted = request.datastore.lower() if request.datastore is not None else None
@@ -113,10 +113,10 @@ def choose_datastore(there: Sequence[Host], request: InstanceRequest, backup: Ba
 
 
 def choose_host_of(tx: Transaction, there: Sequence[Host], datastore: str, version: str, account: str) -> Host:
-    """The host, of those that are there, on which a server of this account is to run.
+    """The best of these hosts for a server of this account.
 
     Raises:
-        Unavailable: none that runs this version is there, or may take an instance of this account.
+        Unavailable: none of them runs this version, or may take an instance of this account.
     """
     return _chosen(tx, _fitting_hosts(tx, there, datastore, version, account)[0], account)
 
@@ -137,15 +137,14 @@ def place_instance(
     flavor: Flavor,
     instance_id: str,
 ) -> tuple[Host, Place]:
-    """The host of a new instance, of those that are there, and where clients will reach the instance.
+    """The host of a new instance, one of ``there``, and where clients will reach the instance.
 
     A host without a free address is passed over, so that one such host never stops the others from taking instances.
     Should somebody take the address before the server starts, the host takes another one and reports it.
 
     Raises:
         OverLimit: no host that runs this version has the memory of the flavor.
-        Unavailable: no host that runs this version is there, or may take an instance of this account; or none of them
-            has a free address.
+        Unavailable: no host runs this version, or may take an instance of this account, or has a free address.
     """
     for host in _fitting_hosts(tx, there, datastore.type, datastore.version, account, flavor=flavor):
         address = free_address(tx, settings, host, instance_id)
@@ -156,7 +155,7 @@ def place_instance(
 
 
 def free_address(tx: Transaction, settings: Settings, host: Host, instance_id: str) -> str | None:
-    """An address of the host's networks that, as far as anybody has told, is free; None: there is none.
+    """An address of the host's networks that is free, as far as hosts have reported; None: there is none.
 
     The host has told its networks, and which of their addresses are in use; if it has told none, the settings of this
     process apply. A loopback address belongs to its host alone; any other one to a single instance of the region.
@@ -185,12 +184,12 @@ def is_permitted_address(settings: Settings, networks: Sequence[str], address: s
 
 
 def is_loopback(address: str) -> bool:
-    """Whether each machine has this address for itself."""
+    """Whether it is a loopback address, which each machine has for itself."""
     return ipaddress.ip_address(address).is_loopback
 
 
 def hostname_of(settings: Settings, instance_id: str, address: str) -> str:
-    """The name that clients are told: in the operator's domain where there is one, else the address itself."""
+    """The name that clients are shown: in the operator's domain if there is one, else the address itself."""
     if settings.instance_domain is None:
         return address
     return f"{hashlib.sha1(instance_id.encode(), usedforsecurity=False).hexdigest()}.{settings.instance_domain}"
@@ -219,7 +218,7 @@ def _fitting_hosts(
 
     Raises:
         OverLimit: none that runs this version has the memory of the flavor.
-        Unavailable: none that runs this version is there, or may take an instance of this account.
+        Unavailable: none of them runs this version, or may take an instance of this account.
     """
     able = [
         host
@@ -243,9 +242,9 @@ def _chosen(tx: Transaction, host: Host, account: str) -> Host:
 
 
 def _with_memory(hosts: Sequence[Host], flavor: Flavor) -> list[Host]:
-    """Those whose memory, all of it, is as much as the flavor's; a host that has told none has enough.
+    """The hosts with at least the memory of the flavor; a host that has not reported its memory has enough.
 
-    What other instances were given is not taken off: servers use less than they may, and small machines rest on that.
+    The memory of other instances is not subtracted: servers use less than they may, and small machines rely on that.
     """
     found = [host for host in hosts if host.memory_mb is None or host.memory_mb >= flavor.ram_mb]
     if not found:
@@ -257,7 +256,7 @@ def _with_memory(hosts: Sequence[Host], flavor: Flavor) -> list[Host]:
 
 
 def _support(claimed: Sequence[tuple[Host, Datastore]]) -> tuple[int, int, tuple[int, ...]]:
-    """How much speaks for a version: the more the larger."""
+    """The support for a version, to compare versions by: hosts, then the age of the oldest host, then the number."""
     first_us = min(host.created_us for host, _ in claimed)
     return len({host.id for host, _ in claimed}), -first_us, _number(claimed[0][1].version)
 

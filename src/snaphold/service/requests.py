@@ -1,4 +1,4 @@
-"""What a request asks for, parsed and checked in form; whether it can be had is the service's to say."""
+"""Requests: parsed, and checked in form by the caller. The service checks whether they can be granted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class InstanceRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PageRequest:
-    """Which part of a list: ``limit`` is within the maximum already, ``marker`` an id or an offset in digits."""
+    """A part of a list. ``limit`` is within the maximum; ``marker`` is an id, or an offset in digits."""
 
     limit: int
     marker: str | None
@@ -86,7 +86,7 @@ class ScheduleRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleChangeRequest:
-    """``PUT /schedules/{id}``. None: stays as it is. ``source_id``: only the one that it is of."""
+    """``PUT /schedules/{id}``. None: no change. ``source_id`` must be that of the schedule."""
 
     source_id: str | None
     day_of_week: int | None
@@ -100,7 +100,7 @@ class ScheduleChangeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFilter:
-    """Which schedules of a list. None: any."""
+    """A filter of a list of schedules. None: any."""
 
     action: str | None = None
     source_type: str | None = None

@@ -1,4 +1,4 @@
-"""Schedules: made, listed, shown, changed, deleted, and run (contract, section 7)."""
+"""Schedules: create, list, show, change, delete, run and expire (contract, section 7)."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -36,16 +36,16 @@ from snaphold.service.requests import (
 )
 from snaphold.steps import Step, reached
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 def create_schedule(deployment: Deployment, account: str, request: ScheduleRequest) -> Schedule:
-    """Have an instance backed up by itself, from the next time of day that is named on.
+    """Create the schedule of an instance. Its first run is at the next such time of day.
 
     Raises:
         NotFound: no such instance; any HA group.
         Unprocessable: it is being deleted.
-        BadRequest: it has a schedule already; a region that no copy can go to.
+        BadRequest: it has a schedule already; a region that backups cannot be copied to.
     """
     with deployment.catalog.writing() as tx:
         instance = find_source(tx, account, request.source_type, request.source_id)
@@ -72,7 +72,7 @@ def create_schedule(deployment: Deployment, account: str, request: ScheduleReque
         if not schedules.insert(tx, schedule):
             raise BadRequest(f"Instance {instance.id} has a schedule already.")
         limits.count(tx, deployment, account, Rate.SCHEDULE_WRITES)
-    log.info("schedule.created", schedule=schedule.id, instance=instance.id, account=account)
+    _log.info("schedule.created", schedule=schedule.id, instance=instance.id, account=account)
     return schedule
 
 
@@ -101,12 +101,12 @@ def show_schedule(deployment: Deployment, account: str, schedule_id: str) -> Sch
 
 
 def change_schedule(deployment: Deployment, account: str, schedule_id: str, request: ScheduleChangeRequest) -> Schedule:
-    """Change what is named. ``run_now`` makes it due at once; another time of day drops a run that still waits.
+    """Change the fields that are given. ``run_now`` makes it due at once; a new time of day drops a run that waits.
 
     Raises:
         NotFound: no such schedule.
-        BadRequest: another source than its own; a region that no copy can go to.
-        Forbidden, Unavailable: a run is asked for, and the account's store refuses, or is silent.
+        BadRequest: another source than its own; a region that backups cannot be copied to.
+        Forbidden, Unavailable: a run is requested, and the account's store refuses, or does not answer.
     """
     if request.run_now:
         deployment.store_gate.check(account, write=True)
@@ -132,22 +132,22 @@ def change_schedule(deployment: Deployment, account: str, schedule_id: str, requ
         schedules.change(tx, schedule_id, **changes, **copies)
         changed = find_schedule(tx, account, schedule_id)
         limits.count(tx, deployment, account, Rate.SCHEDULE_WRITES)
-    log.info("schedule.changed", schedule=schedule_id, account=account, run_now=request.run_now)
+    _log.info("schedule.changed", schedule=schedule_id, account=account, run_now=request.run_now)
     return changed
 
 
 def delete_schedule(deployment: Deployment, account: str, schedule_id: str) -> None:
-    """No longer; its backups stay, and nothing expires them any more. Raises ``NotFound``."""
+    """Delete a schedule. Its backups stay, and no longer expire. Raises ``NotFound``."""
     with deployment.catalog.writing() as tx:
         schedules.mark_deleted(tx, find_schedule(tx, account, schedule_id).id)
         limits.count(tx, deployment, account, Rate.SCHEDULE_WRITES)
-    log.info("schedule.deleted", schedule=schedule_id, account=account)
+    _log.info("schedule.deleted", schedule=schedule_id, account=account)
 
 
 def run_schedule(deployment: Deployment, schedule: Schedule) -> Backup | None:
-    """Take the backup that is due, and set the next run, in one transaction: a run happens once, whoever else tries.
+    """Begin the backup that is due and set the next run, in one transaction, so that a run happens once.
 
-    None: another worker was first, or the schedule was changed or deleted meanwhile.
+    None: another process was first, or the schedule was changed or deleted meanwhile.
 
     Raises:
         Refused, Unavailable: it cannot be taken now; the run stays due.
@@ -162,27 +162,27 @@ def run_schedule(deployment: Deployment, schedule: Schedule) -> Backup | None:
         backup = begin_backup(tx, deployment, instance, _request(tx, schedule), is_automated=True)
     reached(Step.SCHEDULE_RUN)
     deployment.wakeups.notify(instance.host_id)
-    log.info("schedule.run", schedule=schedule.id, backup=backup.id, instance=instance.id, account=schedule.account)
+    _log.info("schedule.run", schedule=schedule.id, backup=backup.id, instance=instance.id, account=schedule.account)
     return backup
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """The automated fulls that are too many: those that may go now, and those that wait."""
+    """The automated fulls beyond the retention: those to delete now, and those that must wait."""
 
     expired: Sequence[Backup]
     waiting: Sequence[WaitingFull]
 
 
 def retention(tx: Transaction, schedule: Schedule) -> Retention:
-    """What of a schedule's source is to go, as far as no backup that a person made goes with it."""
+    """The retention of a schedule. A full that a backup made by a person depends on must wait."""
     return _retentions(tx, [schedule])[0]
 
 
 def expire_fulls(deployment: Deployment, schedule: Schedule) -> Sequence[Backup]:
-    """Have the automated fulls that are too many deleted, their increments with them; those.
+    """Delete the automated fulls beyond the retention, with their increments; the fulls.
 
-    One that a person's backup depends on is left.
+    A full that a backup made by a person depends on stays.
 
     Raises:
         Unprocessable: one of them is in use; nothing was marked.
@@ -192,7 +192,7 @@ def expire_fulls(deployment: Deployment, schedule: Schedule) -> Sequence[Backup]
         for full in expired:
             begin_deletion(tx, deployment, full)
     for full in expired:
-        log.info("schedule.expired", schedule=schedule.id, backup=full.id, account=schedule.account)
+        _log.info("schedule.expired", schedule=schedule.id, backup=full.id, account=schedule.account)
     return expired
 
 

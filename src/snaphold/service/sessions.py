@@ -36,7 +36,7 @@ _LATE_US: Final = 5_000_000  # half of the time that an agent waits for an answe
 
 
 def hello(deployment: Deployment, host_id: str, message: Hello) -> Welcome:
-    """A new agent process speaks for the host: what an earlier one had claimed is abandoned."""
+    """Begin the session of a new agent process. The tasks that an earlier process had claimed are abandoned."""
     with deployment.catalog.writing() as tx:
         for attempt in tasks.of_other_sessions(tx, host_id, message.session):
             handle_silence(tx, deployment, attempt, "The agent of its host was restarted.")
@@ -67,10 +67,10 @@ def hello(deployment: Deployment, host_id: str, message: Hello) -> Welcome:
 
 
 def heartbeat(deployment: Deployment, host_id: str, message: Heartbeat) -> Desired:
-    """The host is there. Raises ``Superseded`` when another process speaks for it: it must say hello again.
+    """Record a sign of life. Raises ``Superseded`` if another process has begun a session, or the agent must say hello.
 
-    One that had to wait for the catalog may have been followed by another one, which was faster: what it says of
-    positions in logs is no news then, and must not look like a roll-back.
+    A heartbeat that waited for the catalog may be older than the last one recorded: its log positions must not look
+    like a rollback then.
     """
     came_us = deployment.catalog.now_us()
     with deployment.catalog.writing() as tx:
@@ -80,10 +80,10 @@ def heartbeat(deployment: Deployment, host_id: str, message: Heartbeat) -> Desir
 
 
 def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
-    """What the host is to do now: stop, answer a question, or begin a task; empty when there is nothing. Never waits.
+    """The next work of a host: attempts to stop, a call to answer, or a task to begin; empty if there is none.
 
     Raises:
-        Superseded: another process speaks for this host.
+        Superseded: another process has begun a session of this host.
     """
     with deployment.catalog.reading() as tx:
         _check_session(tx, host_id, message.session)
@@ -112,9 +112,9 @@ def claim(deployment: Deployment, host_id: str, message: Claim) -> Work:
 
 
 def progress(deployment: Deployment, host_id: str, task_id: str, message: Progress) -> None:
-    """The attempt goes on: its lease is renewed. Raises ``Superseded`` when it is no longer the current one.
+    """Record the progress of an attempt and renew its lease. Raises ``Superseded`` if it is no longer the current one.
 
-    One of a task that is not known was not abandoned: the catalog was lost meanwhile. Its report decides.
+    An unknown task was not abandoned: the catalog was lost meanwhile, and the report will be checked.
     """
     with deployment.catalog.writing() as tx:
         if not tasks.is_known(tx, task_id):
@@ -128,7 +128,7 @@ def progress(deployment: Deployment, host_id: str, task_id: str, message: Progre
 
 
 def answer(deployment: Deployment, host_id: str, call_id: str, message: HostCallAnswer) -> None:
-    """The answer to a question, for whoever still waits."""
+    """Keep the answer to a host call, and wake the request that waits for it."""
     answered = host_calls.Answered(ok=message.ok, payload=message.payload, error=message.error, message=message.message)
     with deployment.catalog.writing() as tx:
         host_calls.answer(tx, host_id, call_id, answered)
@@ -136,14 +136,14 @@ def answer(deployment: Deployment, host_id: str, call_id: str, message: HostCall
 
 
 class HostWatch:
-    """Says in the log which hosts have fallen silent, and which are back: each once, by whoever watches."""
+    """Logs once when a host falls silent, and once when it is back."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._silent: set[str] = set()
 
     def look(self) -> None:
-        """See which hosts were heard from within a lease's time."""
+        """Compare the hosts that were heard from within a lease with those of the last look."""
         with self._deployment.catalog.reading() as tx:
             known = hosts.last_seen(tx)
             since_us = tx.now_us - self._deployment.lease_us
@@ -158,7 +158,7 @@ class HostWatch:
 
 
 def _measured(message: Progress, *more: str) -> dict[str, Any]:
-    """What an attempt has told of its progress this time."""
+    """The progress in a message, as columns; a missing value leaves the last one."""
     told = message.model_dump(include={"step", "done_bytes", "expected_bytes", "bytes_per_s", *more})
     return {key: value for key, value in told.items() if value is not None}
 
@@ -170,7 +170,7 @@ def _check_session(tx: Transaction, host_id: str, session: str) -> None:
 
 
 def _has_task(tx: Transaction, host_id: str, free_slots: int | None) -> bool:
-    """Whether a task may begin now: polls come all the time, and must not take turns to write for nothing."""
+    """Whether a task may begin now, so that a poll does not take the write lock in vain."""
     if free_slots != 1:
         return tasks.any_waiting(tx, host_id)
     return tasks.next_waiting(tx, host_id, free_slots) is not None
@@ -196,9 +196,9 @@ def _claim_task(tx: Transaction, deployment: Deployment, host_id: str, message: 
 
 
 def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState], *, late: bool = False) -> Desired:
-    """Keep what a host tells of its instances, and what is wanted of them. ``late``: newer news may have come before.
+    """Record what a host reports of its instances; their desired states. ``late``: the report may be outdated.
 
-    A few statements, however many instances there are: everybody who writes waits for this transaction.
+    It takes a few statements, however many instances there are, because all other writers wait for it.
     """
     told = {state.id: state for state in states}
     known = instances.told_by_host(tx, host_id, list(told))
@@ -222,7 +222,7 @@ def _note_instances(tx: Transaction, host_id: str, states: list[InstanceState], 
 
 
 def _observed(instance: Instance, state: InstanceState, *, late: bool) -> dict[str, Any]:
-    """The columns of what a host has measured; a measure that it could not take leaves the last one."""
+    """The columns that a host has reported; a value that it could not measure leaves the last one."""
     values: dict[str, Any] = {"running": state.running}
     if instance.status in {InstanceStatus.ACTIVE, InstanceStatus.BACKUP}:
         fault = state.fault or "Its database server does not run."
@@ -238,13 +238,13 @@ def _observed(instance: Instance, state: InstanceState, *, late: bool) -> dict[s
 
 
 def _wanted(instance: Instance, task_kind: str | None) -> str | None:
-    """What the catalog wants of a server, or None while its open task (of ``task_kind``) decides.
+    """The desired state of a server; None: its open task, of ``task_kind``, decides.
 
-    1. Of a deleted instance, and of one that was abandoned before it ever was ACTIVE, nothing is kept.
-    2. One that has been ACTIVE has data, which only its owner may throw away: its host goes on trying to run it, and
-       when it runs it is ACTIVE again.
-    3. While a task is open (create, restart, delete), the task decides; but a backup's server runs.
-    4. One that was stopped stays so.
+    1. A deleted instance, and one that failed before it was ever ACTIVE, is absent.
+    2. One that has been ACTIVE has data, which only its owner may delete: its host tries to run it, and once it runs it
+       is ACTIVE again.
+    3. While a task is open (create, restart, delete), the task decides; during a backup the server runs.
+    4. A stopped instance stays stopped.
     """
     if instance.deleted_us is not None:
         return "absent"

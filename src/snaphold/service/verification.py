@@ -1,4 +1,4 @@
-"""Proofs of backups: asked for, recorded, tried again (contract, section 2, "Verification").
+"""Verifications and repairs of backups: requested, begun, retried (contract, section 2, "Verification").
 
 A verification never changes a backup's status and never removes anything; while it is under way the backup is in use.
 """
@@ -20,16 +20,16 @@ from snaphold.service.placement import choose_host_of
 from snaphold.steps import Step, reached
 from snaphold.task_kinds import Payload
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 def request_verification(deployment: Deployment, account: str, backup_id: str, level: VerificationLevel) -> None:
-    """Have a backup verified: it is in use from now on, and the worker's job or a host's task is there.
+    """Request a verification: the backup is in use, and the worker has a job or a host a task.
 
     Raises:
         NotFound: no such backup.
         Unprocessable: it is not COMPLETED, is being deleted, or is being verified already.
-        Unavailable: no host that could bring it up is there.
+        Unavailable: no host that could restore it answers.
     """
     with deployment.catalog.writing() as tx:
         backup = _verifiable(tx, account, backup_id)
@@ -38,18 +38,18 @@ def request_verification(deployment: Deployment, account: str, backup_id: str, l
     reached(Step.CONTROL_ASKED)
     if host_id is not None:
         deployment.wakeups.notify(host_id)
-    log.info("backup.proof_requested", backup=backup_id, account=account, proof=level.value)
+    _log.info("backup.verification_requested", backup=backup_id, account=account, proof=level.value)
 
 
 def request_repair(deployment: Deployment, account: str, backup_id: str) -> None:
-    """Have what is damaged of a backup's objects brought from another region that has the same, and it verified anew.
+    """Request that damaged objects of a backup are replaced from another region, and the backup verified again.
 
-    The other regions are asked before. What is damaged there too stays as it is, and the verification has failed then.
+    The other regions are asked first. Objects that are damaged there too stay as they are; the verification then fails.
 
     Raises:
         NotFound: no such backup.
         Unprocessable: it is not COMPLETED, is being deleted, or is being verified; no other region has it.
-        Unavailable: nobody who answers has it, and a region that may have it is silent.
+        Unavailable: no region that answers has it, and one that may have it does not answer.
     """
     with deployment.catalog.reading() as tx:
         backup = _verifiable(tx, account, backup_id)
@@ -60,18 +60,18 @@ def request_repair(deployment: Deployment, account: str, backup_id: str) -> None
         _begin(tx, deployment, backup, VerificationLevel.OBJECTS, tx.now_us, mending=True)
         limits.count(tx, deployment, account, Rate.BACKUP_ACTIONS)
     reached(Step.CONTROL_ASKED)
-    log.info("backup.mend_requested", backup=backup_id, account=account)
+    _log.info("backup.repair_requested", backup=backup_id, account=account)
 
 
 def verifiable_backups(deployment: Deployment, account: str | None) -> list[Backup]:
-    """Every COMPLETED backup (of one account), those first whose newest verification is the oldest."""
+    """Every COMPLETED backup (of one account), the one with the oldest verification first."""
     with deployment.catalog.reading() as tx:
         found = backups.completed(tx, account)
     return sorted(found, key=lambda backup: backup.proof_at_us or 0)
 
 
 def retry_verifications(deployment: Deployment) -> None:
-    """Try again what ended unknown, when it is due (``model.verification_is_due``)."""
+    """Retry the verifications that ended unknown and are due (``model.verification_is_due``)."""
     interval_us = int(deployment.settings.sweep_interval_s * 1_000_000)
     with deployment.catalog.reading() as tx:
         due = [
@@ -85,15 +85,15 @@ def retry_verifications(deployment: Deployment) -> None:
                 level = backup.proof_level or VerificationLevel.OBJECTS
                 host_id = _begin(tx, deployment, backup, level, backup.proof_asked_us, mending=backup.mending)
         except Unavailable as error:
-            log.info("backup.proof_waits", backup=backup.id, reason=in_full(error))
+            _log.info("backup.verification_delayed", backup=backup.id, reason=in_full(error))
             continue
         if host_id is not None:
             deployment.wakeups.notify(host_id)
-        log.info("backup.proof_taken_up", backup=backup.id)
+        _log.info("backup.verification_retried", backup=backup.id)
 
 
 def resume_verifications(deployment: Deployment) -> None:
-    """Enqueue again what a worker that was ended had begun. For a worker's start: nobody else is at it."""
+    """Enqueue again the verifications that an earlier worker had begun. Call it when a worker starts."""
     with deployment.catalog.writing() as tx:
         for backup_id in backups.being_verified(tx, VerificationLevel.OBJECTS):
             deployment.queue.enqueue(tx, "prove_objects", backup_id)
@@ -110,7 +110,7 @@ def _begin(
     tx: Transaction, deployment: Deployment, backup: Backup, level: VerificationLevel, asked_us: int | None, *,
     mending: bool = False,
 ) -> str | None:  # fmt: skip
-    """Mark it, and have it done: by the worker (None), or by the host whose id is returned."""
+    """Mark the backup and enqueue the verification; the id of the host that does it, or None: the worker."""
     asked_us = tx.now_us if asked_us is None else asked_us
     if not backups.begin_verification(tx, backup.id, level, asked_us, mending=mending):
         return None

@@ -1,9 +1,9 @@
-"""Copying backups into other regions: from store to store, each segment's hash checked before it is put.
+"""Copying backups to other regions: from store to store, with each segment's hash checked before it is written.
 
     announced there → segments → data object → index → manifest → record there → record here
 
-Every step may run twice. What an earlier try has put there is used again once its hashes were checked; the other
-region lists nothing before all of it is there.
+Every step may run twice. Objects that an earlier try has written are used again once their hashes were checked. The
+other region lists nothing before the copy is complete.
 """
 
 import threading
@@ -39,13 +39,13 @@ from snaphold.store.base import Containers, ObjectStore, Stores
 from snaphold.stream.segments import check_length
 from snaphold.stream.transfer import bring_data
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
-_ATTEMPT: Final = 1  # a copy's only one: its tries go on with what is there
+_ATTEMPT: Final = 1  # a copy has one attempt: each try continues it
 
 
 class Copier:
-    """Copies backups of one region to the others. ``targets``: the stores of each region that is a peer."""
+    """Copies backups of one region to the others. ``targets``: the stores of each peer region."""
 
     def __init__(
         self, deployment: Deployment, stores: Stores, targets: Mapping[str, Containers], stop: threading.Event
@@ -60,8 +60,8 @@ class Copier:
     def copy(self, copy_id: str) -> None:
         """Make one copy, unless it has ended or is being made in another thread.
 
-        Whoever is silent is asked again later (``model.copy_waits_us``); the backup itself never suffers. When the
-        process is being stopped nothing is recorded: the next worker goes on.
+        If a region or store does not answer, the copy is tried again later (``model.copy_waits_us``); the backup itself
+        is not affected. Nothing is recorded when the process is being stopped: the next worker continues.
         """
         with self._lock:
             if copy_id in self._at_work:
@@ -74,11 +74,11 @@ class Copier:
                 self._at_work.discard(copy_id)
 
     def resume(self) -> None:
-        """Go on with what an earlier process had begun."""
+        """Continue the copies that an earlier process had begun."""
         resume_copies(self._deployment)
 
     def retry(self) -> None:
-        """Try again what found somebody silent."""
+        """Retry the copies that did not get an answer, once they have waited long enough."""
         retry_copies(self._deployment)
 
     def _try(self, copy_id: str) -> None:
@@ -96,14 +96,14 @@ class Copier:
             self._wait(copy, error)
         except (Permanent, Refused) as error:
             self._fail(copy, reason_of(error), in_full(error))
-        except Exception as error:
-            log.warning("backup.copy_broke", backup=copy.backup_id, copy=copy.copy_id, exc_info=error)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the copy must end
+            _log.warning("backup.copy_crashed", backup=copy.backup_id, copy=copy.copy_id, exc_info=error)
             self._fail(copy, "The copy could not be made.")
         else:
             self._complete(copy)
 
     def _make(self, copy: Copy, backup: Backup) -> None:
-        """Raises whatever keeps the copy from being made."""
+        """Make the copy. Raises the error that prevents it."""
         if copy.region not in self._targets:
             raise Permanent(f"Region {copy.region} is not set up as a place for copies any more.")
         answer = self._with_parent(copy, backup)
@@ -145,7 +145,7 @@ class Copier:
         reached(Step.COPY_RECORDED)
 
     def _with_parent(self, copy: Copy, backup: Backup) -> PeerAnswer:
-        """What the other region has of the backup and of its parent, which is brought there first where it may be."""
+        """What the other region has of the backup and its parent, which is copied first if the request allows it."""
         parent = None
         if backup.parent_id is not None:
             with self._deployment.catalog.reading() as tx:
@@ -171,7 +171,7 @@ class Copier:
         if wait_us is None:
             self._fail(copy, reason_of(error), in_full(error))
             return
-        log.warning("backup.copy_waits", backup=copy.backup_id, copy=copy.copy_id, reason=in_full(error))
+        _log.warning("backup.copy_delayed", backup=copy.backup_id, copy=copy.copy_id, reason=in_full(error))
         with self._deployment.catalog.writing() as tx:
             copies.change(tx, copy.id, tries=copy.tries + 1, next_try_us=tx.now_us + wait_us, reason=reason_of(error))
 
@@ -179,21 +179,21 @@ class Copier:
         with self._deployment.catalog.writing() as tx:
             copies.change(tx, copy.id, status=CopyStatus.COMPLETED, reason=None)
         reached(Step.COPY_ENDED)
-        log.info("backup.copied", backup=copy.backup_id, copy=copy.copy_id, region=copy.region)
+        _log.info("backup.copied", backup=copy.backup_id, copy=copy.copy_id, region=copy.region)
 
     def _fail(self, copy: Copy, reason: str, in_the_log: str | None = None) -> None:
-        """It has failed, unless the other region has it after all: the answer may have been lost."""
+        """Record the failure, unless the other region has the copy: its answer may have been lost."""
         if self._clear(copy):
             self._complete(copy)
             return
-        log.warning("backup.copy_failed", backup=copy.backup_id, copy=copy.copy_id, reason=in_the_log or reason)
+        _log.warning("backup.copy_failed", backup=copy.backup_id, copy=copy.copy_id, reason=in_the_log or reason)
         with self._deployment.catalog.writing() as tx:
             copies.change(tx, copy.id, status=CopyStatus.FAILED, reason=reason)
 
     def _clear(self, copy: Copy) -> bool:
-        """Have what a failed copy left there removed; True when the other region has the copy after all.
+        """Have the objects of a failed copy removed there; True if the other region has the copy after all.
 
-        Where that region is silent everything stays, until it gives the copy up by itself.
+        If that region does not answer, everything stays until it abandons the copy by itself.
         """
         with suppress(Unavailable, Refused, KeyError):
             return give_up(self._deployment, copy)

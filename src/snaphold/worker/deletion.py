@@ -1,7 +1,7 @@
-"""Removing what backups left in their stores: deletes that were asked for, and the sweep of failed attempts.
+"""Removal of the objects of backups: requested deletes, and the sweep of failed attempts.
 
-Order, always: the manifest first, so that nothing half removed looks like a backup. A container may hold other
-people's objects: only names that start with the backup's own id or lie under our deployment's own prefix are touched.
+The manifest is always removed first, so that nothing half removed looks like a backup. A container may hold objects of
+others: only names that start with the id of the backup, or with this deployment's prefix, are removed.
 """
 
 import structlog
@@ -15,9 +15,9 @@ from snaphold.reasons import reason_of
 from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
-_RECENT_US = 24 * 3600 * 1_000_000  # a host that comes back later than this finds its lease long gone
+_RECENT_US = 24 * 3600 * 1_000_000  # a host that returns later has lost its lease long ago
 
 
 class Remover:
@@ -29,31 +29,31 @@ class Remover:
         self._deployment_id = deployment_id
 
     def delete_backup(self, backup_id: str) -> None:
-        """Remove a backup and its increments, children first; whatever is refused becomes DELETE_FAILED."""
+        """Remove a backup and its increments, children first; if the store refuses, the rest becomes DELETE_FAILED."""
         with self._catalog.reading() as tx:
             family = [member for member in backups.family(tx, backup_id) if member.deleted_us is None]
         for position, member in enumerate(family):
             try:
                 self._remove_objects(member)
-            except Exception as error:  # noqa: BLE001 - whatever it was, the backup must not stay "being deleted"
+            except Exception as error:  # noqa: BLE001 - whatever it was, the delete must end
                 self._abandon([left.id for left in family[position:]], error)
                 return
             with self._catalog.writing() as tx:
                 backups.mark_deleted(tx, member.id)
             reached(Step.REMOVAL_RECORDED)
-            log.info("backup.deleted", backup=member.id, account=member.account)
+            _log.info("backup.deleted", backup=member.id, account=member.account)
 
     def retry_deletions(self) -> None:
-        """Go on with deletes whose job was lost on the way: the catalog may have failed at any step of it."""
+        """Continue deletes whose job was lost: the catalog may have failed at any step."""
         with self._catalog.reading() as tx:
             waiting = backups.to_delete(tx)
         for backup_id in waiting:
             self.delete_backup(backup_id)
 
     def sweep_backup(self, backup_id: str) -> None:
-        """Remove what a failed backup's attempt left; what cannot be removed now is swept again later.
+        """Remove the objects of a failed backup; those that cannot be removed now are swept again later.
 
-        Nothing is removed after a rebuild, until a person says so (snaphold.worker.rebuild).
+        Nothing is removed after a rebuild until an operator permits it (snaphold.worker.rebuild).
         """
         with self._catalog.reading() as tx:
             backup = backups.get(tx, backup_id)
@@ -63,14 +63,14 @@ class Remover:
         self._sweep(backup)
 
     def sweep_recent(self, grace_us: int) -> None:
-        """Sweep again behind hosts that were abandoned and may have gone on writing for a while."""
+        """Sweep again behind silent hosts, which may have written for a while after their attempt was abandoned."""
         with self._catalog.reading() as tx:
             failed = backups.failed_since(tx, tx.now_us - _RECENT_US, tx.now_us - grace_us)
         for backup in failed:
             self.sweep_backup(backup.id)
 
     def sweep_incoming_copy(self, copy_id: str) -> None:
-        """Remove what came of a copy from another region that was abandoned; what cannot be removed now is later."""
+        """Remove the objects of an abandoned copy from another region; those that cannot be removed now are, later."""
         with self._catalog.reading() as tx:
             incoming = incoming_copies.get(tx, copy_id)
             held = hosts.sweep_held_since(tx) is not None
@@ -79,16 +79,16 @@ class Remover:
         self._sweep(incoming)
 
     def sweep_incoming_copies(self, grace_us: int) -> None:
-        """Give copies up of which nothing has come for long; forget those that ended, once nothing of them is left.
+        """Abandon copies that have received nothing for long; forget those that ended, once all objects are removed.
 
-        What was still being written when one ended is found after the grace time.
+        Objects that were being written when a copy ended are found after the grace time.
         """
         with self._catalog.writing() as tx:
             silent = incoming_copies.end_silent(tx, tx.now_us - INCOMING_COPY_WAIT_US)
             ended = incoming_copies.ended(tx, tx.now_us - grace_us)
             held = hosts.sweep_held_since(tx) is not None
         for copy_id in silent:
-            log.warning("backup.arrival_given_up", backup=copy_id)
+            _log.warning("backup.incoming_copy_abandoned", backup=copy_id)
         if held:
             return
         for incoming in ended:
@@ -97,14 +97,14 @@ class Remover:
                     incoming_copies.remove(tx, incoming.id)
 
     def _sweep(self, backup: Backup | IncomingCopy) -> bool:
-        """Whether nothing is left of it now."""
+        """Remove all objects of a backup; whether that has succeeded."""
         try:
             removed = self._remove_objects(backup)
         except SnapholdError as error:
-            log.warning("backup.sweep_failed", backup=backup.id, reason=in_full(error))
+            _log.warning("backup.sweep_failed", backup=backup.id, reason=in_full(error))
             return False
         if removed:
-            log.info("backup.swept", backup=backup.id, objects=removed)
+            _log.info("backup.swept", backup=backup.id, objects=removed)
         return True
 
     def _remove_objects(self, backup: Backup | IncomingCopy) -> int:
@@ -126,7 +126,7 @@ class Remover:
         return len(names)
 
     def _abandon(self, backup_ids: list[str], error: Exception) -> None:
-        log.warning("backup.delete_failed", backups=backup_ids, reason=in_full(error), exc_info=error)
+        _log.warning("backup.delete_failed", backups=backup_ids, reason=in_full(error), exc_info=error)
         reason = reason_of(error) if isinstance(error, SnapholdError) else "The objects could not be removed."
         with self._catalog.writing() as tx:
             backups.mark_delete_failed(tx, backup_ids, reason)

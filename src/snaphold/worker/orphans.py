@@ -1,4 +1,4 @@
-"""What lies in accounts' containers and belongs to no backup in the catalog: told of, never touched."""
+"""Orphaned objects: those in accounts' containers that belong to no backup in the catalog. They are never removed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ from snaphold.model import SERVICE_ACCOUNT
 from snaphold.objects import ObjectInfo, backup_of_object, owner_of_segment
 from snaphold.store.base import Stores
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
-_NAMES: Final = 20  # told of each kind
+_NAMES: Final = 20  # names reported of each kind
 
 
 class Kind(StrEnum):
-    """Whose an object is, as far as its name and the catalog say."""
+    """The owner of an object, as its name and the catalog show it."""
 
-    OURS = "ours_unrecorded"  # under our deployment's prefix, or of a backup that has failed or was deleted
-    UNKNOWN = "unknown_backups"  # named as backups are, by an id without a record: lost ours, or another cloud's
+    OURS = "ours_unrecorded"  # under this deployment's prefix, or of a backup that has failed or was deleted
+    UNKNOWN = "unknown_backups"  # named like a backup that the catalog does not have: lost, or another cloud's
     OTHERS = "other_deployments"
     FOREIGN = "foreign"
 
@@ -32,48 +32,48 @@ Counts = Mapping[Kind, int]
 
 @dataclass(kw_only=True)
 class Tally:
-    """How many objects, how long together, and the names of the first few."""
+    """The number of objects, their total size, and the names of the first few."""
 
     count: int = 0
     size_bytes: int = 0
     names: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
-        """Count these too."""
+        """Add another tally to this one."""
         self.count += other.count
         self.size_bytes += other.size_bytes
         self.names += other.names[: _NAMES - len(self.names)]
 
     def to_json(self) -> dict[str, Any]:
-        """For a person, and for a script."""
+        """The tally as printed."""
         return {"count": self.count, "bytes": self.size_bytes, "names": self.names}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrphanedObjects:
-    """What one account's container holds beside its backups."""
+    """The orphaned objects of one account's container."""
 
     account: str
     tallies: Mapping[Kind, Tally]
 
     @property
     def counts(self) -> Counts:
-        """How many there are of each kind."""
+        """The number of objects of each kind."""
         return {kind: tally.count for kind, tally in self.tallies.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """For a person, and for a script."""
+        """The tally as printed."""
         return {"account": self.account, **{kind.value: tally.to_json() for kind, tally in self.tallies.items()}}
 
 
 def sort_out(
     objects: Iterable[ObjectInfo], endings: Mapping[str, int | None], deployment_id: str, settled_us: int
 ) -> dict[Kind, Tally]:
-    """Sort a container's objects by whose they are. ``endings``: of the account's backups (``backups.endings``).
+    """Sort the objects of a container by owner. ``endings``: see ``catalog.backups.endings``.
 
-    1. What belongs to a backup that has not ended is no orphaned object.
-    2. Nor is what ended after ``settled_us``, or of which an object was written after it: an attempt or a copy from
-       another region may be under way, or its sweep.
+    1. An object of a backup that has not ended is not orphaned.
+    2. Nor is an object of a backup that ended after ``settled_us``, or that had an object written after it: an attempt,
+       a copy from another region, or a sweep may still be under way.
     """
     groups: dict[tuple[Kind, str], Tally] = {}
     under_way: set[str] = set()
@@ -95,7 +95,7 @@ def sort_out(
 
 
 def _kind_of(name: str, endings: Mapping[str, int | None], deployment_id: str) -> tuple[Kind, str]:
-    """What kind of orphaned object it would be, and the id of the backup whose it could be, else an empty text."""
+    """The kind of an object if it is orphaned, and the id of the backup that it may belong to, or an empty string."""
     if (owner := owner_of_segment(name)) is not None:
         owner_deployment, backup_id = owner
         return (Kind.OURS, backup_id) if owner_deployment == deployment_id else (Kind.OTHERS, "")
@@ -106,13 +106,13 @@ def _kind_of(name: str, endings: Mapping[str, int | None], deployment_id: str) -
 
 
 def changes(before: Mapping[str, Counts], found: Iterable[OrphanedObjects]) -> list[OrphanedObjects]:
-    """Those whose counts are others than before; an account that was not looked at yet counts as empty."""
+    """The accounts whose counts have changed; an account that was not scanned before counts as empty."""
     nothing = dict.fromkeys(Kind, 0)
     return [one for one in found if before.get(one.account, nothing) != one.counts]
 
 
 class OrphanScanner:
-    """Finds the orphaned objects of one region, and only reads. ``grace_us``: how long a name counts as under way."""
+    """Finds the orphaned objects of one region. It only reads. ``grace_us``: how long an object counts as under way."""
 
     def __init__(self, catalog: Catalog, stores: Stores, deployment_id: str, grace_us: int) -> None:
         self._catalog = catalog
@@ -122,11 +122,12 @@ class OrphanScanner:
         self._told: dict[str, Counts] = {}
 
     def look(self, accounts: Iterable[str] | None = None) -> Iterator[OrphanedObjects]:
-        """Each account's orphaned objects; None: of every account that has a container.
+        """The orphaned objects of each account; None: of every account that has a container.
 
-        Raises ``Transient``, ``Permanent``.
+        The catalog is read before the container, so that a backup begun meanwhile is younger than the grace time.
 
-        The catalog is read before the container: what is begun meanwhile is younger than the grace time.
+        Raises:
+            Transient, Permanent: a store does not answer, or refuses.
         """
         for account in self._stores.accounts() if accounts is None else accounts:
             if account == SERVICE_ACCOUNT:
@@ -138,8 +139,12 @@ class OrphanScanner:
             yield OrphanedObjects(account=account, tallies=tallies)
 
     def tell_changes(self) -> None:
-        """Log a line for each account whose counts have changed since the last time."""
+        """Log the counts of each account whose counts have changed since the last scan."""
         for one in changes(self._told, self.look()):
-            tell = log.warning if one.tallies[Kind.OURS].count else log.info
-            tell("store.strangers", account=one.account, **{kind.value: count for kind, count in one.counts.items()})
+            tell = _log.warning if one.tallies[Kind.OURS].count else _log.info
+            tell(
+                "store.orphaned_objects_changed",
+                account=one.account,
+                **{kind.value: count for kind, count in one.counts.items()},
+            )
             self._told[one.account] = one.counts

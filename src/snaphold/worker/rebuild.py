@@ -1,7 +1,7 @@
-"""Making the records of COMPLETED backups anew from the manifests in the store: the catalog is a cache of these.
+"""Rebuilding the catalog: the rows of COMPLETED backups are made again from the manifests in the store.
 
-Whatever a surviving record says stands; other people's manifests, and those that cannot be what they say, are told of
-and left alone. Nothing in a store is written or removed, and from then on nothing is swept until a person says so.
+Existing rows are kept as they are. Manifests of other deployments, and manifests that cannot be true, are reported and
+left alone. Nothing in a store is written or removed, and nothing is swept afterwards until an operator permits it.
 """
 
 import json
@@ -33,19 +33,20 @@ from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
 from snaphold.stream.verification import read_verification_record
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
-_DEPLOYMENT: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")  # an id that a person is told of and types
+_DEPLOYMENT: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")  # an id that is printed, and that an operator types
 _MOST_BYTES: Final = 256 << 20  # of a manifest; one of 100 TB has a fifth of that
-_MOST: Final = (1 << 63) - 1  # what a column holds
-_SWEPT_US: Final = 24 * 3600 * 1_000_000  # before the rebuild: what may not have been swept when it began
+_MOST: Final = (1 << 63) - 1  # the largest number that a column holds
+_SWEPT_US: Final = 24 * 3600 * 1_000_000  # before the rebuild: a sweep may have been due
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """A manifest that was not made a record, and why. ``damaged``: a backup of ours that is not whole.
+    """A manifest that was not taken into the catalog, and why.
 
-    ``deployment``: the other one that says to have written it; None: it is ours, or nobody's.
+    ``damaged``: it is of a backup of this deployment that is incomplete. ``deployment``: the other deployment that it
+    names; None: it names this one, or none.
     """
 
     account: str
@@ -57,9 +58,9 @@ class Told:
 
 @dataclass(kw_only=True)
 class Rebuilt:
-    """What came of it.
+    """The result of a rebuild.
 
-    ``kept``: how many backups had their record already; ``recorded``: how many were COMPLETED before it began.
+    ``kept``: how many backups the catalog had already; ``recorded``: how many were COMPLETED before it began.
     """
 
     made: list[Backup] = field(default_factory=list)
@@ -69,12 +70,12 @@ class Rebuilt:
 
     @property
     def whole(self) -> bool:
-        """Whether no backup of ours was found damaged."""
+        """Whether no backup of this deployment was found damaged."""
         return not any(one.damaged for one in self.told)
 
     @property
     def others(self) -> dict[str, int]:
-        """How many manifests each other deployment has written, the one with most of them first."""
+        """The number of manifests of each other deployment, the largest number first."""
         return dict(Counter(one.deployment for one in self.told if one.deployment is not None).most_common())
 
     @property
@@ -83,7 +84,7 @@ class Rebuilt:
         return bool(self.told or self.recorded) and not self.made and not self.kept
 
     def to_json(self, region: str, deployment_id: str) -> dict[str, Any]:
-        """For a person, and for a script."""
+        """The result as printed."""
         return {
             "region": region,
             "deployment": deployment_id,
@@ -99,14 +100,14 @@ class Rebuilt:
 
 
 def rebuild(catalog: Catalog, stores: Stores, deployment_id: str, accounts: Iterable[str] | None = None) -> Rebuilt:
-    """Make a record of every whole backup of this deployment that has none, parents before their increments.
+    """Add every complete backup of this deployment that the catalog lacks, parents before their increments.
 
-    ``accounts`` None: every account that has a container. Each record is a transaction of its own, so that requests
-    are served meanwhile; a crash leaves some of them, and the next run makes the others.
+    ``accounts`` None: every account that has a container. Each backup is added in a transaction of its own, so that
+    requests are served meanwhile; after a crash, the next run adds the rest.
 
     Raises:
-        Transient: a store is silent.
-        Unavailable: the catalog is.
+        Transient: a store does not answer.
+        Unavailable: the catalog does not answer.
     """
     wanted = None if accounts is None else set(accounts)
     with catalog.writing() as tx:
@@ -117,12 +118,12 @@ def rebuild(catalog: Catalog, stores: Stores, deployment_id: str, accounts: Iter
     for account in stores.accounts() if wanted is None else sorted(wanted):
         if account != SERVICE_ACCOUNT:
             _Container(catalog, stores.of(account), deployment_id, account, rebuilt).rebuild()
-    log.info("catalog.rebuilt", made=len(rebuilt.made), kept=rebuilt.kept, told=len(rebuilt.told))
+    _log.info("catalog.rebuilt", made=len(rebuilt.made), kept=rebuilt.kept, told=len(rebuilt.told))
     return rebuilt
 
 
 def end_rebuild(catalog: Catalog, queue: Enqueuer) -> bool:
-    """Let the sweep go on, also behind what has failed meanwhile; False when it was not held."""
+    """Resume sweeping, also of backups that have failed meanwhile; False if it was not held."""
     with catalog.writing() as tx:
         held_us = hosts.release_sweep(tx)
         if held_us is not None:
@@ -132,7 +133,7 @@ def end_rebuild(catalog: Catalog, queue: Enqueuer) -> bool:
 
 
 class _Refused(Exception):
-    """No record is made of it. ``damaged`` and ``deployment`` as in ``Told``."""
+    """The manifest is not taken into the catalog. ``damaged`` and ``deployment`` as in ``Told``."""
 
     def __init__(self, reason: str, *, damaged: bool, deployment: str | None = None) -> None:
         super().__init__(reason)
@@ -141,7 +142,7 @@ class _Refused(Exception):
 
 
 class _NoParent(_Refused):
-    """Its parent has no record, or not yet."""
+    """The catalog does not have its parent, or not yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ class _Candidate:
 
 
 class _Container:
-    """One account's part of the work."""
+    """The rebuild of one account's backups."""
 
     def __init__(
         self, catalog: Catalog, store: ObjectStore, deployment_id: str, account: str, rebuilt: Rebuilt
@@ -165,7 +166,7 @@ class _Container:
         self._rebuilt = rebuilt
 
     def rebuild(self) -> None:
-        """Full backups as they are found, then increment upon increment until nothing is left or nothing fits."""
+        """Add full backups as they are found, then increments whose parents were added, until no more can be added."""
         waiting = [candidate for candidate in self._candidates() if not self._take(candidate)]
         while True:
             left = [candidate for candidate in waiting if not self._take(candidate)]
@@ -188,7 +189,7 @@ class _Container:
                         self._tell(info.name, str(error), damaged=True)
 
     def _is_gone(self, name: str) -> bool:
-        """Whether a manifest has been deleted since it was listed, which makes the loss of its objects no damage."""
+        """Whether a manifest was deleted after it was listed, so that its missing objects are no damage."""
         try:
             self._store.size(name)
         except ObjectMissing:
@@ -196,7 +197,7 @@ class _Container:
         return False
 
     def _read(self, info: ObjectInfo) -> _Candidate:
-        """What a manifest says, once it has been shown to be of a whole backup of ours."""
+        """The backup of a manifest, once it was checked to be complete and of this deployment."""
         if info.size_bytes > _MOST_BYTES:
             raise Damaged(f"the manifest {info.name} is too long")
         document = b"".join(self._store.get(info.name))
@@ -226,7 +227,7 @@ class _Container:
         )
 
     def _take(self, candidate: _Candidate) -> bool:
-        """Make the catalog, or tell why not; False when its parent may still come."""
+        """Add the backup, or report why not; False if its parent may still be added."""
         try:
             with self._catalog.reading() as tx:
                 known = backups.get(tx, candidate.backup.id)
@@ -242,7 +243,7 @@ class _Container:
             return True
         if made:
             reached(Step.REBUILD_RECORDED)
-            log.info("backup.rebuilt", backup=candidate.backup.id, account=self._account)
+            _log.info("backup.rebuilt", backup=candidate.backup.id, account=self._account)
             self._rebuilt.made.append(candidate.backup)
         else:
             self._rebuilt.kept += 1
@@ -254,7 +255,7 @@ class _Container:
 
 
 def _refuse_others(document: bytes, deployment_id: str) -> None:
-    """Raise ``_Refused`` for what says itself that it is somebody else's, in whatever version of the format."""
+    """Raise ``_Refused`` for a document that names another deployment, in any version of the format."""
     try:
         said = json.loads(document)
     except (ValueError, RecursionError):
@@ -268,10 +269,10 @@ def _refuse_others(document: bytes, deployment_id: str) -> None:
 
 
 def _record(tx: Transaction, candidate: _Candidate) -> bool:
-    """Insert the catalog, and its instance's where that is gone; False when there is such a record already.
+    """Insert the row of a backup, and one for its instance if that is missing; False if the catalog has the backup.
 
-    1. A record of this backup stands, whatever it says; so does work that is under way on it.
-    2. An increment needs the catalog of the very parent that it was made on.
+    1. An existing row of the backup is kept, and so is a task that is under way on it.
+    2. The parent of an increment must be in the catalog, with the manifest that the increment was made on.
 
     Raises ``_Refused`` otherwise.
     """
@@ -297,7 +298,7 @@ def _record(tx: Transaction, candidate: _Candidate) -> bool:
 
 
 def _stands(known: Backup, found: Backup) -> bool:
-    """False when the catalog is of this manifest. Raises ``_Refused`` when it says anything else."""
+    """False if the row has this very manifest. Raises ``_Refused`` if it differs."""
     if known.account != found.account:
         raise _Refused("it is recorded as another account's backup", damaged=False)
     if known.status is not BackupStatus.COMPLETED or known.deleted_us is not None:
@@ -314,7 +315,7 @@ def _state(backup: Backup) -> str:
 
 
 def _gone_instance(tx: Transaction, candidate: _Candidate) -> Instance:
-    """An instance as its backup remembers it: deleted, and of no host, so that none takes a server away for it."""
+    """The instance of a backup: deleted and without a host, so that no host removes a server because of it."""
     backup = candidate.backup
     flavors = (flavor.id for flavor in FLAVORS.values() if flavor.ram_mb == backup.flavor_ram_mb)
     return Instance(

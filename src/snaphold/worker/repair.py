@@ -1,9 +1,9 @@
-"""Mending backups: what is damaged here is fetched from another region that has the same bytes.
+"""Repair of backups: damaged objects are replaced with the same bytes from another region.
 
     data object, segment by segment → index → manifest
 
-Only what differs is fetched, and its hash is checked before it takes the place of anything. So a try that was cut
-short, or that found the other side damaged too, leaves nothing worse than it was. A repair is the first half of a
+Only damaged parts are fetched, and their hashes are checked before anything is replaced. An attempt that is
+interrupted, or that finds the other region damaged too, makes nothing worse. A repair is the first half of a
 verification (:mod:`snaphold.worker.verification`), which then reads everything back.
 """
 
@@ -32,12 +32,12 @@ from snaphold.stream.segments import discard, segment_pieces
 from snaphold.stream.transfer import bring_data
 from snaphold.stream.verification import damaged_segments, verify_index
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_REPAIR: Final = 0  # the attempt whose prefix a data object that is gone is brought under; those of hosts begin at 1
-_ATTEMPTS: Final = 100  # as which one a host may have taken a backup whose manifest is gone
+_REPAIR: Final = 0  # the number of the attempt that replaces a missing data object; hosts' attempts begin at 1
+_ATTEMPTS: Final = 100  # numbers that are tried to make a lost manifest again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class Replica:
     manifest: Manifest
 
 
-Replicas = Callable[[], list[Replica]]  # asked for when something is damaged, and once
+Replicas = Callable[[], list[Replica]]  # called at most once, when something is damaged
 
 
 class Repairer:
-    """Mends backups of one region. ``targets``: the stores of each region that is a peer. ``stop`` ends it soon."""
+    """Repairs backups of one region. ``targets``: the stores of each peer region. ``stop`` interrupts a repair."""
 
     def __init__(
         self, deployment: Deployment, stores: Stores, targets: Mapping[str, Containers], stop: threading.Event,
@@ -66,17 +66,17 @@ class Repairer:
         self._priority = priority
 
     def offer(self, backup: Backup) -> str | None:
-        """A region whose record and manifest say that it has the same bytes; they are not read. None: nobody does."""
+        """A region that should have the same bytes, by its record and manifest; they are not read. None: no region."""
         with suppress(SnapholdError):
             return next((replica.region for replica in self._replicas(backup)), None)
         return None
 
-    def mend(self, backup: Backup) -> None:
-        """Make a backup's objects again what was recorded, as far as other regions have what is damaged.
+    def repair(self, backup: Backup) -> None:
+        """Replace the damaged and missing objects of a backup with those of other regions.
 
         Raises:
-            Damaged: something is damaged, or gone, there too, or nobody has it; all else was repaired.
-            Unavailable, Transient: whoever may have it is silent.
+            Damaged: a part is damaged or missing in the other regions too; all other parts were repaired.
+            Unavailable, Transient: the region that may have it does not answer.
             Superseded: the process is being stopped.
         """
         reached(Step.REPAIR_BEGUN)
@@ -95,12 +95,15 @@ class Repairer:
             repaired.append("manifest")
         reached(Step.REPAIR_MANIFEST_WRITTEN)
         if repaired:
-            log.info(
-                "backup.mended", backup=backup.id, regions=[replica.region for replica in replicas()], repaired=repaired
+            _log.info(
+                "backup.repaired",
+                backup=backup.id,
+                regions=[replica.region for replica in replicas()],
+                repaired=repaired,
             )
 
     def _replicas(self, backup: Backup) -> list[Replica]:
-        """Where the same bytes should be. Raises ``Unavailable``, ``Transient`` when only the silent may have them."""
+        """The replicas with the same bytes. Raises ``Unavailable``, ``Transient`` if only silent regions have one."""
         found, silent = [], None
         for region, there in counterparts_of(self._deployment, backup).items():
             if region not in self._targets:
@@ -111,7 +114,7 @@ class Repairer:
             except (Transient, Unavailable) as error:
                 silent = error
             except SnapholdError as error:
-                log.warning("backup.no_help", backup=backup.id, region=region, reason=in_full(error))
+                _log.warning("backup.replica_unusable", backup=backup.id, region=region, reason=in_full(error))
             else:
                 if manifest.data.size_bytes == backup.object_bytes:
                     found.append(Replica(region=region, store=store, manifest=manifest))
@@ -120,7 +123,7 @@ class Repairer:
         return found
 
     def _manifest_again(self, backup: Backup, replicas: list[Replica]) -> Manifest:
-        """The manifest as it was written, from the catalog and from a twin's; its recorded hash says whether it is."""
+        """The lost manifest, made from the catalog and a replica's manifest, and checked by its recorded hash."""
         with self._deployment.catalog.reading() as tx:
             parent = None if backup.parent_id is None else backups.get(tx, backup.parent_id)
         for replica in replicas:
@@ -138,7 +141,7 @@ class Repairer:
         raise Damaged(f"the manifest {manifest_name(backup.id)} is damaged or gone, {_nobody(replicas)}")
 
     def _repair_data(self, store: OwnStore, backup: Backup, manifest: Manifest, replicas: Replicas) -> list[str]:
-        """What was repaired of the data object."""
+        """Repair the data object; the names of the repaired parts."""
         name, size_bytes = manifest.data.name, manifest.data.size_bytes
         try:
             damaged = damaged_segments(
@@ -158,7 +161,7 @@ class Repairer:
         return [f"segment {number}" for number in damaged]
 
     def _bring_all(self, store: ObjectStore, backup: Backup, manifest: Manifest, replicas: list[Replica]) -> None:
-        """Bring the whole data object, as a copy does."""
+        """Fetch the whole data object, as a copy does."""
         prefix = segment_prefix(self._deployment.deployment_id, backup.id, _REPAIR)
 
         def bring(replica: Replica) -> bool | None:
@@ -175,7 +178,7 @@ class Repairer:
 
     def _check(self) -> None:
         if self._stop.is_set():
-            raise Superseded("mending was stopped")
+            raise Superseded("the repair was interrupted")
 
 
 class _Replacement:
@@ -216,16 +219,16 @@ class _Replacement:
 
 
 def _manifest_here(store: ObjectStore, backup: Backup) -> Manifest | None:
-    """The backup's own manifest; None where it is damaged or gone."""
+    """The backup's own manifest; None: it is damaged or missing."""
     name = manifest_name(backup.id)
-    for _ in range(2):  # one bad read verifies nothing
+    for _ in range(2):  # a single bad read does not show damage
         with suppress(Damaged, ObjectMissing):
             return load(b"".join(store.get(name)), name=name, sha256=backup.manifest_sha256 or "")
     return None
 
 
 def _repair_index(store: ObjectStore, manifest: Manifest, replicas: Replicas) -> list[str]:
-    """What was repaired of the index."""
+    """Repair the index; the names of the repaired parts."""
     index = manifest.index
     try:
         verify_index(store, index)
@@ -243,7 +246,7 @@ def _repair_index(store: ObjectStore, manifest: Manifest, replicas: Replicas) ->
 
 
 def _whole(manifest: Manifest, number: int, replicas: list[Replica], check: Callable[[], None]) -> list[bytes]:
-    """One segment's pieces, from the first replica that has it whole. Raises ``Damaged`` when none has."""
+    """The pieces of one segment, from the first intact replica. Raises ``Damaged`` if there is none."""
 
     def fetch(replica: Replica) -> list[bytes] | None:
         if not _same_bytes(manifest, replica.manifest):
@@ -254,7 +257,7 @@ def _whole(manifest: Manifest, number: int, replicas: list[Replica], check: Call
 
 
 def _first_whole(replicas: list[Replica], fetch: Callable[[Replica], T | None], lost: str) -> T:
-    """What the first replica gives that has it. Raises ``Damaged``, in the words of ``lost``, when none has."""
+    """The result of ``fetch`` from the first replica that has it. Raises ``Damaged`` (``lost``) if none has."""
     harm: SnapholdError | None = None
     for replica in replicas:
         try:
@@ -272,7 +275,7 @@ def _same_bytes(one: Manifest, other: Manifest) -> bool:
 
 
 def _nobody(replicas: list[Replica], harm: SnapholdError | None = None) -> str:
-    """Why it could not be repaired."""
+    """The reason why a part could not be repaired."""
     if not replicas:
         return "and no other region has it"
     regions = ", ".join(replica.region for replica in replicas)

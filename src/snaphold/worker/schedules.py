@@ -10,7 +10,7 @@ from snaphold.model import DueRun, WaitingFull, next_run_us, what_run_waits_for
 from snaphold.service.deployment import Deployment
 from snaphold.service.schedules import expire_fulls, retention, run_schedule
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 class Scheduler:
@@ -37,7 +37,7 @@ class Scheduler:
         for schedule in lost:
             with self._deployment.catalog.writing() as tx:
                 schedules.advance(tx, schedule, next_run_us(tx.now_us, schedule.hour, schedule.minute))
-            log.warning("schedule.clock_put_back", schedule=schedule.id)
+            _log.warning("schedule.clock_put_back", schedule=schedule.id)
 
     def _run_due(self) -> None:
         with self._deployment.catalog.reading() as tx:
@@ -68,13 +68,13 @@ class Scheduler:
         key = (run.schedule.id, run.schedule.next_run_us)
         if key not in self._told:
             self._told.add(key)
-            log.info("schedule.waits", schedule=run.schedule.id, source=run.schedule.source_id, reason=reason)
+            _log.info("schedule.waits", schedule=run.schedule.id, source=run.schedule.source_id, reason=reason)
 
     def _tell_waiting(self, waiting: Sequence[tuple[str, WaitingFull]]) -> None:
         """Once of each full that waits for the backups of people that depend on it."""
         for schedule_id, full in waiting:
             if full.backup_id not in self._told_waiting:
-                log.info(
+                _log.info(
                     "schedule.retention_waits", schedule=schedule_id, backup=full.backup_id, needed_by=full.needed_by
                 )
         self._told_waiting = {full.backup_id for _, full in waiting}
@@ -93,4 +93,4 @@ class Scheduler:
             try:
                 expire_fulls(self._deployment, schedule)
             except Unprocessable as refusal:
-                log.debug("schedule.expiry_waits", schedule=schedule.id, reason=str(refusal))
+                _log.debug("schedule.expiry_waits", schedule=schedule.id, reason=str(refusal))

@@ -27,7 +27,7 @@ from snaphold.model import SERVICE_ACCOUNT, InstanceStatus, rfc3339
 from snaphold.steps import Step, reached
 from snaphold.store.base import ObjectStore, Stores
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 FORMAT: Final = "snaphold-state"
 VERSION: Final = 1
@@ -89,7 +89,7 @@ class Saver:
         for old in saved_states(self._store, self.deployment_id)[: -self.keep]:
             self._store.delete(old)
         reached(Step.STATE_PRUNED)
-        log.info("state.saved", name=name, size_bytes=len(document))
+        _log.info("state.saved", name=name, size_bytes=len(document))
         return name
 
     def save_when_due(self) -> None:
@@ -160,7 +160,7 @@ def restore_state(catalog: Catalog, identity: IdentityDatabase, state: State) ->
     told = state.catalog.get("instances", [])
     unfinished = [row["id"] for row in told if row.get("status") == InstanceStatus.BUILD]
     if unfinished:
-        log.warning("state.unfinished_instances", instances=unfinished)
+        _log.warning("state.unfinished_instances", instances=unfinished)
     rows: saved.Rows = {
         **state.catalog,
         "instances": [_lost(row) for row in told if row["id"] not in unfinished],
@@ -172,7 +172,7 @@ def restore_state(catalog: Catalog, identity: IdentityDatabase, state: State) ->
     with catalog.writing() as tx:
         count = saved.imported(tx, rows, state.deployment, state.region)
     reached(Step.STATE_RESTORED)
-    log.info("state.restored", written=state.written, deployment=state.deployment, rows=count)
+    _log.info("state.restored", written=state.written, deployment=state.deployment, rows=count)
 
 
 def _lost(row: Mapping[str, Any]) -> Mapping[str, Any]:

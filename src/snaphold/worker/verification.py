@@ -1,4 +1,4 @@
-"""Reading backups back: the verifications that need no host."""
+"""Verification of the objects of backups: they are read back and compared with their recorded hashes."""
 
 import threading
 import time
@@ -30,13 +30,13 @@ from snaphold.stream.verification import (
 )
 from snaphold.worker.repair import Repairer
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 class Verifier:
-    """Reads objects of backups back, for one region, and repairs those that were asked to be repaired before.
+    """Verifies the objects of one region's backups, and repairs them first where a repair was requested.
 
-    Every method may run twice; ``stop`` ends what is under way. ``targets``: the stores of each region that is a peer.
+    Every method may run twice. ``stop`` interrupts a verification. ``targets``: the stores of each peer region.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Verifier:
         self._priority = Priority(niceness=settings.niceness, io_priority=settings.io_priority)
         self._repairer = Repairer(deployment, stores, targets, stop, self._priority)
         self._lock = threading.Lock()
-        self._at_work: dict[str, bool] = {}  # whether it was asked for again meanwhile
+        self._at_work: dict[str, bool] = {}  # whether it was requested again meanwhile
 
     def verify(self, backup_id: str) -> None:
-        """Prove one backup's objects, unless that was done meanwhile; what another thread is at, that one goes on with.
+        """Verify the objects of one backup, unless it is no longer requested or another thread is doing it.
 
-        When the process is being stopped nothing is recorded: the next worker begins again.
+        Nothing is recorded when the process is being stopped: the next worker begins again.
         """
         with self._lock:
             if backup_id in self._at_work:
@@ -75,15 +75,15 @@ class Verifier:
         finally:
             with self._lock:
                 again = self._at_work.pop(backup_id)
-        if again:  # the one that was asked for as this one ended
+        if again:  # requested when this one was ending
             self.verify(backup_id)
 
     def resume(self) -> None:
-        """Go on with what an earlier process had begun."""
+        """Continue the verifications that an earlier process had begun."""
         resume_verifications(self._deployment)
 
     def retry(self) -> None:
-        """Try again what ended unknown."""
+        """Retry the verifications that ended unknown."""
         retry_verifications(self._deployment)
 
     def _verify(self, backup: Backup, manifest_sha256: str) -> None:
@@ -105,16 +105,16 @@ class Verifier:
             reached(Step.VERIFICATION_KEPT)
         except Superseded:
             return
-        except Exception as error:  # whatever it was, the backup must not stay "being proven"
+        except Exception as error:  # noqa: BLE001 - whatever it was, the verification must end
             known = isinstance(error, SnapholdError)
-            log.warning("backup.proof_failed", backup=backup.id, reason=in_full(error), exc_info=not known)
+            _log.warning("backup.verification_crashed", backup=backup.id, reason=in_full(error), exc_info=not known)
             reason = reason_of(error) if known else "The objects could not be read back."
             result = self._result(begun_s, VerificationStatus.UNKNOWN, reason)
         with self._deployment.catalog.writing() as tx:
             backups.end_verification(tx, backup.id, result)
         reached(Step.VERIFICATION_RECORDED)
-        log.info(
-            "backup.proven", backup=backup.id, proof=result.level.value, status=result.status.value,
+        _log.info(
+            "backup.verified", backup=backup.id, proof=result.level.value, status=result.status.value,
             seconds=result.seconds, reason=result.reason, mend_from=result.mend_from,
         )  # fmt: skip
 
@@ -126,7 +126,7 @@ class Verifier:
         result: VerificationResult,
         facts: dict[str, ObjectFacts],
     ) -> None:
-        """Write the verification record. The catalog gets the result even when the store is read-only."""
+        """Write the verification record. The catalog gets the result even if the store is read-only."""
         told = result.model_dump()
         try:
             write_verification_record(
@@ -136,7 +136,7 @@ class Verifier:
                 ),
             )
         except SnapholdError as error:
-            log.warning("backup.receipt_not_kept", backup=backup_id, reason=in_full(error))
+            _log.warning("backup.verification_record_not_written", backup=backup_id, reason=in_full(error))
 
     @staticmethod
     def _read(backup: Backup, read: Callable[[], object]) -> tuple[VerificationStatus, str | None]:
@@ -145,14 +145,14 @@ class Verifier:
         except Superseded:
             raise
         except SnapholdError as error:
-            log.warning("backup.not_sound", backup=backup.id, reason=in_full(error))
+            _log.warning("backup.verification_not_passed", backup=backup.id, reason=in_full(error))
             return verdict_on(error), reason_of(error)
         return VerificationStatus.PASSED, None
 
     def _read_own(self, store: ObjectStore, backup: Backup, manifest_sha256: str) -> dict[str, ObjectFacts]:
         """Mend and read the backup's own objects; what they were before that. Raises as ``verify_objects`` does."""
         if backup.mending:
-            self._repairer.mend(backup)
+            self._repairer.repair(backup)
         facts = object_facts(store, backup.id)
         verify_objects(
             store,

@@ -1,7 +1,7 @@
-"""The worker of one region: runs the queue, gives silent hosts' work up, sweeps behind them.
+"""The worker of one region: runs the queue, abandons the tasks of silent hosts, and sweeps their objects.
 
-What asks the stores goes its rounds in a thread of its own: a store that is silent for long must not keep silent hosts'
-work from being abandoned, nor schedules from being run.
+Steps that use the stores run in a thread of their own: a store that does not answer delays neither the tasks of silent
+hosts nor the schedules.
 """
 
 import threading
@@ -25,32 +25,32 @@ from snaphold.worker.schedules import Scheduler
 from snaphold.worker.state_backup import Saver
 from snaphold.worker.verification import Verifier
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 _ROUND_S = 2.0
-_LATE_S = 5.0  # a wait that took so much longer than asked for: the process, or the machine, was stopped meanwhile
+_LATE_S = 5.0  # a wait that takes this much longer: the process, or the machine, was stopped meanwhile
 _JUMP_S = 1.0  # how far the clock may run ahead of the time that has passed
-_LAST_STEP_S = 1.0  # what a step that asks a store gets to end by itself when the process is told to
+_LAST_STEP_S = 1.0  # for a step that uses a store to end by itself when the process is stopped
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A look at the clock of the catalog and at the time that passes."""
+    """The time by the clock of the catalog, and by a clock that never jumps."""
 
     wall_s: float
     passed_s: float
 
     @classmethod
     def now(cls) -> "Moment":
-        """This moment. The time that passes goes on while the machine sleeps."""
+        """This moment. The second clock goes on while the machine sleeps."""
         return cls(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def hosts_could_renew(before: Moment, after: Moment, waited_s: float) -> bool:
-    """Whether a lease that has run out between two moments says anything about its host.
+    """Whether hosts could renew their leases between two moments, so that an expired lease means a silent host.
 
-    1. Not when we were stopped for a while: no host could reach us.
-    2. Not when the clock was put forward: the lease ran out without its time having passed.
+    1. They could not while this process was stopped.
+    2. They could not if the clock was put forward: the lease expired before its time had passed.
     """
     passed_s = after.passed_s - before.passed_s
     if passed_s > waited_s + _LATE_S:
@@ -69,8 +69,8 @@ def run_worker(
 ) -> None:
     """Work until ``stop`` is set. ``peers``: the stores of the regions that copies can go to.
 
-    Leases are looked at only when every host had the time to renew its own: a lease's time after the start, and after
-    each time that this process was stopped or the clock jumped.
+    Leases are judged only when every host had the time to renew its own: from the time of one lease after the start, or
+    after this process was stopped or the clock jumped.
 
     Raises:
         SetupError: another worker is at work on this catalog.
@@ -116,7 +116,7 @@ def run_worker(
             after = Moment.now()
             if not hosts_could_renew(before, after, _ROUND_S):
                 judged_from_s = after.passed_s + deployment.settings.lease_s
-                log.warning("worker.disturbed", again_in_s=deployment.settings.lease_s)
+                _log.warning("worker.was_stopped", again_in_s=deployment.settings.lease_s)
             if after.passed_s >= judged_from_s:
                 _guarded("reap", lambda: reap(deployment))
                 _guarded("hosts", watch.look)
@@ -124,7 +124,7 @@ def run_worker(
 
 
 def in_rounds(steps: Mapping[str, Callable[[], object]], first_s: float, every_s: float, stop: threading.Event) -> None:
-    """Do these steps in their order, first after ``first_s``, then ``every_s`` behind the last, until ``stop``."""
+    """Run the steps in their order, first after ``first_s``, then every ``every_s`` after the last, until ``stop``."""
     wait_s = first_s
     while not stop.wait(wait_s):
         for step, action in steps.items():
@@ -134,10 +134,10 @@ def in_rounds(steps: Mapping[str, Callable[[], object]], first_s: float, every_s
 
 
 def _guarded(step: str, action: Callable[[], object]) -> None:
-    """A fault in one round must not end the rounds."""
+    """Run a step; an error is logged and ends nothing."""
     try:
         action()
     except SnapholdError as error:
-        log.warning("worker.round_failed", step=step, reason=in_full(error))
-    except Exception:  # the loop that must not die: hosts' silence would mean nothing any more
-        log.exception("worker.round_broke", step=step)
+        _log.warning("worker.step_failed", step=step, reason=in_full(error))
+    except Exception:  # noqa: BLE001 - this loop must not die: silent hosts would go unnoticed
+        _log.exception("worker.step_crashed", step=step)
