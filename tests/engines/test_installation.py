@@ -72,7 +72,7 @@ def test_one_that_does_not_run_is_said_so(tmp_path: Path) -> None:
     """A missing library shows as the program's own last words."""
     root = _tree(tmp_path / "root")
     _program(root / "usr/sbin/mariadbd", "cannot open shared object file", 127)
-    with pytest.raises(SetupError, match="does not tell a MariaDB version: cannot open shared object file"):
+    with pytest.raises(SetupError, match="does not report a MariaDB version: cannot open shared object file"):
         find_installation(root)
 
 

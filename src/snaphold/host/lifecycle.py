@@ -208,8 +208,8 @@ def _not_started(
     log = disk.read_untrusted(directory.error_log, ERROR_LOG_LIMIT) or b""
     said = log[log_since:].decode(errors="replace")
     if engine.address_taken(said):
-        return AddressTaken(f"somebody else listens on {record.address} port {record.port}")
-    words = engine.last_errors(directory) or (said.strip().splitlines() or ["it says nothing"])[-1][:_LONGEST]
+        return AddressTaken(f"another process listens on {record.address} port {record.port}")
+    words = engine.last_errors(directory) or (said.strip().splitlines() or ["it logged nothing"])[-1][:_LONGEST]
     end = "" if spawned is None else f" ({spawned.verdict()})"
     return Permanent(f"the database server does not start: {engine.explain(said)}{end}", detail=words)
 

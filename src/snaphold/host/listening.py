@@ -45,7 +45,7 @@ def listening(address: str, port: int, path: Path, owner: Owner | None) -> Itera
             clients.listen(_BACKLOG)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise AddressTaken(f"somebody else listens on {address} port {port}") from error
+                raise AddressTaken(f"another process listens on {address} port {port}") from error
             told = f"{address} port {port}: {error.strerror}"
             raise Permanent("no server can listen on the address of the instance", detail=told) from error
         extra = opened.enter_context(socket.socket(socket.AF_UNIX))

@@ -1,1 +1,1 @@
-"""MariaDB: everything that the project knows about it."""
+"""Everything that is specific to MariaDB. ``engine.MariaDB`` implements the interface (engines/base.py)."""

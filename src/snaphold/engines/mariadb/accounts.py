@@ -1,16 +1,15 @@
-"""The accounts by which this host gets into its servers.
+"""The internal accounts, with which this host connects to its servers.
 
-Three internal accounts exist in every server, all only from this machine through a socket: one to look after the
-server, with the rights of a customer's root; one for the backup tool, with the rights that the tool documents; and one
-with SUPER, for the few things that need it. They are made anew at each start, before the first client is let in, from
-an init file that holds hashes only; so whatever a restored data directory says of them does not count. The passwords
-stand in files of the instance's directory, which its server's user can not write; the backup tool, which runs as that
-user, reads its own.
+Every server has three of them, and they can only connect from this machine through a socket: the admin account, with
+the rights of a customer's root; the account of the backup tool, with the rights that the tool documents; and an account
+with SUPER, for the few statements that need it. An init file that contains only hashes creates them at each start,
+before the first client can connect, so those in a restored data directory are never used. The passwords are in files of
+the instance's directory, which the server's user cannot write. The backup tool runs as that user and reads its own.
 
-A customer's root may name anybody as the DEFINER of a view or a routine, which then acts with that account's rights.
-The first two accounts have none that root has not. The third is called by a random name and stands in no table: the
-server knows it until it reads its tables anew (FLUSH PRIVILEGES), or until it ends. Its name is seen in the list of
-processes only while it is connected, a moment before each backup. What needs it can be done without.
+A customer's root may name any account as the DEFINER of a view or a routine, which then has the rights of this account.
+The first two accounts have no right that root does not have. The third has a random name and is in no table: the server
+knows it only until it reads its tables again (FLUSH PRIVILEGES) or ends. The list of processes shows its name only
+while it is connected, for a moment before each backup. A backup succeeds without it.
 """
 
 import hashlib
@@ -28,10 +27,10 @@ ADMIN: Final = "snaphold_admin"
 BACKUP: Final = "snaphold_backup"
 INTERNAL_PREFIX: Final = "snaphold_"  # of every internal account's name
 BACKUP_RIGHTS: Final = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR"  # what mariabackup documents
-# What a customer's root may: all that concerns its own data and users, loading dumps with other users' definers and
-# binary logs, and replication. Not FILE, SUPER and SHUTDOWN, nor what else was split off from SUPER and would touch the
-# server itself. Whoever may write the system's tables, or follow a master of its own, can give itself more; the walls
-# around an instance do not rest on what is granted in it.
+# The rights of a customer's root: everything that concerns its own data and users, loading dumps with definers and
+# binary logs of other users, and replication. Not FILE, SUPER, SHUTDOWN, or other parts of SUPER that affect the server
+# itself. A user who can write the system tables, or replicate from a server of its own, can grant itself more: the
+# isolation of an instance does not depend on the grants in it.
 ROOT_RIGHTS: Final = (
     "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, PROCESS, REFERENCES, INDEX, ALTER, SHOW DATABASES,"
     " CREATE TEMPORARY TABLES, LOCK TABLES, REPLICATION SLAVE, BINLOG MONITOR, EXECUTE, CREATE VIEW, SHOW VIEW,"
@@ -39,11 +38,11 @@ ROOT_RIGHTS: Final = (
     " BINLOG REPLAY, REPLICATION MASTER ADMIN, REPLICATION SLAVE ADMIN, SLAVE MONITOR"
 )
 _SINCE_11_3: Final = ", SHOW CREATE ROUTINE"  # a right of its own from then on, also of a database
-_FORGET: Final = "DELETE FROM mysql.global_priv WHERE User = '{}'"  # the server's memory keeps it
+_FORGET: Final = "DELETE FROM mysql.global_priv WHERE User = '{}'"  # the account stays in the server's memory
 RESERVED_USERS: Final = frozenset({"", "root", "mysql", "mariadb.sys", "PUBLIC", ADMIN, BACKUP})
 LONGEST_SOCKET_PATH: Final = 107  # bytes, sockaddr_un
-_LONGEST_ACCOUNT_FILE: Final = 16384  # bytes; a path of the socket (at most 4096, escaped) is in it
-_ACCOUNT_FILE: Final = re.compile(  # earlier releases wrote no quotes, and the servers that they started still run
+_LONGEST_ACCOUNT_FILE: Final = 16384  # bytes; it contains the socket's path (at most 4096 bytes, escaped)
+_ACCOUNT_FILE: Final = re.compile(  # releases before quotes were written may have started servers that still run
     rb'\[client\]\nuser="?(?P<user>[a-z0-9_]+)"?\npassword="?(?P<password>[0-9a-f]+)"?\nsocket=[^\n]*\n'
 )
 
@@ -53,7 +52,7 @@ def write_internal_accounts(
 ) -> None:
     """Give the internal accounts new random passwords, and the one with SUPER a new name, from the next start on.
 
-    Not synced: after a power failure the next start writes them anew.
+    The files are not synced: after a power failure, the next start writes them again.
     """
     super_user = f"{INTERNAL_PREFIX}{secrets.token_hex(16)}"
     for user, path, reader in ((ADMIN, admin_file, None), (BACKUP, backup_file, owner), (super_user, super_file, None)):
@@ -62,19 +61,19 @@ def write_internal_accounts(
 
 
 def tool_socket(socket: Path) -> Path:
-    """The socket as a program with the data directory as its working directory names it: never too long."""
+    """A path of the socket, for a program that works in the data directory, that is never too long."""
     return socket if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH else relative_socket(socket)
 
 
 def relative_socket(socket: Path) -> Path:
-    """The socket as seen from the data directory, where the server works."""
+    """The path of the socket relative to the data directory, which is the server's working directory."""
     return Path("..", *socket.parts[-2:])
 
 
 def root_rights(series: str) -> str:
     """The rights of a customer's root, and of the admin account, in servers of a series ("10.11").
 
-    Only who has every right that a database can be granted may grant all of them.
+    An account can grant all rights on a database only if it has each of them.
     """
     return ROOT_RIGHTS + (_SINCE_11_3 if tuple(map(int, series.split("."))) >= (11, 3) else "")
 
@@ -101,12 +100,12 @@ def _making(account_file: Path, rights: str, option: str = "") -> list[str]:
 
 
 def native_hash(password: str) -> str:
-    """The form in which MariaDB keeps a password: ``*`` and SHA-1 of SHA-1."""
+    """The hash of a password in mysql_native_password: ``*`` and the SHA-1 of the SHA-1."""
     return "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()  # noqa: S324 - its format
 
 
 def credentials(path: Path) -> tuple[str, str]:
-    """User and password of an account file. Raises ``Unavailable``."""
+    """Return the user and the password of an account file. Raises ``Unavailable``."""
     found = _ACCOUNT_FILE.fullmatch(read_untrusted(path, _LONGEST_ACCOUNT_FILE) or b"")
     if found is None:
         raise Unavailable("the host's own account of the instance cannot be used", detail=f"{path} has another form")

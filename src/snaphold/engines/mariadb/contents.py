@@ -239,7 +239,7 @@ def revoke(call: Call, payload: Mapping[str, Any]) -> dict[str, Any]:
     if not patterns:
         raise NotFound(f"User {account[0]}@{account[1]} has no rights on database {wanted}.")
     for pattern in [_name(each).replace("%", "%%") for each in patterns]:
-        for rights in ("GRANT OPTION", "ALL PRIVILEGES"):  # in this order: without any right there is nothing to name
+        for rights in ("GRANT OPTION", "ALL PRIVILEGES"):  # in this order: REVOKE fails for a user without any right
             call.session.run(f"REVOKE {rights} ON {pattern}.* FROM %s@%s", account)
     return {}
 
@@ -382,7 +382,7 @@ class _Accounts:
 
 
 def _grants(session: Session) -> list[tuple[str, str, str]]:
-    """Every right of a user on a database: its name, its host, and the pattern of the database's name."""
+    """Return every grant on a database: user, host, and the pattern of the database's name."""
     rows = _base_table(session, "db", ("User", "Host", "Db"), _MOST_GRANTS)
     return [row for row in rows if _is_account(row[0], row[1]) and 0 < len(row[2]) <= _LONGEST_DATABASE]
 
@@ -390,10 +390,10 @@ def _grants(session: Session) -> list[tuple[str, str, str]]:
 def _base_table(
     session: Session, name: str, columns: tuple[str, str, str], most_rows: int
 ) -> list[tuple[str, str, str]]:
-    """These columns of one of the system's base tables; rows are left out where one of them is no text.
+    """Read these columns of a system table. Rows in which one of them is not text are skipped.
 
     Raises:
-        Unprocessable: a client has put something else in its place, or more rows into it than are listed.
+        Unprocessable: a client has replaced the table, or it has too many rows.
     """
     session.run(f"HANDLER mysql.{name} OPEN AS snaphold_handler")
     try:
@@ -459,10 +459,10 @@ def _name(name: str) -> str:
 
 
 def _escaped(name: str) -> str:
-    """A database's name as GRANT wants it, where ``_`` and ``%`` are wildcards.
+    """Escape a database's name for GRANT, in which ``_`` and ``%`` are wildcards.
 
-    Raises ``BadRequest`` for one that does not fit into the column then: unescaped it would be a pattern, and
-    ``%`` would open the system's own databases.
+    Raises ``BadRequest`` when the result is too long for its column. Unescaped, the name would be a pattern, and ``%``
+    would grant rights on the system databases.
     """
     escaped = re.sub(r"([\\_%])", r"\\\1", name)
     if len(escaped) > _GRANT_COLUMN:

@@ -60,7 +60,7 @@ class MariaDB(MariaDBTool, MariaDBServer):
             found = {str(name).lower(): int(value) for name, value in rows}
             return found["innodb_lsn_current"], found["innodb_lsn_flushed"]
         except (KeyError, TypeError, ValueError) as error:
-            raise Unavailable("the database server does not tell its LSN") from error
+            raise Unavailable("the database server does not report its LSN") from error
 
     def call(
         self, files: ServerFiles, kind: HostCallKind, payload: Mapping[str, Any], *, timeout_s: float

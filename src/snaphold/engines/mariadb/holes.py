@@ -1,7 +1,7 @@
-"""Gives the disk back what page-compressed tables of InnoDB do not use.
+"""Frees the disk space that InnoDB's page-compressed tables do not use.
 
-The server punches a hole behind each compressed page; a stream brings zeros in its place, and so does whoever writes
-one out. The tool's own extraction punches them again; a reader of the stream does not know which files are such.
+The server punches a hole after each compressed page. A backup stream contains zeros in its place, and extracting the
+stream writes them out. mbstream punches the holes again, but our extraction does not know which files need it.
 """
 
 import ctypes
@@ -14,19 +14,19 @@ from typing import Final
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _KEEP_SIZE_PUNCH_HOLE: Final = 3  # fallocate(2)
-_BLOCK: Final = 4096  # bytes; less cannot be given back
-_PIECE: Final = 1 << 20  # bytes read at once: whole pages
-_HEAD: Final = 58  # bytes of a file's first page, up to the flags' end
-_FLAGS: Final = 54  # in the first page
-_FULL_CRC32: Final = 0x10  # of the flags: the others have another meaning then
+_BLOCK: Final = 4096  # bytes; the smallest hole
+_PIECE: Final = 1 << 20  # bytes read at once; a multiple of the page size
+_HEAD: Final = 58  # bytes of the first page, up to the end of the flags
+_FLAGS: Final = 54  # offset in the first page
+_FULL_CRC32: Final = 0x10  # a flag; it changes the meaning of the others
 _NO_HOLES: Final = {errno.EOPNOTSUPP, errno.ENOSYS}
 _DEFAULT_PAGE_SIZE: Final = 16384  # bytes
 
 
 def punch_holes(directory: Path) -> None:
-    """Make the page-compressed tables of a data directory sparse; nothing where the file system cannot do that.
+    """Make the page-compressed tables of a data directory sparse, if the file system supports it.
 
-    It changes no byte that can be read.
+    The contents of the files stay the same. Raises ``OSError``.
     """
     databases = [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink()]
     for path in (path for database in databases for path in database.glob("*.ibd")):
@@ -45,13 +45,13 @@ def punch_holes(directory: Path) -> None:
 
 
 def _is_page_compressed(head: bytes) -> bool:
-    """Whether a file's first page says so of all of them."""
+    """Whether the first page of a file says that its pages are compressed."""
     flags = _flags_of(head)
     return bool(flags >> 5 & 0x7 if flags & _FULL_CRC32 else flags >> 16 & 0x1)
 
 
 def page_size_of(head: bytes) -> int:
-    """The size of a file's pages in bytes, by its first one."""
+    """The page size of a file in bytes, from its first page."""
     flags = _flags_of(head)
     shift = flags & 0xF if flags & _FULL_CRC32 else (flags >> 1 & 0xF) or (flags >> 6 & 0xF)
     return 512 << shift if 0 < shift <= 7 else _DEFAULT_PAGE_SIZE

@@ -1,7 +1,7 @@
-"""Finds a MariaDB on this machine: server, backup tool and mbstream of one version.
+"""Finds a MariaDB installation on this machine: server, backup tool and mbstream of one version.
 
-Nothing is installed and nothing of a system's own server is touched: the programs are run with ``--no-defaults`` and
-directories of ours.
+It installs nothing and does not touch a server that the system runs: the programs run with ``--no-defaults`` and in
+directories of snaphold.
 """
 
 import mmap
@@ -29,7 +29,7 @@ VERSION_LINE: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)-MariaDB")
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
-    """The programs of one MariaDB. ``root`` is the directory that the paths lie under, ``/`` for an installed one."""
+    """The programs of one MariaDB. ``root`` is the directory that contains them: ``/`` for an installed one."""
 
     root: Path
     version: str  # "10.11.19"
@@ -37,19 +37,19 @@ class Installation:
     mariabackup: Path
     mbstream: Path
     share: Path  # error messages, character sets, and the SQL of the system tables
-    library_path: str | None  # LD_LIBRARY_PATH of an unpacked one
-    takes_sockets: bool  # whether the server listens on sockets that it is handed (systemd's socket activation)
+    library_path: str | None  # LD_LIBRARY_PATH, for an unpacked one
+    takes_sockets: bool  # whether the server can inherit its sockets (systemd's socket activation)
 
     @property
     def series(self) -> str:
-        """``10.11``: what has to be the same between a data directory and its tool."""
+        """``10.11``. Data directory, server and backup tool must be of the same series."""
         return ".".join(self.version.split(".")[:2])
 
     @property
     def directories(self) -> list[Path]:
-        """Where its programs, libraries and messages lie, as far as these are not the system's own (``/usr``).
+        """The directories of its programs, libraries and messages, except those of the system (``/usr``).
 
-        Links are followed: a program may lie elsewhere than where it was found.
+        Links are followed: a program may be elsewhere than where it was found.
         """
         programs = (self.mariadbd, self.mariabackup, self.mbstream)
         found = [self.share.resolve(), *(program.resolve().parents[1] for program in programs)]
@@ -59,7 +59,7 @@ class Installation:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The whole environment of the programs: nothing of ours, which may hold secrets, is handed on."""
+        """The whole environment of the programs. They inherit nothing, because our environment may contain secrets."""
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ": os.environ.get("TZ", "UTC")}
         if self.library_path is not None:
             environment["LD_LIBRARY_PATH"] = self.library_path
@@ -67,7 +67,7 @@ class Installation:
 
 
 def find_installation(engine_dir: Path | None) -> Installation:
-    """The MariaDB to use: ``engine_dir``, else ``.engine/root`` of this checkout, else what the machine has installed.
+    """Find the MariaDB to use: ``engine_dir``, or ``.engine/root`` of this checkout, or the installed one.
 
     Raises:
         SetupError: there is none, a program is missing, or tool and server are of different or too old versions.
@@ -81,9 +81,9 @@ def find_installation(engine_dir: Path | None) -> Installation:
 
 
 def reachable_installation(installation: Installation, state_dir: Path) -> Installation:
-    """The same MariaDB where every system user can run it: a copy in ``DIR/engine/<version>`` when it must be one.
+    """Return an installation that every system user can run: this one, or a copy in ``DIR/engine/<version>``.
 
-    Servers run under users of their own, and an unpacked engine below a private home directory is closed to them.
+    Servers run as users of their own, which cannot reach an unpacked MariaDB in a private home directory.
 
     Raises:
         SetupError: an installed one is closed to others, or the copy cannot be made.
@@ -164,12 +164,12 @@ def _version_of(installation: Installation, program: Path) -> str:
     match = VERSION_LINE.search(answer.stdout + answer.stderr)
     if answer.returncode != 0 or match is None:
         said = (answer.stderr or answer.stdout).strip().splitlines()
-        raise SetupError(f"{program} does not tell a MariaDB version: {said[-1] if said else 'it says nothing'}")
+        raise SetupError(f"{program} does not report a MariaDB version: {said[-1] if said else 'no output'}")
     return ".".join(match.groups())
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    """A crash leaves a ``tmp.*`` beside the target, which the next copy removes."""
+    """Copy a directory atomically. A crash leaves a ``tmp.*`` beside the target, which the next copy removes."""
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     target.parent.chmod(0o755)
     for leftover in target.parent.glob("tmp.*"):

@@ -1,7 +1,7 @@
-"""Encryption of data at rest: which keys the servers and tools of this host have.
+"""Encryption of data at rest: the keys that the servers and tools of this host use.
 
-They come from the host's settings, never from a backup. The plugin is MariaDB's file_key_management, which reads all
-keys from one file; a backup can be restored where the same keys are.
+They come from the host's settings, never from a backup. MariaDB's plugin file_key_management reads all keys from one
+file. A backup can be restored on a host that has the same keys.
 """
 
 import os
@@ -27,7 +27,7 @@ class KeyManagement:
 
     @classmethod
     def found(cls, installation: Installation, key_file: Path | None) -> Self | None:
-        """The keys in ``key_file``; None where nothing is to be encrypted.
+        """Read the keys in ``key_file``. None means that nothing is encrypted.
 
         Raises:
             SetupError: the file cannot be read, or MariaDB's plugin for it is not installed.

@@ -1,8 +1,8 @@
-"""MariaDB's option files: written so that any value is read back as it is, and read from a backup without trust.
+"""Writes MariaDB's option files so that every value is read back unchanged, and reads those of backups as untrusted.
 
-mariabackup writes ``backup-my.cnf`` into every backup and reads it again when it prepares one, wherever else it is
-told to read options. It may name a library to load: so the file of a backup is never used. Its known values are
-checked, and a new file is written from them.
+mariabackup writes ``backup-my.cnf`` into every backup. When it prepares a backup it always reads that file, even if it
+is given another one. The file may name a library to load, so the file of a backup is never used: its known values are
+checked and written to a new file.
 
 Source: ``write_backup_config_file`` of mariabackup 10.11 and 11.8; ``my_default.c`` of the server for the syntax.
 """
@@ -19,7 +19,7 @@ _CHECKSUMS: Final = "|".join(
     f"{strict}{kind}" for strict in ("", "strict_") for kind in ("full_crc32", "crc32", "innodb", "none")
 )
 _DATA_FILE: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}:[0-9]{1,15}[KMG]?"
-_LARGEST_LOG_BYTES: Final = 512 << 30  # as the server allows
+_LARGEST_LOG_BYTES: Final = 512 << 30  # the server's limit
 _CHECKED: Final = {
     "innodb_checksum_algorithm": re.compile(_CHECKSUMS),
     "innodb_data_file_path": re.compile(
@@ -36,21 +36,21 @@ _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\
 
 
 def quoted(value: str) -> str:
-    """A value as it stands in an option file: in double quotes, so that spaces and ``#`` are letters."""
+    """Quote a value for an option file, so that spaces and ``#`` have no special meaning."""
     return f'"{value.translate(_ESCAPES)}"'
 
 
 def option_file(group: str, options: Mapping[str, str]) -> bytes:
-    """One group of an option file."""
+    """Return the text of one group of an option file."""
     lines = [f"[{group}]", *(f"{key}={quoted(value)}" for key, value in options.items())]
     return os.fsencode("\n".join(lines) + "\n")
 
 
 def innodb_options(text: bytes) -> dict[str, str]:
-    """What InnoDB must be told to prepare a backup, from the option file in it. Other keys are left out.
+    """Return the options that InnoDB needs to prepare a backup, from the backup's option file. Others are ignored.
 
     Raises:
-        Permanent: a value is none that mariabackup writes, or the page size or the data files are not said.
+        Permanent: mariabackup never writes such a value, or the page size or the data files are missing.
     """
     pairs = _pairs(text)
     options = {key: pairs[key] for key in _CHECKED if key in pairs}
@@ -69,7 +69,7 @@ def innodb_options(text: bytes) -> dict[str, str]:
 
 
 def data_files(path_option: str) -> list[tuple[str, int]]:
-    """The name and the least size in bytes of each file in a checked ``innodb_data_file_path``."""
+    """Return the name and the minimum size in bytes of each file in a checked ``innodb_data_file_path``."""
     found = []
     for entry in path_option.partition(":autoextend")[0].split(";"):
         name, _, size = entry.partition(":")
@@ -79,16 +79,16 @@ def data_files(path_option: str) -> list[tuple[str, int]]:
 
 
 def key_plugin(text: bytes) -> str | None:
-    """The name of the plugin that gave the source server its encryption keys, None when nothing is encrypted.
+    """Return the name of the source server's encryption key plugin; None when nothing is encrypted.
 
-    It is only named here, to say what is missing: what is loaded, and from where, the host's settings say.
+    The name only explains what is missing. The host's settings decide which plugin is loaded, and from where.
     """
     name = _pairs(text).get("plugin_load", "").partition("=")[0].partition(";")[0].strip()
     return name[:64] or None
 
 
 def _pairs(text: bytes) -> dict[str, str]:
-    """The last value of each key, in whichever group. Values of the backup tool are never quoted."""
+    """Return the last value of each key, of any group. The backup tool never quotes values."""
     pairs = {}
     for line in text.decode("utf-8", "replace").splitlines():
         key, separator, value = line.partition("=")

@@ -1,9 +1,8 @@
-"""Connections of this host's internal accounts to its servers. What a server answers is not trusted.
+"""Connects to servers with the host's internal accounts. The server's answers are untrusted.
 
-A tenant may have replaced what a statement reads, and the server itself may be a tenant's tool. So a connection has one
-deadline, however many statements and pieces its answers come in, and one allowance of bytes; rows are counted while
-they arrive. When the time or the allowance is used up, the connection is closed and the server is told to end the
-statement.
+A tenant may have replaced what a statement reads, or may control the whole server. So a connection has one deadline for
+all its statements and one limit of bytes for all its answers, and rows are counted while they arrive. When a limit is
+reached, the connection is closed and the server is told to end the statement.
 """
 
 import os
@@ -24,8 +23,8 @@ from snaphold.engines.base import Denied
 from snaphold.engines.mariadb.accounts import LONGEST_SOCKET_PATH, credentials
 from snaphold.errors import BadRequest, NotFound, SnapholdError, Unavailable, Unprocessable
 
-MOST_BYTES: Final = 64 << 20  # that one connection takes in
-MOST_ROWS: Final = 500_000  # of one answer: more tables than a server keeps
+MOST_BYTES: Final = 64 << 20  # that one connection reads
+MOST_ROWS: Final = 500_000  # of one answer; no server has so many tables
 _MOST_TEXT: Final = 500  # characters of a server's message
 _KILL_TIMEOUT_S: Final = 2.0
 _INIT_CONNECT: Final = "init_connect command failed"
@@ -44,18 +43,18 @@ _REFUSALS: Final[dict[int, type[SnapholdError]]] = {
     _WRONG_STRING_LENGTH: BadRequest,
     ER.LOCK_WAIT_TIMEOUT: Unprocessable,
     ER.OPTION_PREVENTS_STATEMENT: Unprocessable,  # a client has made the server read-only
-    # Of the system's own tables: a client has put something else in their place.
+    # A client has replaced one of the system tables.
     ER.NO_SUCH_TABLE: Unprocessable,
     ER.WRONG_OBJECT: Unprocessable,
     ER.ILLEGAL_HA: Unprocessable,
 }
 _LOST: Final = frozenset({CR.CR_SERVER_LOST, CR.CR_SERVER_GONE_ERROR, CR.CR_CONN_HOST_ERROR, CR.CR_CONNECTION_ERROR})
-# What PyMySQL raises for bytes that are no packet, or not the one that it expects.
+# PyMySQL raises these for bytes that are not a packet, or not the packet that it expects.
 _NO_PACKET: Final = (AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class Session:
-    """A connection to a server, until its deadline. ``run`` is all that there is to it."""
+    """A connection to a server, until its deadline."""
 
     def __init__(self, connection: "pymysql.Connection[Any]") -> None:
         self._connection = connection
@@ -63,19 +62,20 @@ class Session:
     def run(
         self, statement: str, arguments: Sequence[object] = (), *, most_rows: int = MOST_ROWS
     ) -> list[tuple[Any, ...]]:
-        """The rows of a statement; without ``arguments`` it is sent as it is, ``%`` included.
+        """Return the rows of a statement. Without ``arguments``, ``%`` has no special meaning in it.
 
         Raises:
-            TooMuch: there are more rows, or more bytes than the connection may take in.
-            Unavailable: the server does not answer in time, or refuses for a reason of its own.
-            Refused: a child of it, for what the server refuses because of the request.
+            TooMuch: there are more rows, or more bytes than the connection may read.
+            Unavailable: the server does not answer in time, or refuses for a reason that has nothing to do with the
+                request.
+            Refused: a child of it, when the server refuses because of the request.
         """
         return self.table(statement, arguments, most_rows=most_rows)[1]
 
     def table(
         self, statement: str, arguments: Sequence[object] = (), *, most_rows: int = MOST_ROWS
     ) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """The names of the columns, and the rows; as ``run``."""
+        """Return the names of the columns, and the rows. See ``run``."""
         cursor = _Rows(self._connection)
         try:
             with _understood():
@@ -92,20 +92,20 @@ class Session:
 
 
 class TooMuch(Unprocessable):
-    """A server's answer is larger than anything that this host asks for."""
+    """A server's answer is larger than any answer that this host expects."""
 
 
 @contextmanager
 def session(account_file: Path, socket: Path, *, timeout_s: float, most_bytes: int = MOST_BYTES) -> Iterator[Session]:
-    """A session of the account in this file, which ends ``timeout_s`` from now whatever the server does.
+    """Open a session with the account in this file. It ends after ``timeout_s``, whatever the server does.
 
-    Raises as ``Session.run`` does, in its body as well.
+    Raises as ``Session.run`` does, also in the body of the ``with``.
     """
     user, password = credentials(account_file)
     connection = _connect(user, password, socket, _Line(time.monotonic() + timeout_s, most_bytes))
     try:
         opened = Session(connection)
-        # A promoted root may have changed what a session begins with.
+        # A client with SUPER may have changed the defaults of sessions.
         opened.run(
             "SET SESSION sql_mode = '', sql_select_limit = DEFAULT, tx_read_only = OFF, max_statement_time = %s,"
             " lock_wait_timeout = %s",
@@ -122,7 +122,7 @@ def session(account_file: Path, socket: Path, *, timeout_s: float, most_bytes: i
 
 @contextmanager
 def _understood() -> Iterator[None]:
-    """Turn what PyMySQL raises into errors of ours."""
+    """Turn PyMySQL's exceptions into errors of snaphold."""
     try:
         yield
     except pymysql.MySQLError as error:
@@ -132,10 +132,10 @@ def _understood() -> Iterator[None]:
 
 
 class _Rows(SSCursor):
-    """A cursor whose rows come one by one, and which can be left in the middle."""
+    """A cursor that reads row by row and can be abandoned before its last row."""
 
     def abandon(self) -> None:
-        """Read nothing of what may still be to come; then the connection is good for nothing more."""
+        """Do not read the remaining rows. The connection cannot be used afterwards."""
         result: Any = self._result  # type: ignore[has-type] # the stubs know it, but not what it is
         if result is not None:
             result.unbuffered_active = False
@@ -144,7 +144,7 @@ class _Rows(SSCursor):
 
 
 class _Line(sockets.socket):
-    """A connection's bytes, with one deadline (``time.monotonic()``) and one allowance for all of them."""
+    """A socket with one deadline (``time.monotonic()``) and one limit of bytes for everything that is read."""
 
     def __init__(self, deadline_s: float, allowance_bytes: int) -> None:
         super().__init__(sockets.AF_UNIX, sockets.SOCK_STREAM)
@@ -152,7 +152,7 @@ class _Line(sockets.socket):
         self._left_bytes = allowance_bytes
 
     def settimeout(self, value: float | None, /) -> None:
-        """Nothing: PyMySQL's limits begin anew with every piece that is read."""
+        """Ignored: PyMySQL's timeouts start again with every read."""
 
     def connect(self, address: Any, /) -> None:
         """Connect before the deadline."""
@@ -191,7 +191,7 @@ def _connect(user: str, password: str, socket: Path, line: _Line) -> "pymysql.Co
                 charset="utf8mb4",
                 autocommit=True,
                 defer_connect=True,
-                ssl_disabled=True,  # needless on this machine, and all of the system's certificates are read for it
+                ssl_disabled=True,  # not needed for a local socket, and it would load all certificates of the system
             )
             connection.connect(line)
     except BaseException:
@@ -201,7 +201,7 @@ def _connect(user: str, password: str, socket: Path, line: _Line) -> "pymysql.Co
 
 
 def _end_on_the_server(user: str, password: str, socket: Path, connection_id: int) -> None:
-    """End what a connection's statement still does; a server that cannot be told so ends it by its time limit."""
+    """Have the server end the statement of a connection. If that fails, its time limit ends it."""
     with suppress(SnapholdError):
         killer = _connect(user, password, socket, _Line(time.monotonic() + _KILL_TIMEOUT_S, MOST_BYTES))
         try:
@@ -213,7 +213,7 @@ def _end_on_the_server(user: str, password: str, socket: Path, connection_id: in
 
 @contextmanager
 def _short_path(socket: Path) -> Iterator[str]:
-    """A name of the socket that fits into sockaddr_un, however deep the state directory lies."""
+    """A path of the socket that fits into sockaddr_un, however long the state directory's path is."""
     if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
         yield str(socket)
         return

@@ -13,28 +13,28 @@ from snaphold.engines.base import Administer
 from snaphold.errors import Damaged, SnapholdError
 from snaphold.formats.verification_record import Checksums
 
-_STATEMENT_S: Final = 24 * 3600.0  # a large table takes its time
-_SOURCE_S: Final = 600.0  # of a table that is asked for in the source
-_TEXT: Final = 200  # characters of what a server says of a table
+_STATEMENT_S: Final = 24 * 3600.0  # enough for a large table
+_SOURCE_S: Final = 600.0  # for checking one table in the source
+_TEXT: Final = 200  # characters of a server's message
 _TABLES: Final = (
     "SELECT TABLE_SCHEMA, TABLE_NAME, ENGINE, TABLE_TYPE FROM information_schema.TABLES"
     " WHERE COALESCE(TABLE_TYPE, '') NOT IN ('VIEW', 'SYSTEM VIEW')"
     " AND BINARY TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema') ORDER BY TABLE_SCHEMA, TABLE_NAME"
 )
-# CHECKSUM TABLE takes in what happens to lie in memory where a generated column is (InnoDB, 10.11.19). A unique key on
-# a BLOB has a hidden one.
+# CHECKSUM TABLE reads uninitialized memory for generated columns (InnoDB, 10.11.19). A unique key on a BLOB has a
+# hidden generated column.
 _WITH_GENERATED: Final = (
     "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.COLUMNS WHERE IS_GENERATED = 'ALWAYS'"
     " UNION SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.STATISTICS WHERE INDEX_TYPE = 'HASH'"
 )
-_SYSTEM: Final = frozenset({"mysql", "sys"})  # a server writes these by itself
+_SYSTEM: Final = frozenset({"mysql", "sys"})  # the server itself writes to these
 _SOUND: Final = frozenset({"ok", "table is already up to date"})
-_VERDICT: Final = "Corrupt"  # what it says last, and of everything
+_VERDICT: Final = "Corrupt"  # its last message, for every fault
 _GENERAL: Final = frozenset({_VERDICT, "Operation failed"})
 _ABSENT: Final = re.compile(r"doesn't exist$|is not BASE TABLE$|is not of type 'BASE TABLE'$")
 _NUMBER: Final = re.compile(r"\d+")
-_OF_OTHERS: Final = "MRG_MyISAM"  # an engine whose tables have no rows of their own, only a list of others
-_SOURCES_OWN: Final = (  # of such a state the files tell: no damage looks like it
+_OF_OTHERS: Final = "MRG_MyISAM"  # its tables have no rows, only a list of other tables
+_SOURCES_OWN: Final = (  # the files record this state: no damage causes it
     "Tablespace has been discarded",
     "Unknown storage engine",
     "is marked as crashed",
@@ -104,8 +104,8 @@ def compare_checksums(backup_id: str, first: Checksums | None, found: Checksums)
 
 
 def _faults(administer: Administer, quoted: str, engine: str | None, timeout_s: float) -> list[str]:
-    """What is wrong with a table, as the server says it; empty when it is sound."""
-    # InnoDB's extended check compares its indexes with each other; those of others read every key's row by itself.
+    """Return the messages of CHECK TABLE for a table that is not sound; empty when it is sound."""
+    # InnoDB's extended check compares the indexes; that of other storage engines looks up the row of every key.
     said = administer(f"CHECK TABLE {quoted}{' EXTENDED' if engine == 'InnoDB' else ''}", timeout_s)
     told = [(kind.lower(), text) for _, _, kind, text in said]
     if all(kind != "error" and (kind != "status" or text.lower() in _SOUND) for kind, text in told):
@@ -114,7 +114,7 @@ def _faults(administer: Administer, quoted: str, engine: str | None, timeout_s: 
 
 
 def _was_so_before(engine: str | None, faults: list[str]) -> bool:
-    """Whether what the server says of a table tells that it was so in the source."""
+    """Whether these faults can only come from the source."""
     return engine == _OF_OTHERS or any(mark in fault for fault in faults for mark in _SOURCES_OWN)
 
 
@@ -141,7 +141,7 @@ def _kinds(faults: list[str]) -> set[str]:
 
 
 def _sum_of_rows(administer: Administer, quoted: str, *, versioned: bool) -> str:
-    """How many rows a table has, and the sum of what is in them, but for columns that are computed from others."""
+    """The number of rows, and the sum of the checksums of their columns, without generated ones."""
     columns = [
         column
         for column, *_, extra in administer(f"SHOW COLUMNS FROM {quoted}", _STATEMENT_S)

@@ -1,4 +1,4 @@
-"""The empty data directory that every new instance starts from, made once for each version."""
+"""The empty data directory that every new instance starts from. It is created once for each version."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from snaphold.engines.mariadb.words import in_words
 from snaphold.errors import Permanent
 from snaphold.sandbox import Sandbox, command
 
-# The system tables as mariadb-install-db makes them, without its test database and its open accounts.
+# The system tables as mariadb-install-db creates them, without the test database and accounts without a password.
 _SQL_FILES: Final = (
     "mysql_system_tables.sql",
     "mysql_performance_tables.sql",
@@ -31,7 +31,7 @@ _LAST: Final = (
 
 
 def template_directory(state_dir: Path, installation: Installation) -> Path:
-    """``DIR/template/<version>``, made now if it is not there. Threads and processes that ask at once get the same.
+    """Return ``DIR/template/<version>``, and create it if it is missing. Concurrent callers get the same directory.
 
     A crash leaves a ``tmp.*`` beside it, which the next call removes.
 
@@ -79,11 +79,11 @@ def _bootstrap(data: Path, scratch: Path, installation: Installation) -> None:
         "--no-defaults",
         "--bootstrap",
         f"--datadir={data}",
-        f"--tmpdir={scratch}",  # of its own: a starting server removes every temporary table that it finds
+        f"--tmpdir={scratch}",  # not shared: a starting server removes every temporary table that it finds
         f"--lc-messages-dir={installation.share}",
         f"--character-sets-dir={installation.share / 'charsets'}",
         f"--plugin-dir={data}",
-        "--innodb-log-file-size=4M",  # small, so that a copy is cheap; the first start makes one of the right size
+        "--innodb-log-file-size=4M",  # small, so that copies are cheap; the first start changes the size
         "--innodb-buffer-pool-size=32M",
         "--enforce-storage-engine=",
         "--max-allowed-packet=8M",
@@ -91,7 +91,7 @@ def _bootstrap(data: Path, scratch: Path, installation: Installation) -> None:
         "--log-warnings=0",
     ]
     if os.geteuid() == 0:
-        argv.append("--user=root")  # it reads nothing but our own statements
+        argv.append("--user=root")  # the server refuses to run as root without it; it only runs our own statements
     line = command(
         argv,
         sandbox=Sandbox(reads=installation.directories, writes=[data, scratch]),

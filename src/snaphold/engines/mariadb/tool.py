@@ -1,8 +1,8 @@
-"""MariaDB: backups by mariabackup, read from its xbstream; prepared by it as well.
+"""Takes backups with mariabackup, which writes an xbstream, and prepares them.
 
-What the tool does not notice is checked here or by the reader of the stream: an exit status of 0 is not enough, a
-stream may be cut at the boundary of two chunks, and a wrong LSN or a server of another version gives a good-looking
-backup. Source: MariaDB's documentation of mariabackup and BACKUP STAGE; what is not documented was found by trying.
+This module and the reader of the stream check what the tool does not notice. An exit status of 0 is not enough: a
+stream may be cut between two chunks, and with a wrong LSN or a server of another version the tool writes a backup that
+only looks complete. Source: MariaDB's documentation of mariabackup and BACKUP STAGE; the rest was found by experiment.
 """
 
 import os
@@ -32,14 +32,16 @@ from snaphold.model import is_engine_file
 from snaphold.sandbox import Sandbox
 from snaphold.stream.process import MANY_FILES, Tool, ToolStream, run_tool
 
-PREPARE_TIMEOUT_S: Final = 24 * 3600.0  # a large redo log on a slow disk takes its time
-LOG_COPY_INTERVAL_MS: Final = 10  # of the redo log: the longest write of the source is hardly longer
+PREPARE_TIMEOUT_S: Final = 24 * 3600.0  # enough for a large redo log on a slow disk
+LOG_COPY_INTERVAL_MS: Final = 10  # for the redo log; hardly any write of the source takes longer
 WATCH_INTERVAL_S: Final = 0.5
 ANSWER_TIMEOUT_S: Final = 5.0
 CHECKPOINT_TIMEOUT_S: Final = 5.0
 _FILES_TIMEOUT_S: Final = 60.0
-_YOUNG: Final = 1024  # bytes of log since the last checkpoint: its own records, and changes of a few dozen pages
-_QUIET_S: Final = 0.1  # without a change: more than writers stand still while the disk is slow
+_YOUNG: Final = (
+    1024  # bytes of log since the last checkpoint: the checkpoint's own records and changes of a few dozen pages
+)
+_QUIET_S: Final = 0.1  # without a change; writers that wait for a slow disk pause for less
 _QUIET_WAIT_S: Final = 1.0
 _QUIET_POLL_S: Final = 0.02
 _VERDICT: Final = "completed OK!"
@@ -50,25 +52,27 @@ _KEYS: Final = "prepare.keys"
 _PREPARE_OPTIONS: Final = "prepare.cnf"
 _LINK_OF_TABLE: Final = ".isl"
 _REDO_LOG: Final = "ib_logfile0"
-_REDO_FORMATS: Final = (b"Phys", b"\xf0\x9f\x97\x9d")  # since 10.8; of the second the records are encrypted
-_CHECKPOINT_BLOCKS: Final = (0x1000, 0x2000)  # where a redo log of 10.8 and later keeps its two checkpoints
+_REDO_FORMATS: Final = (b"Phys", b"\xf0\x9f\x97\x9d")  # since 10.8; the second one is encrypted
+_CHECKPOINT_BLOCKS: Final = (0x1000, 0x2000)  # offsets of the two checkpoints in a redo log of 10.8 and later
 _REDO_HEADER: Final = 0x3000  # bytes before the records
 _META: Final = ".meta"
-_DATA_ENDS: Final = (".ibd.meta", ".new.meta", ".new", ".ibd")  # of a table's files, in an increment
-_TABLE_DEFINITION: Final = b"\xfe\x01"  # what the .frm of a table starts with; a view's is text
-_OF_INNODB: Final = b"\x0c"  # the engine's number in it
-_FIRST_PAGES: Final = 4  # of a file; the first three are there whatever is in the table
+_DATA_ENDS: Final = (".ibd.meta", ".new.meta", ".new", ".ibd")  # suffixes of a table's files in an increment
+_TABLE_DEFINITION: Final = b"\xfe\x01"  # the start of a table's .frm file; that of a view is text
+_OF_INNODB: Final = b"\x0c"  # the number of the storage engine in it
+_FIRST_PAGES: Final = 4  # of a file; the first three always exist
 _FIRST_BYTES: Final = _FIRST_PAGES * 65536
 _PAGE_LSN: Final = slice(16, 24)  # in a page
 _SPACE_ID: Final = 34  # in the first page
 _FIRST_ID: Final = slice(_SPACE_ID, _SPACE_ID + 4)
-_LONGEST_NAMES: Final = 506  # bytes of a directory's name and a file's in it: 10.11.19 dies of one more
-_LONGEST_IN_INCREMENT: Final = 504  # and in an increment, which it ends with
-_ENCODED: Final = re.compile(r"@([0-9a-f]{4})")  # a character of a name that is no letter, digit or _, in a file's
-_OWN_FILES: Final = 32  # open at once by the tool, besides the tables' files
+_LONGEST_NAMES: Final = 506  # bytes of a directory's and a file's name together: one more crashes 10.11.19
+_LONGEST_IN_INCREMENT: Final = 504  # the same for an increment
+_ENCODED: Final = re.compile(
+    r"@([0-9a-f]{4})"
+)  # how the name of a file encodes characters other than letters, digits and _
+_OWN_FILES: Final = 32  # files that the tool opens, besides those of tables
 _SMALL_FILE: Final = 64 << 10  # bytes
-_MESSAGES: Final = 8 << 20  # bytes of what the tool said last: a line for each file
-_RACES: Final = re.compile(  # what 10.11.19 says when it fails by them; seen under clients that rename, move and drop
+_MESSAGES: Final = 8 << 20  # bytes at the end of the tool's messages; it writes a line for each file
+_RACES: Final = re.compile(  # messages of 10.11.19 when clients rename, move or drop tables meanwhile
     r"Attempted to open a previously opened tablespace\.[^\n]*"
     r"|Error 2 on file [^\n]* open during [^\n]* table copy: No such file or directory"
     r"|DDL operation detected in the late phase of backup[^\n]*"
@@ -77,8 +81,8 @@ _VERSION: Final = re.compile(r"\d+\.\d+\.\d+")
 _BINLOG: Final = re.compile(r"filename '(?P<file>[^']*)', position '(?P<position>\d+)'")
 _GTID: Final = re.compile(r"GTID of the last change '(?P<gtid>[^']*)'")
 
-# A BACKUP STAGE of the tool that waits; a client may have one of its own. The time is that of the statement, which the
-# server starts anew with each stage. Asked as the tool's account, which may end its own connections and nobody else's.
+# A waiting BACKUP STAGE statement of the tool; clients may run their own. TIME_MS is the time of the statement, so it
+# starts again with each stage. It runs with the tool's account, which may end only its own connections.
 _WAITING: Final = (
     "SELECT ID, USER, TIME_MS / 1000 FROM information_schema.PROCESSLIST"
     " WHERE USER = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND ID <> CONNECTION_ID()"
@@ -94,7 +98,7 @@ _CLIENTS: Final = (
 
 
 class MariaDBTool:
-    """MariaDB's half of ``BackupTool`` (engines/base.py), with the programs of one installation."""
+    """The backup tool of one installation; implements ``BackupTool`` (engines/base.py)."""
 
     captures: Mapping[str, int] = {
         **dict.fromkeys((*_CHECKPOINTS, *_INFO), 64 << 10),
@@ -128,7 +132,7 @@ class MariaDBTool:
             f"--log-copy-interval={LOG_COPY_INTERVAL_MS}",
             f"--datadir={server.data_directory}",
             f"--target-dir={server.scratch}",
-            f"--tmpdir={Path('..', server.scratch.name)}",  # seen from the data: it is a list, with ':' between
+            f"--tmpdir={Path('..', server.scratch.name)}",  # relative to the data: a list separated by ":"
             *([] if parent_lsn is None else [f"--incremental-lsn={parent_lsn}"]),
             messages=server.messages,
             uid=server.uid,
@@ -170,8 +174,8 @@ class MariaDBTool:
     ) -> None:
         """Let the tool apply an increment; see Engine.apply.
 
-        It insists that the increment was taken from the very position that the directory has reached. One that was
-        taken from an earlier one holds more, not less: so the directory is told that it has reached that.
+        The tool requires that the increment starts exactly at the position that the directory has reached. An increment
+        that starts earlier contains more, not less. So the directory's recorded position is set to that start.
         """
         from_lsn = _key_values(_read_own(increment, _CHECKPOINTS)[1]).get("from_lsn", "")
         name, text = _read_own(directory, _CHECKPOINTS)
@@ -183,7 +187,7 @@ class MariaDBTool:
             self._prepare(directory, increment, uid=uid, gid=gid, memory_bytes=memory_bytes, stop=stop)
 
     def imported(self, server: ServerAccess) -> Mapping[Path, int]:
-        """Look at the first pages of every file that is a table's; see Engine.imported."""
+        """Examine the first pages of every table's file; see Engine.imported."""
         found = {}
         for database in server.data_directory.iterdir():
             if database.is_dir() and not database.is_symlink():
@@ -211,7 +215,7 @@ class MariaDBTool:
         ]
 
     def cut_tables(self, captured: Mapping[str, bytes], unfinished: Collection[int]) -> list[str]:
-        """Compare the tablespaces' ids; see Engine.cut_tables."""
+        """Compare the ids of the tablespaces; see Engine.cut_tables."""
         partly = {path: space for path, space in _spaces_of(captured).items() if path.endswith(_META)}
         return sorted(
             _table_name(path.removesuffix(f".ibd{_META}")) for path, space in partly.items() if space in unfinished
@@ -239,9 +243,9 @@ class MariaDBTool:
             f"--defaults-file={options_file}",
             "--prepare",
             f"--target-dir={directory}",
-            "--tmpdir=.",  # the directory: the option is a list, with ':' between its members
+            "--tmpdir=.",  # the directory itself: the option is a list separated by ":"
             f"--use-memory={memory_bytes}",
-            # Without keys a directory that is not ours to write, nor the instance's, and has no library in it.
+            # Without keys: a directory without libraries that the instance's user cannot write to.
             f"--plugin-dir={self.installation.share if self._keys is None else self._keys.library.parent}",
             *options,
             messages=messages,
@@ -256,13 +260,14 @@ class MariaDBTool:
         messages.unlink(missing_ok=True)
 
     def _prepare_options(self, directory: Path, data: Path, gid: int | None) -> bytes:
-        """Put an option file of ours in the place of the one that came with a backup; returns its text.
+        """Replace the option file that came with a backup by a checked one; returns its text.
 
-        The tool reads it in the directory, whatever other file it is given, and loads the plugins that it names.
+        The tool always reads the file in the directory, even if it is given another one, and loads the plugins that it
+        names.
 
         Raises:
-            Permanent: the backup's is missing or not the tool's, names data files that are not in ``data``, or its data
-                are encrypted and this host has no keys.
+            Permanent: the file is missing or was not written by the tool, it names data files that are not in ``data``,
+                or the backup is encrypted and this host has no keys.
         """
         _, text = _read_own(directory, (_OPTIONS,))
         options = innodb_options(text)
@@ -302,7 +307,7 @@ class MariaDBTool:
         )
 
     def _refuse_other_versions(self, server: ServerAccess) -> None:
-        """The tool reads another series' files without a word, and what it writes is no backup."""
+        """Raise ``Permanent`` for another series: the tool would read its files and silently write a useless backup."""
         try:
             version = str(server.administer("SELECT @@version", ANSWER_TIMEOUT_S)[0][0])
         except SnapholdError as error:
@@ -339,7 +344,7 @@ class MariaDBTool:
                 )
 
     def _is_renamed(self) -> bool:
-        """Whether the tool has the name that it got with 11.1."""
+        """Whether the tool writes files with the prefix of its new name, as it does since 11.1."""
         return tuple(map(int, self.installation.series.split("."))) >= (11, 1)
 
 
@@ -357,7 +362,7 @@ class MariaDBBackup:
         self._ended = False
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the buffer's start; 0 at the end of a backup that the tool calls complete."""
+        """Fill the start of the buffer; 0 at the end of a backup that the tool reported as complete."""
         try:
             count = self._stream.readinto(buffer)
         except Permanent as error:
@@ -371,7 +376,7 @@ class MariaDBBackup:
         return count
 
     def _refuse_races(self, error: Permanent) -> None:
-        """Raise ``SourceChanged`` when the tool failed by one of its races with the server's clients."""
+        """Raise ``SourceChanged`` when the tool failed because a client changed tables meanwhile."""
         with suppress(FileNotFoundError), self._tool.messages.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _MESSAGES))
             if lost := _RACES.search(file.read().decode(errors="replace")):
@@ -381,11 +386,11 @@ class MariaDBBackup:
                 ) from error
 
     def kill(self) -> None:
-        """End the tool now: it ignores SIGTERM."""
+        """Kill the tool, which ignores SIGTERM."""
         self._stream.kill()
 
     def taken(self, captured: Mapping[str, bytes]) -> BackupMetadata:
-        """What the small files of the stream say; see BackupStream."""
+        """Read the small files of the stream; see BackupStream."""
         if not self._ended:
             raise Permanent("the backup was not read to its end")
         taken = metadata_from(captured, self._parent_lsn)
@@ -393,7 +398,7 @@ class MariaDBBackup:
 
 
 def metadata_from(captured: Mapping[str, bytes], parent_lsn: int | None) -> BackupMetadata:
-    """Read the facts of a backup from the small files of its stream.
+    """Read the metadata of a backup from the small files of its stream.
 
     Raises:
         Permanent: a file is missing or cannot be understood, or the LSNs do not fit together.
@@ -433,7 +438,7 @@ def metadata_from(captured: Mapping[str, bytes], parent_lsn: int | None) -> Back
 
 
 def start_checkpoint(redo_header: bytes) -> int:
-    """The checkpoint at which the tool began to copy the redo log: the newer of the two in the log's header.
+    """Return the checkpoint at which the tool began to copy the redo log: the newer one in the log's header.
 
     Raises:
         Permanent: this is no redo log of 10.8 or later, or it has no checkpoint.
@@ -447,13 +452,13 @@ def start_checkpoint(redo_header: bytes) -> int:
 
 
 def checkpoint_in_a_quiet_period(server: ServerAccess) -> None:
-    """Have a server write what it has changed in memory, unless it has done so just now, or changes more all the time.
+    """Have the server write its changed pages, unless it has just done so or is changing pages all the time.
 
-    Then the checkpoint at which a backup starts is close to the newest change: an increment from it has nothing to
-    repeat. (The tool's own option for that does not do it.) A backup is as good without, and nothing is raised.
+    Then the backup starts at a checkpoint close to the newest change, and an increment from there repeats nothing. (The
+    tool's own option for this has no effect.) A backup without it is as good, so errors are ignored.
 
-    The server tries until nothing was changed meanwhile, and lets nobody stop it, ``KILL`` neither (10.11.19): under
-    steady writes it would go on for as long as they do. So a moment without a change is waited for, not for long.
+    The server repeats the checkpoint until nothing was changed meanwhile, and not even ``KILL`` stops it (10.11.19).
+    Under steady writes it would never end. So this waits, briefly, for a moment without changes.
     """
     with suppress(SnapholdError):
         begun_s = time.monotonic()
@@ -471,23 +476,23 @@ def checkpoint_in_a_quiet_period(server: ServerAccess) -> None:
 
 
 def _lsn_of(server: ServerAccess) -> int:
-    """The newest position of the server's log."""
+    """The server's current LSN."""
     return _status(server, "Innodb_lsn_current")
 
 
 def _status(server: ServerAccess, name: str) -> int:
-    """One of the numbers that a server tells of itself. Raises ``Unavailable`` when it does not tell this one."""
+    """A status variable of the server that is a number. Raises ``Unavailable`` when it does not exist."""
     rows = server.administer(f"SHOW GLOBAL STATUS LIKE '{name}'", ANSWER_TIMEOUT_S)
     try:
         ((_, number),) = rows
         return int(number)
     except ValueError:
-        raise Unavailable(f"the database server does not tell its {name}") from None
+        raise Unavailable(f"the database server does not report its {name}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TablespaceSnapshot:
-    """What there was just before the tool began: tablespaces with files, by id, and not later than this LSN."""
+    """The tablespaces with files, by id, just before the tool started. They are those of this LSN, or a later one."""
 
     server: ServerAccess
     lsn: int
@@ -495,21 +500,21 @@ class _TablespaceSnapshot:
 
     @classmethod
     def of(cls, server: ServerAccess) -> Self:
-        """Ask for both, the LSN first: a tablespace that is not in the list was made after it."""
+        """Read the LSN first: a tablespace that is not in the list was created after it."""
         try:
             return cls(server=server, lsn=_lsn_of(server), spaces=cls._there(server))
         except SnapholdError as error:
             raise Permanent(f"the database server cannot be asked for its files: {error}") from error
 
     def missed(self, checkpoint_lsn: int, captured: Mapping[str, bytes]) -> frozenset[int]:
-        """Those that may have pages from before the checkpoint, and of which the stream has no file.
+        """The tablespaces that may have pages older than the checkpoint but have no file in the stream.
 
-        A table that is being rebuilt has a file of another name, which the tool leaves out; an increment from the
-        checkpoint has only the pages that were written after it. Raises ``Permanent``.
+        The file of a table that is being rebuilt has another name, and the tool skips it. An increment from the
+        checkpoint contains only the pages that were written later. Raises ``Permanent``.
         """
         spaces = self.spaces
         try:
-            if checkpoint_lsn > self.lsn:  # the server made one meanwhile: what was made since may be older than that
+            if checkpoint_lsn > self.lsn:  # a checkpoint came after the list: newer tablespaces may be older than it
                 spaces |= self._there(self.server)
         except SnapholdError as error:
             raise Permanent(f"the database server cannot be asked for its files: {error}") from error
@@ -521,9 +526,9 @@ class _TablespaceSnapshot:
 
 
 class _LockWatch:
-    """Looks while the tool runs whether it waits for a client's lock, and ends it when that takes too long.
+    """Watches whether the tool waits for a client's lock, and ends the tool when it waits too long.
 
-    ``verdict`` is the reason then. The tool waits without limit by itself, and whoever writes waits behind it.
+    ``verdict`` is the reason, once it has. The tool itself waits without limit, and all writers wait behind it.
     """
 
     def __init__(self, server: ServerAccess, stream: ToolStream, timeout_s: float) -> None:
@@ -544,7 +549,7 @@ class _LockWatch:
 
     def _watch(self) -> None:
         while not self._ended.wait(min(WATCH_INTERVAL_S, self._timeout_s / 4)):
-            with suppress(SnapholdError):  # a server that does not answer fails the tool as well
+            with suppress(SnapholdError):  # if the server does not answer, the tool fails too
                 for connection, user, seconds in self._server.administer_as_tool(_WAITING, ANSWER_TIMEOUT_S):
                     if seconds >= self._timeout_s:
                         self._abandon(int(connection), str(user))
@@ -556,11 +561,11 @@ class _LockWatch:
             reason += self._suspects(user)
         self.verdict = reason
         self._stream.kill()
-        with suppress(SnapholdError):  # it notices by itself too, but whoever waits behind it has waited enough
+        with suppress(SnapholdError):  # the server would notice later; clients that wait behind the tool need not
             self._server.administer_as_tool(f"KILL CONNECTION {connection:d}", ANSWER_TIMEOUT_S)
 
     def _suspects(self, tool_user: str) -> str:
-        """Which tables are locked, and by whom. The server tells the tables, but not which client holds which."""
+        """Name the locked tables and the clients. The server does not report which client locks which table."""
         tables = [f"{row[0]}.{row[1]}" for row in self._ask(_LOCKED_TABLES)]
         clients: list[tuple[Any, ...]] = [
             row for row in self._ask(_CLIENTS) if row[1] != tool_user and row[2] is not None
@@ -576,7 +581,7 @@ class _LockWatch:
 
 
 def _spaces_of(captured: Mapping[str, bytes]) -> dict[str, int]:
-    """The tablespaces' ids of a stream's files, by path."""
+    """The tablespace ids of a stream's files, by path."""
     found = {}
     for path, head in captured.items():
         if path.endswith(_META):
@@ -615,7 +620,7 @@ def _key_values(text: bytes) -> dict[str, str]:
 
 
 def _head_of(path: Path) -> bytes:
-    """The first pages of a file that another user may exchange at any time; empty when there is none."""
+    """The first pages of a file that another user may replace at any time; empty when it does not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -627,19 +632,19 @@ def _head_of(path: Path) -> bytes:
 
 
 def _is_imported(head: bytes) -> bool:
-    """Whether one of the first pages has content, but no LSN: it was written by nobody whom the redo log knows."""
+    """Whether one of the first pages has content but no LSN: it was imported, and the redo log does not know it."""
     size = page_size_of(head)
     pages = (head[at : at + size] for at in range(0, min(_FIRST_PAGES * size, len(head)), size))
     return any(not any(page[_PAGE_LSN]) and any(page) for page in pages)
 
 
 def _has_no_file(data: Path, table: str, space_id: int | None) -> bool:
-    """Whether InnoDB knows a table, a path without its end, that has no file of its own: rightly nothing is of it."""
+    """Whether a table (a path without its suffix) that InnoDB knows has no file of its own, so that none is lost."""
     return space_id is not None and (space_id == 0 or not os.path.lexists(data / f"{table}.ibd"))
 
 
 def _names_in(directory: os.DirEntry[str]) -> list[str]:
-    """What is in a database's directory; nothing where it was dropped meanwhile."""
+    """The names in a database's directory; none if the database was dropped meanwhile."""
     try:
         return [path.name for path in Path(directory).iterdir()]
     except FileNotFoundError:
@@ -647,7 +652,7 @@ def _names_in(directory: os.DirEntry[str]) -> list[str]:
 
 
 def _decoded(name: str) -> str:
-    """What people call a database or table whose file, or directory, has this name."""
+    """The name of the database or table whose file or directory has this name."""
     return _ENCODED.sub(lambda found: chr(int(found[1], 16)), name).encode(errors="replace").decode()
 
 
@@ -658,12 +663,12 @@ def _table_name(path: str) -> str:
 
 
 def _is_temporary(table: str) -> bool:
-    """Whether it is what a change of a table leaves for a while."""
+    """Whether it is a temporary table of an ALTER TABLE."""
     return table.rpartition("/")[2].startswith("#sql")
 
 
 def _read_own(directory: Path, names: tuple[str, ...]) -> tuple[str, bytes]:
-    """One of these small files of a directory that belongs to another user, and its name. Raises ``Permanent``."""
+    """Read one of these small files of another user; returns its name and content. Raises ``Permanent``."""
     for name in names:
         with suppress(FileNotFoundError):
             descriptor = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -673,7 +678,7 @@ def _read_own(directory: Path, names: tuple[str, ...]) -> tuple[str, bytes]:
 
 
 def _replace_own(path: Path, text: str, uid: int | None, gid: int | None) -> None:
-    """Put a small file into a directory that belongs to another user, for that user."""
+    """Write a small file for another user into the user's directory."""
     new = path.with_name(f".tmp.{uuid.uuid4().hex}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -684,7 +689,7 @@ def _replace_own(path: Path, text: str, uid: int | None, gid: int | None) -> Non
 
 
 def _write_readable(path: Path, data: bytes, gid: int | None) -> None:
-    """Put a small file of ours where the user of this group may read it, and not write it."""
+    """Write a small file that the user of this group may read but not write."""
     new = path.with_name(f".tmp.{uuid.uuid4().hex}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -696,9 +701,10 @@ def _write_readable(path: Path, data: bytes, gid: int | None) -> None:
 
 
 def _refuse_too_many_files(directory: Path) -> None:
-    """The tool holds the file of every InnoDB table open at once, when it takes a backup and when it prepares one.
+    """Raise ``Permanent`` when the hard limit of open files is too low for the tool.
 
-    Raises ``Permanent`` where the hard limit of open files is too low for that: the soft one is raised for the tool.
+    The tool opens the files of all InnoDB tables at once, to take a backup and to prepare one. Its soft limit is raised
+    to the hard one.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
@@ -711,9 +717,9 @@ def _refuse_too_many_files(directory: Path) -> None:
 
 
 def _refuse_absent_data_files(path_option: str, data: Path) -> None:
-    """Raise ``Permanent`` for a data file that is not in a directory, or shorter there.
+    """Raise ``Permanent`` for a data file that is not in the directory, or is shorter than the option says.
 
-    The tool, and a server, would allocate what is missing, however much that is.
+    The tool and the server would allocate the missing bytes.
     """
     for name, size_bytes in data_files(path_option):
         facts = (data / name).lstat() if os.path.lexists(data / name) else None
@@ -724,7 +730,7 @@ def _refuse_absent_data_files(path_option: str, data: Path) -> None:
 
 
 def _refuse_links_of_tables(directory: Path) -> None:
-    """A table of our servers lies in its database's directory: a file that says it lies elsewhere is planted.
+    """Refuse files that place a table outside its database's directory. No server of ours writes such files.
 
     Raises ``Permanent``. InnoDB would open whatever the file names, as the instance's user.
     """

@@ -1,6 +1,6 @@
-"""What MariaDB's server and its backup tool say, in words for those whose database it is.
+"""Explains messages of MariaDB's server and backup tool to the owner of the database.
 
-Their own lines name paths and accounts of the host, and are for its log.
+The messages themselves name paths and accounts of the host, so only its log gets them.
 """
 
 import re
@@ -32,23 +32,23 @@ _NO_INNODB: Final = re.compile(r"'InnoDB' (init function returned error|registra
 _DAMAGE: Final = re.compile(r"corrupt", re.IGNORECASE)
 _TABLE: Final = re.compile(r"([^/\s'\"]+/[^/\s'\"]+)\.(?:ibd|MYD|MYI|MAD|MAI)\b")
 
-# How a line of the tool's, or of the server inside it, begins; it may come right behind a page without an end of line.
+# How the lines of the tool begin, and those of the server inside it. Such a line may follow a page without a newline.
 _OWN: Final = re.compile(r"(?:\[\d\d\] |\d{4}-\d\d-\d\d +\d+:\d\d|mariabackup: |mariadb-backup: )[^\n]*")
 _LINES: Final = 30
 _LONGEST: Final = 500  # characters
 
 
 def explained(said: str) -> tuple[str, str]:
-    """The cause that the backup tool's messages tell of, and the lines of its own among them.
+    """Return the cause that the backup tool's messages name, and those of its lines that may be logged.
 
-    A page that it cannot read it prints as it is: the rows in it are the tenant's, and are kept out of every log.
+    The tool prints a page that it cannot read. It contains rows of the tenant, which must not get into any log.
     """
     own = "\n".join(line[:_LONGEST] for line in _OWN.findall(said)[-_LINES:])
     return in_words(own), own
 
 
 def in_words(said: str) -> str:
-    """The cause that these lines tell of, where it is one that people can do something about."""
+    """Return the cause that these lines name, if people can do something about it."""
     for pattern, words in _KNOWN:
         if pattern.search(said):
             return words
