@@ -1,9 +1,8 @@
-"""What a MariaDB server takes as the name of a database, a character set or a collation, known without asking it.
+"""The names of databases, character sets and collations that a MariaDB server accepts, known without asking it.
 
-Character sets and collations are those of a release series: ``collations.json`` was written by a server of each
-(``python -m tests.support.collations``), and a test compares it with the one that the tests run on. So a request is
-checked when no host is there, and a host's word is not needed for it. Of a series that is not in the file nothing is
-refused here; the server refuses it then.
+Character sets and collations differ by release series. ``collations.json`` lists those of each series; servers wrote it
+(``python -m tests.support.collations``), and a test compares it with the server that the tests use. So requests are
+checked without a host. For a series that is not in the file nothing is refused here, and the server decides.
 """
 
 import json
@@ -13,8 +12,8 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-LONGEST_FILE_NAME: Final = 255  # bytes, of every file system that matters
-# The characters of which MariaDB makes three in a file's name: letters beyond ASCII that it has a short form for.
+LONGEST_FILE_NAME: Final = 255  # bytes, on every common file system
+# Letters beyond ASCII that MariaDB encodes in three characters of a file name. All others take five.
 _SHORT_FORMS: Final = (
     "00c0-00d6 00d8-00f6 00f8-012f 0131-01be 01c4 01c6-01c7 01c9-01ca 01cc-01f1 01f3-01f6 01f8-0241 0250-02af 0386"
     " 0388-038a 038c 038e-03a1 03a3-03ce 03d0-03d7 03d9-03f3 03f5-03f6 03f8 03fb-0481 048a-04ce 04d0-04f9 0500-050f"
@@ -23,21 +22,21 @@ _SHORT_FORMS: Final = (
     " 24b6-24e9 ff21-ff3a ff41-ff5a"
 )
 _AS_IT_IS: Final = re.compile(r"[A-Za-z0-9_]")
-_ALIAS: Final = ("utf8", "utf8mb3")  # the first is what servers call the second, unless they are told otherwise
-_CONTEXTUAL: Final = "uca1400_"  # collations that several character sets have under one name
+_ALIAS: Final = ("utf8", "utf8mb3")  # the first is an alias of the second by default
+_CONTEXTUAL: Final = "uca1400_"  # the prefix of collations that several character sets share
 
 
 def file_name_length(name: str) -> int:
-    """The bytes of the name of a database's directory, of characters of the Basic Multilingual Plane.
+    """The length in bytes of the name of a database's directory. ``name``: in the Basic Multilingual Plane.
 
-    Source: the server's character set ``filename``, one character after the other (10.11.19).
+    Source: the server's character set ``filename`` (10.11.19), tried with each character.
     """
     short = _short_forms()
     return sum(1 if _AS_IT_IS.match(character) else 3 if character in short else 5 for character in name)
 
 
 def charset_fault(series: str, charset: str | None, collation: str | None) -> str | None:
-    """What a server of this series will say against them, in a sentence; None when it takes them."""
+    """Why a server of this series refuses a character set or collation, as a sentence; None: it accepts them."""
     known = _collations().get(series)
     if known is None:
         return None
@@ -57,14 +56,14 @@ def charset_fault(series: str, charset: str | None, collation: str | None) -> st
 
 
 def _renamed(name: str) -> str:
-    """A character set's or a collation's name without the alias in it."""
+    """The name of a character set or collation, with the alias replaced."""
     alias, meant = _ALIAS
     return meant + name.removeprefix(alias) if name == alias or name.startswith(f"{alias}_") else name
 
 
 @cache
 def _collations() -> Mapping[str, Mapping[str, frozenset[str]]]:
-    """The collations of each character set of each series."""
+    """The names of the collations, by series and character set."""
     text = resources.files("snaphold").joinpath("collations.json").read_text("ascii")
     return {
         series: {
@@ -76,7 +75,7 @@ def _collations() -> Mapping[str, Mapping[str, frozenset[str]]]:
 
 
 def _names_of(charset: str, name: str) -> list[str]:
-    """The names under which a collation of the file is known: there it stands without its character set's name."""
+    """The names of a collation, which the file lists without the name of its character set."""
     full = f"{charset}_{name}" if name else charset
     return [full, name] if name.startswith(_CONTEXTUAL) else [full]
 

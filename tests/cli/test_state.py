@@ -133,7 +133,7 @@ def test_several_answer_for_a_region_but_not_while_its_record_is_replaced(tmp_pa
     """APIs of one region run beside each other; they and whoever replaces its record keep each other out."""
     state = StateDirectory(tmp_path)
     state.make(["DFW"])
-    answers = pytest.raises(SetupError, match=r"an API of region DFW answers on .*: stop it$")
+    answers = pytest.raises(SetupError, match=r"an API of region DFW is running on .*: stop it$")
     with state.answering("DFW"), state.answering("DFW"), answers, state.without_service("DFW"):
         pytest.fail("replaced under an API")
     with state.without_service("DFW"):

@@ -1,6 +1,6 @@
-"""The command line: builds each process, and is the only place that wires.
+"""The command line: parses flags, calls what `wiring` builds, and prints.
 
-What a command does is in the module that it imports when it runs, so that ``snaphold --help`` is quick.
+Each command imports its module when it runs, so that ``snaphold --help`` is quick.
 """
 
 import contextlib
@@ -28,22 +28,22 @@ app = typer.Typer(
 )
 app.add_typer(account_app, name="account")
 app.add_typer(host_app, name="host")
-catalog_app = typer.Typer(help="The record of a region.", no_args_is_help=True)
+catalog_app = typer.Typer(help="The catalog of a region.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 store_app = typer.Typer(help="The object store of a region.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
-state_app = typer.Typer(help="What the service saves of itself.", no_args_is_help=True)
+state_app = typer.Typer(help="Save and restore the service's own state.", no_args_is_help=True)
 app.add_typer(state_app, name="state")
 
 
 _RegionName = Annotated[
-    str | None, typer.Option("--name", help="which of the regions this process is of, where several are given")
+    str | None, typer.Option("--name", help="the region of this process, if several regions are given")
 ]
 
 
 def main() -> None:
-    """Run the command line. What the operator can repair is one line on standard error, exit status 1."""
-    _raise_the_limit_of_open_files()
+    """Run the command line. An error that the operator can mend is one line on standard error, with exit status 1."""
+    _raise_open_file_limit()
     try:
         app()
     except SnapholdError as error:
@@ -53,14 +53,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _raise_the_limit_of_open_files() -> None:
-    """Many connections, and a file for each table of a backup: the soft limit of most machines, 1024, is too low."""
+def _raise_open_file_limit() -> None:
+    """Raise the soft limit of open files, often 1024: many connections and a backup's many tables need more."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # a hard limit above what the kernel lets anybody have
+    with contextlib.suppress(OSError, ValueError):  # the hard limit may be above what the kernel allows
         resource.setrlimit(resource.RLIMIT_NOFILE, (_MANY_FILES if hard == _INFINITE else min(hard, _MANY_FILES), hard))
 
 
-def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - what typer calls
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
         version()
         raise typer.Exit
@@ -70,7 +70,7 @@ def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - what typer calls
 def options(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which release this is.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the release.")
     ] = False,
 ) -> None:
     """Physical backups of running databases, and new servers from them, behind the Cloud Databases backup API."""
@@ -78,7 +78,7 @@ def options(
 
 @app.command("version")
 def version() -> None:
-    """Say which release this is."""
+    """Print the release."""
     from snaphold import __version__  # noqa: PLC0415
 
     typer.echo(f"snaphold {__version__}")
@@ -86,9 +86,9 @@ def version() -> None:
 
 @_command(app, "serve", with_settings)
 def serve(given: Given) -> None:
-    """Serve one or more regions from this machine: API, worker and agent, supervised, until SIGTERM or Ctrl-C.
+    """Serve one or more regions from this machine until SIGTERM or Ctrl-C: API, worker and agent, supervised.
 
-    The database servers go on running when it ends, and are found again at the next start.
+    The database servers keep running when the service ends. The next start finds them.
     """
     from snaphold.cli.serve import serve as run  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def serve(given: Given) -> None:
 
 @_command(app, "stop", with_state)
 def stop(given: Given) -> None:
-    """End `snaphold serve` on a state directory, and its database servers too."""
+    """Stop `snaphold serve` on a state directory, and its database servers."""
     from snaphold.cli.serve import stop as run  # noqa: PLC0415
 
     run(given)
@@ -108,9 +108,11 @@ def api(
     given: Given,
     *,
     name: _RegionName = None,
-    with_worker: Annotated[bool, typer.Option("--with-worker", help="do the worker's part here too")] = False,
+    with_worker: Annotated[
+        bool, typer.Option("--with-worker", help="run the region's worker in this process too")
+    ] = False,
     with_local_agent: Annotated[
-        bool, typer.Option("--with-local-agent", help="make a token for an agent on this machine, if it has none")
+        bool, typer.Option("--with-local-agent", help="make a token for the agent of this machine, if it has none")
     ] = False,
 ) -> None:
     """Serve the HTTP API of one region."""
@@ -121,7 +123,7 @@ def api(
 
 @_command(app, "worker", with_settings)
 def worker(given: Given, *, name: _RegionName = None) -> None:
-    """Do what the control plane of one region does later: delete, sweep, give up silent hosts' work."""
+    """Run the worker of one region: it deletes, copies, schedules, sweeps and abandons the tasks of silent hosts."""
     from snaphold.cli.processes import run_worker  # noqa: PLC0415
 
     run_worker(given, name)
@@ -129,9 +131,9 @@ def worker(given: Given, *, name: _RegionName = None) -> None:
 
 @_command(app, "agent", with_settings)
 def agent(given: Given) -> None:
-    """Look after the database servers of this machine, for the regions whose API is named.
+    """Run the agent of this machine, which takes and restores backups and runs the database servers.
 
-    The host's token is read from DIR/regions/<NAME>/agent.token.
+    It works for each region given, and reads the host's token from DIR/regions/NAME/agent.token.
     """
     from snaphold.cli.processes import run_agent  # noqa: PLC0415
 
@@ -142,25 +144,25 @@ def agent(given: Given) -> None:
 def verify(
     given: Given,
     *,
-    every: Annotated[bool, typer.Option("--all", help="every completed backup of the region")] = False,
+    every: Annotated[bool, typer.Option("--all", help="all completed backups of the region")] = False,
     level: Annotated[
-        str, typer.Option("--level", help="objects: read back; restore: brought up as a throw-away server")
+        str, typer.Option("--level", help="objects: read the objects back; restore: restore to a temporary server")
     ] = "objects",
-    account: Annotated[str | None, typer.Option("--account", help="only of this account")] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="wait for what the proofs show")] = True,
+    account: Annotated[str | None, typer.Option("--account", help="only backups of this account")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="wait for the results")] = True,
 ) -> None:
-    """Have backups verify themselves, by the service that runs; for cron.
+    """Have the running service verify backups, for example from cron.
 
-    Prints a line of JSON for each; exit status 1 when one did not pass. No backup is ever removed for it.
+    Prints a line of JSON for each backup. The exit status is 1 when one did not pass. No backup is removed.
     """
     from snaphold.cli.verify import verify_backups  # noqa: PLC0415
     from snaphold.errors import SetupError  # noqa: PLC0415
     from snaphold.model import VerificationLevel  # noqa: PLC0415
 
     if level not in list(VerificationLevel):
-        raise SetupError(f"there is no level {level} of proof (--level objects, or restore)")
+        raise SetupError(f"there is no verification level {level} (--level objects, or restore)")
     if not every:
-        raise SetupError("which backups are meant? (--all)")
+        raise SetupError("name the backups to verify (--all)")
     if not verify_backups(given, VerificationLevel(level), account, wait=wait):
         raise typer.Exit(1)
 
@@ -169,19 +171,21 @@ def verify(
 def catalog_rebuild(
     given: Given,
     *,
-    account: Annotated[list[str] | None, typer.Option("--account", help="only of this account; repeatable")] = None,
+    account: Annotated[list[str] | None, typer.Option("--account", help="only this account; repeatable")] = None,
     deployment: Annotated[
         str | None,
-        typer.Option("--deployment", help="the service's own id was lost: go on as the one that wrote the backups"),
+        typer.Option(
+            "--deployment", help="the id of the deployment that wrote the backups, if this service has lost its id"
+        ),
     ] = None,
     done: Annotated[
-        bool, typer.Option("--done", help="rebuild nothing; what was rebuilt is right, and sweeping may go on")
+        bool, typer.Option("--done", help="rebuild nothing; confirm the rebuilt catalog, so that sweeping goes on")
     ] = False,
 ) -> None:
-    """Make the records of completed backups anew from the manifests in the store.
+    """Rebuild the catalog of completed backups from the manifests in the store.
 
-    What is recorded stays as it is; nothing in the store is touched, and nothing is swept until --done says so.
-    Prints JSON; exit status 1 when one of our backups is not whole.
+    Existing records stay as they are, and nothing in the store changes. Nothing is swept until you confirm with --done.
+    Prints JSON. The exit status is 1 when one of our backups is incomplete.
     """
     from snaphold.cli.catalog import end_rebuild, rebuild_catalog  # noqa: PLC0415
 
@@ -195,11 +199,11 @@ def catalog_rebuild(
 def store_check(
     given: Given,
     *,
-    account: Annotated[list[str] | None, typer.Option("--account", help="only of this account; repeatable")] = None,
+    account: Annotated[list[str] | None, typer.Option("--account", help="only this account; repeatable")] = None,
 ) -> None:
-    """List the objects in the store that belong to no backup. The service may be running; nothing is changed.
+    """List the objects in the store that belong to no backup. The service may be running; nothing changes.
 
-    Prints JSON; what is being written right now is left out.
+    Prints JSON. Objects that are just being written are left out.
     """
     from snaphold.cli.object_store import check_store  # noqa: PLC0415
 
@@ -208,9 +212,9 @@ def store_check(
 
 @_command(state_app, "backup", with_settings)
 def state_backup(given: Given) -> None:
-    """Save accounts, hosts and instances' records into the service's own container, as the worker does every night.
+    """Save accounts, hosts and instances' records into the service's own container, as the worker does each day.
 
-    Prints JSON: a line for each region.
+    Prints a line of JSON for each region.
     """
     from snaphold.cli.service_state import save_state  # noqa: PLC0415
 
@@ -222,15 +226,15 @@ def state_restore(
     given: Given,
     *,
     wanted: Annotated[
-        str, typer.Option("--from", help="latest, the name of a saved state, or a file that one was copied to")
+        str, typer.Option("--from", help="latest, the name of a saved state, or a file with a copy of one")
     ] = "latest",
     deployment: Annotated[
-        str | None, typer.Option("--deployment", help="whose state, where several services have saved theirs")
+        str | None, typer.Option("--deployment", help="whose state, if several deployments saved theirs")
     ] = None,
 ) -> None:
-    """Bring accounts, hosts, instances' records and backups back after the loss of the state directory.
+    """Restore accounts, hosts, instances' records and backups after the loss of the state directory.
 
-    The store must be where it was. Prints JSON; exit status 1 when one of our backups is not whole.
+    The store must be where it was. Prints JSON. The exit status is 1 when one of our backups is incomplete.
     """
     from snaphold.cli.service_state import restore_state  # noqa: PLC0415
 

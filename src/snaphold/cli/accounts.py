@@ -1,7 +1,7 @@
 """``snaphold account``: accounts, users, passwords, API keys and tokens of the embedded identity.
 
-The commands open the identity database themselves, so that they work while the service runs; it sees every change at
-once. What a command needs is imported when it runs, so that ``snaphold --help`` is quick.
+The commands open the identity database themselves. They also work while the service runs, and it sees each change at
+once. A command imports what it needs when it runs, so that ``snaphold --help`` is quick.
 """
 
 import getpass
@@ -30,8 +30,8 @@ _Password = Annotated[
     str | None,
     typer.Option(
         "--password",
-        help="for tests: anyone on this machine can read it. Else it is asked for, or taken from the first line of "
-        "standard input",
+        help="for tests, because others on this machine can read it; default: asked for at a terminal, else the first "
+        "line of standard input",
     ),
 ]
 _COLUMNS = {
@@ -54,16 +54,15 @@ def add(
     user: _User,
     password: _Password = None,
     role: Annotated[
-        list[str] | None, typer.Option("--role", help="dbaas:admin, dbaas:creator or dbaas:observer; none: all rights")
+        list[str] | None,
+        typer.Option("--role", help="dbaas:admin, dbaas:creator or dbaas:observer; default: all rights"),
     ] = None,
-    create: Annotated[
-        bool, typer.Option("--create", help="set up the state directory, in which there is no service yet")
-    ] = False,
+    create: Annotated[bool, typer.Option("--create", help="set up the state directory, if it is not one yet")] = False,
 ) -> None:
-    """Add a user, and its account where that is new. Prints JSON with the API key, which is shown only now."""
+    """Add a user, and its account if that is new. Prints JSON with the API key, which is shown only once."""
     state = given.state
     if not create and not state.is_set_up:
-        raise SetupError(f"{state.not_set_up}; --create makes it one")
+        raise SetupError(f"{state.not_set_up}; --create sets it up")
     if password is None:
         password = _ask_password(user)
     is_new = not state.is_set_up
@@ -108,9 +107,9 @@ def list_(
 
 @command(account_app, "disable", with_state)
 def disable(given: Given, account: _Account, *, user: _UserOrAll = None, as_json: AsJSON = False) -> None:
-    """Shut out an account, or one of its users: nobody logs in, and the tokens that there are end at once.
+    """Shut out an account, or one of its users. Nobody can log in, and existing tokens end at once.
 
-    Backups, instances and schedules go on.
+    Backups, instances and schedules continue.
     """
     with _identity(given) as identity:
         ended = identity.disable(account, user)
@@ -122,7 +121,7 @@ def disable(given: Given, account: _Account, *, user: _UserOrAll = None, as_json
 def enable(given: Given, account: _Account, *, user: _UserOrAll = None, as_json: AsJSON = False) -> None:
     """Let a disabled account, or user, log in again.
 
-    A user who was disabled alone stays disabled when the account is enabled.
+    A user who was disabled separately stays disabled when the account is enabled.
     """
     with _identity(given) as identity:
         identity.enable(account, user)
@@ -134,8 +133,8 @@ def enable(given: Given, account: _Account, *, user: _UserOrAll = None, as_json:
 def remove(given: Given, account: _Account, *, user: _UserOrAll = None, as_json: AsJSON = False) -> None:
     """Remove an account with all its users, or one user, with their API keys and tokens.
 
-    The account's instances, backups and schedules stay. A user who is added to the account later has them again and
-    can delete them.
+    The account's instances, backups and schedules stay. A user who is added to the account later can use and delete
+    them.
     """
     with _identity(given) as identity:
         names = identity.remove(account, user)
@@ -155,13 +154,13 @@ def password_(
     with _identity(given) as identity:
         ended = identity.change_password(account, user, password)
     facts = {"account": account, "user": user, "tokens_ended": ended}
-    sentence = f"{_named(account, user)} has another password; tokens ended: {ended}"
+    sentence = f"{_named(account, user)} has a new password; tokens ended: {ended}"
     print_outcome(sentence, facts, as_json=as_json)
 
 
 @command(account_app, "end-tokens", with_state)
 def end_tokens(given: Given, account: _Account, *, user: _UserOrAll = None, as_json: AsJSON = False) -> None:
-    """End the tokens of an account, or of one user. Who knows a password or an API key can log in again."""
+    """End the tokens of an account, or of one user. The users can log in again with a password or an API key."""
     with _identity(given) as identity:
         ended = identity.end_tokens(account, user)
     facts = {"account": account, "user": user, "tokens_ended": ended}
@@ -170,14 +169,14 @@ def end_tokens(given: Given, account: _Account, *, user: _UserOrAll = None, as_j
 
 @command(key_app, "add", with_state)
 def add_key(given: Given, account: _Account, *, user: _User) -> None:
-    """Give a user one more API key. Prints JSON with the key, which is shown only now."""
+    """Give a user one more API key. Prints JSON with the key, which is shown only once."""
     with _identity(given) as identity:
         print_json(identity.add_api_key(account, user))
 
 
 @command(key_app, "list", with_state)
 def list_keys(given: Given, account: _Account, *, user: _User, as_json: AsJSON = False) -> None:
-    """List the ids of a user's API keys. The keys themselves are stored as hashes."""
+    """List the ids of a user's API keys. The keys themselves are stored only as hashes."""
     from snaphold.model import rfc3339  # noqa: PLC0415
 
     with _identity(given) as identity:
@@ -216,7 +215,7 @@ def _named(account: str, user: str | None) -> str:
 
 
 def _ask_password(user: str) -> str:
-    """From the person at the terminal, twice; else the first line of standard input."""
+    """Ask for a password twice at a terminal; else read the first line of standard input."""
     if not sys.stdin.isatty():
         password = sys.stdin.readline().rstrip("\r\n")
     else:

@@ -1,4 +1,4 @@
-"""``snaphold host``: the hosts of a region. The commands work while the service runs, which sees changes at once."""
+"""``snaphold host``: the hosts of a region. The running service sees each change at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ _COLUMNS = {"host": "HOST", "state": "STATE", "last_seen": "LAST SEEN", "instanc
 
 @command(host_app, "add", with_state)
 def add(given: Given, name: _Name) -> None:
-    """Make a host's token (a host of this name loses its old one). Prints JSON with the token, shown only now."""
+    """Make a token for a host. An existing host of this name loses its old one. Prints JSON with the token, once."""
     from snaphold.service import host_registry  # noqa: PLC0415
 
     with _deployment(given) as deployment:
@@ -32,7 +32,7 @@ def add(given: Given, name: _Name) -> None:
 
 @command(host_app, "list", with_state)
 def list_(given: Given, *, as_json: AsJSON = False) -> None:
-    """List the hosts of a region: whether each has been heard from within a lease, and how many instances it has."""
+    """List the hosts of a region: whether each has renewed its lease, and how many instances it has."""
     from snaphold.model import rfc3339  # noqa: PLC0415
     from snaphold.service.host_registry import list_hosts  # noqa: PLC0415
 
@@ -61,13 +61,13 @@ def remove(
         bool,
         typer.Option(
             "--force",
-            help="although it has instances: they are gone from the catalog as if they had been deleted, and their "
-            "schedules end. Their backups stay. Their servers are left as they are: stop them on the host",
+            help="remove it with its instances, as if they had been deleted; their schedules end, their backups stay. "
+            "Their servers keep running: stop them on the host",
         ),
     ] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Remove a host: its token is refused from now on. One that has instances is refused without --force."""
+    """Remove a host, whose token is refused from then on. A host with instances is removed only with --force."""
     from snaphold.service.host_registry import remove_host  # noqa: PLC0415
 
     with _deployment(given) as deployment:

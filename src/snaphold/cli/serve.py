@@ -18,19 +18,19 @@ from snaphold.wiring.agent import servers_of
 from snaphold.wiring.logs import set_up_logs
 from snaphold.wiring.state_directory import Endpoint, StateDirectory, check_port, parse_regions
 
-_RATE_FACTOR: Final = 10  # of the contract's rates: few people share one machine
+_RATE_FACTOR: Final = 10  # serve's default: few people share one machine
 _STOP_TIMEOUT_S: Final = 30.0
 _STOPS_AT_ONCE: Final = 8
-_LOOK_INTERVAL_S: Final = 0.05
+_POLL_S: Final = 0.05
 
 
 def serve(given: Given) -> None:
-    """Check everything that can be wrong, then start the processes and keep them going."""
+    """Check the settings and the machine, then start the processes and restart each that ends."""
     regions = parse_regions(given.settings.region)
     state = given.state
     state.make([region.name for region in regions])
     if shutil.which("setpriv") is None:
-        raise SetupError("there is no setpriv on this machine (Debian's package util-linux)")
+        raise SetupError("setpriv is not installed on this machine (Debian's package util-linux)")
     set_up_logs(given.settings, "serve")
     with state.lock("serve"):
         engines = servers_of(given.settings, state).engines
@@ -41,11 +41,11 @@ def serve(given: Given) -> None:
         words = given.argv(state_dir=state.path, shared_system_user=shared)
         children.append(Child("agent", python("agent", *words)))
         engine = ", ".join(engine.title for engine in engines)
-        supervise(children, [region.url for region in regions], lambda: _tell(state, regions, engine))
+        supervise(children, [region.url for region in regions], lambda: _print_endpoints(state, regions, engine))
 
 
 def stop(given: Given) -> None:
-    """End ``serve`` if it runs, then every database server of the state directory."""
+    """Stop ``serve`` if it runs, then every database server of the state directory."""
     state = given.state
     state.require()
     console = Console(highlight=False)
@@ -73,10 +73,10 @@ def _wait_until_free(state: StateDirectory) -> None:
     while state.owner("serve") is not None:
         if time.monotonic() > deadline:
             raise SetupError(f"`snaphold serve` on {state.path} does not end")
-        time.sleep(_LOOK_INTERVAL_S)
+        time.sleep(_POLL_S)
 
 
-def _tell(state: StateDirectory, regions: Sequence[Endpoint], engine: str) -> None:
+def _print_endpoints(state: StateDirectory, regions: Sequence[Endpoint], engine: str) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for region in regions:
         console.print(f"{region.name} is served at {region.url}/v1.0/ACCOUNT, described at {region.url}/docs")

@@ -1,4 +1,4 @@
-"""The supervisor of ``snaphold serve``: it starts the processes of one machine and keeps them going."""
+"""The supervisor of ``snaphold serve``: starts the processes of one machine and restarts each that ends."""
 
 import contextlib
 import signal
@@ -13,19 +13,19 @@ from typing import Final
 
 import structlog
 
-_LOOK_INTERVAL_S: Final = 0.2
-_FIRST_PAUSE_S: Final = 0.2  # before a process that died is started again; doubled each time, up to the longest
+_POLL_S: Final = 0.2
+_FIRST_PAUSE_S: Final = 0.2  # before a restart; doubled each time, up to the longest
 _LONGEST_PAUSE_S: Final = 5.0
-_CALM_S: Final = 10.0  # a process that lived this long starts with the first pause again
-_STOP_S: Final = 8.0  # what a process gets to end by itself
+_STABLE_S: Final = 10.0  # after which a process counts as stable, and its next pause is the first again
+_STOP_S: Final = 8.0  # between SIGTERM and SIGKILL
 
 _log = structlog.get_logger(__name__)
 
 
 class Child:
-    """One process, started again whenever it ends. It dies with us, even when we are killed.
+    """One process, restarted whenever it ends. The kernel kills it when we end, even when we are killed.
 
-    Start it from the main thread only: the kernel ends it when the thread that started it is gone.
+    Start it from the main thread only: the kernel kills it when the thread that started it ends.
     """
 
     def __init__(self, name: str, argv: Sequence[str]) -> None:
@@ -45,16 +45,16 @@ class Child:
         """The exit status, None while it runs."""
         return None if self._process is None else self._process.poll()
 
-    def look(self) -> None:
-        """Start it again, after a pause, when it has ended."""
+    def restart_if_ended(self) -> None:
+        """Restart the process, after a pause, if it has ended. Call it again and again."""
         status = self.status()
         if status is None and self._process is not None:
             return
         now = time.monotonic()
         if self._process is not None:
-            if now - self._started_at > _CALM_S:
+            if now - self._started_at > _STABLE_S:
                 self._pause_s = _FIRST_PAUSE_S
-            _log.warning("process ended", name=self.name, status=status, restart_in_s=self._pause_s)
+            _log.warning("process.ended", name=self.name, status=status, restart_in_s=self._pause_s)
             self._process = None
             self._start_at = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
@@ -62,29 +62,29 @@ class Child:
             self.start()
 
     def stop(self) -> None:
-        """End it: politely, then not."""
+        """Stop the process: SIGTERM, then SIGKILL."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
         try:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
-            _log.warning("process does not end, killed", name=self.name)
+            _log.warning("process.killed", name=self.name)
             self._process.kill()
             self._process.wait()
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGINT came."""
+    """SIGTERM or SIGINT was received."""
 
 
 def supervise(children: Sequence[Child], urls: Sequence[str], ready: Callable[[], None]) -> None:
-    """Start the children, call ``ready`` once every URL answers, and keep all going until SIGTERM or SIGINT.
+    """Start the children, call ``ready`` once every URL answers, and restart children until SIGTERM or SIGINT.
 
-    They are ended in reverse order.
+    They are stopped in reverse order.
 
     Raises:
-        SystemExit: one of them ended before all was ready; it has said why.
+        SystemExit: a child ended before every URL answered. It has logged why.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
@@ -95,9 +95,9 @@ def supervise(children: Sequence[Child], urls: Sequence[str], ready: Callable[[]
             _wait_until_ready(children, urls)
             ready()
             while True:
-                time.sleep(_LOOK_INTERVAL_S)
+                time.sleep(_POLL_S)
                 for child in children:
-                    child.look()
+                    child.restart_if_ended()
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
@@ -119,7 +119,7 @@ def _wait_until_ready(children: Sequence[Child], urls: Sequence[str]) -> None:
                 sys.exit(1)
         silent = [url for url in silent if not _answers(url)]
         if silent:
-            time.sleep(_LOOK_INTERVAL_S)
+            time.sleep(_POLL_S)
 
 
 def _answers(url: str) -> bool:
@@ -133,8 +133,8 @@ def _answers(url: str) -> bool:
 
 
 def python(*words: str) -> list[str]:
-    """The argument list that runs ``snaphold`` with these words, by this very interpreter.
+    """The argument list that runs ``snaphold`` with these words in this interpreter.
 
-    ``-P``: nothing is imported from the directory that the operator happens to be in.
+    ``-P`` keeps Python from importing modules from the working directory.
     """
     return [sys.executable, "-P", "-m", "snaphold", *words]

@@ -1,4 +1,4 @@
-"""`snaphold verify`: has backups verify themselves, by the worker and the hosts of the service that runs."""
+"""``snaphold verify``: has the worker and the hosts of the running service verify backups."""
 
 import json
 import sys
@@ -17,14 +17,15 @@ from snaphold.service.verification import request_verification, verifiable_backu
 from snaphold.wiring.deployment import opened_deployment
 from snaphold.wiring.logs import set_up_logs
 
-_AT_ONCE: Final = 2  # backups that are being verified: hosts have other things to do
-_LOOK_S: Final = 0.2
+_AT_ONCE: Final = 2  # backups verified at a time, so that hosts can do other tasks
+_POLL_S: Final = 0.2
 
 
 def verify_backups(given: Given, level: VerificationLevel, account: str | None, *, wait: bool) -> bool:
-    """Ask for a verification of every COMPLETED backup of a region, those longest unproven first; whether all passed.
+    """Request a verification of every COMPLETED backup of a region. Returns whether all passed.
 
-    Prints a line of JSON for each. Without ``wait`` all are asked for at once.
+    The backups that were not verified for the longest time come first. Prints a line of JSON for each. Without ``wait``
+    all verifications are requested at once.
     """
     set_up_logs(given.settings, "verify")
     state = given.state
@@ -36,7 +37,7 @@ def verify_backups(given: Given, level: VerificationLevel, account: str | None, 
 
 
 class _Round:
-    """One verification of each of some backups. ``at_once`` None: nobody waits for what they show."""
+    """Verifies some backups once, ``at_once`` at a time; None: requests all, and waits for no result."""
 
     def __init__(self, deployment: Deployment, level: VerificationLevel, *, at_once: int | None) -> None:
         self._deployment = deployment
@@ -46,7 +47,7 @@ class _Round:
         self._all_passed = True
 
     def run(self, backups: list[Backup]) -> bool:
-        """Whether all passed, or were asked for."""
+        """Returns whether all passed; without waiting, whether all were requested."""
         waiting = deque(backups)
         while waiting or self._running:
             while waiting and (self._at_once is None or len(self._running) < self._at_once):
@@ -56,11 +57,11 @@ class _Round:
                     break
             self._running = [backup for backup in self._running if not self._ended(backup)]
             if waiting or self._running:
-                time.sleep(_LOOK_S)
+                time.sleep(_POLL_S)
         return self._all_passed
 
     def _ask(self, backup: Backup) -> bool:
-        """Ask for the verification; False when another one has to end first. What was deleted meanwhile is left out."""
+        """Request a verification; False when another one must end first. Skips a backup that was deleted meanwhile."""
         try:
             request_verification(self._deployment, backup.account, backup.id, self._level)
         except NotFound:
@@ -71,10 +72,10 @@ class _Round:
                 return found.proving is None or self._at_once is None
             return True
         except Unavailable as error:
-            self._say(backup, status=VerificationStatus.UNKNOWN, reason=str(error))
+            self._print(backup, status=VerificationStatus.UNKNOWN, reason=str(error))
             return True
         if self._at_once is None:
-            self._say(backup, status="asked")
+            self._print(backup, status="asked")
         else:
             self._running.append(backup)
         return True
@@ -87,13 +88,13 @@ class _Round:
         if found.proving is not None:
             return False
         at = None if found.proof_at_us is None else rfc3339(found.proof_at_us)
-        self._say(
+        self._print(
             found, status=found.proof_status, at=at, seconds=found.proof_seconds, reason=found.proof_reason,
             mend_from=found.proof_mend_from,
         )  # fmt: skip
         return True
 
-    def _say(self, backup: Backup, *, status: str | None, **facts: str | float | None) -> None:
+    def _print(self, backup: Backup, *, status: str | None, **facts: str | float | None) -> None:
         self._all_passed &= status in {VerificationStatus.PASSED, "asked"}
         told = {"backup": backup.id, "account": backup.account, "level": self._level, "status": status, **facts}
         line = {name: value for name, value in told.items() if value is not None}

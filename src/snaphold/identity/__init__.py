@@ -1,1 +1,1 @@
-"""Who is calling, and what may they do."""
+"""Callers and their rights."""

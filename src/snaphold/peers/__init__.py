@@ -1,1 +1,1 @@
-"""Other regions as this one sees them: their APIs and their stores, asked over HTTP (snaphold.protocol)."""
+"""Clients of other regions: of their APIs and of their stores, over HTTP (snaphold.protocol)."""

@@ -1,4 +1,4 @@
-"""Another region's service."""
+"""A client of another region's service."""
 
 from pathlib import Path
 from typing import Final, TypeVar
@@ -32,19 +32,19 @@ class PeerClient:
         self._http = open_http_client(url, secret_file, _TIMEOUT_S)
 
     def copies(self, question: PeerQuery) -> PeerAnswer:
-        """Which of these backups are there."""
+        """Ask which of these backups have a copy there, and whether one more may come."""
         return self._post("copies", question, PeerAnswer)
 
     def announce(self, message: PeerAnnouncement) -> None:
-        """Say that the objects of a copy will come."""
+        """Announce the objects of a copy."""
         self._post("announce", message, Nothing)
 
     def record(self, message: PeerRecord) -> None:
-        """Have a copy whose objects are all there made a backup of that region."""
+        """Have the other region record a copy, whose objects are complete, as a backup of its own."""
         self._post("record", message, Nothing)
 
     def withdraw(self, message: PeerWithdrawal) -> PeerWithdrawn:
-        """Say that no more objects of a copy will come."""
+        """Withdraw the announcement of a copy."""
         return self._post("withdraw", message, PeerWithdrawn)
 
     def _post(self, path: str, message: Message, answer: type[_Answered]) -> _Answered:

@@ -1,7 +1,7 @@
-"""Another region's store, spoken to over its API: what a copy puts there, and what may be read of it.
+"""Another region's store, used over its API: copies are written to it, and read back.
 
-Bytes go through memory only, a segment at a time, each body with its hash (RFC 9530), which the other side checks
-before it keeps anything. The other side decides what is allowed: see docs/reference/peer-api.md.
+Bytes are held in memory only, one segment at a time. Each body carries its hash (RFC 9530), which the other side checks
+before it stores anything. The other side decides what is allowed: see docs/reference/peer-api.md.
 """
 
 import base64
@@ -24,29 +24,29 @@ from snaphold.objects import (
     check_prefix,
     is_name,
 )
-from snaphold.peers.http_client import Said, ask, open_http_client, whole
+from snaphold.peers.http_client import Response, ask, open_http_client, whole
 from snaphold.protocol import PeerDigest, PeerListing, PeerPublication
 
-_PIECE: Final = 4 << 20  # bytes that get() hands on at once
-_TIMEOUT_S: Final = 60.0  # of silence
-_MAX_WORDS: Final = 64 << 10  # bytes of an answer that is no object
-_MAX_WHOLE: Final = 256 << 20  # bytes of a listing, and of an object that is read as a whole: a manifest, an index
-_MOST_DIGITS: Final = 19  # of a length in bytes
+_PIECE: Final = 4 << 20  # bytes that get() yields at once
+_TIMEOUT_S: Final = 60.0  # without a byte
+_MAX_ANSWER: Final = 64 << 10  # bytes of an answer that is not an object
+_MAX_WHOLE: Final = 256 << 20  # bytes of a listing, and of an object that is read whole: a manifest, an index
+_MAX_DIGITS: Final = 19  # of a length in bytes
 
 
 class PeerStores:
-    """The containers of another region, as far as it lets us. Share one object among the threads of a process."""
+    """The containers of another region, as far as it grants access. Threads may share an object."""
 
     def __init__(self, region: str, url: str, secret_file: Path) -> None:
         self._region = region
         self._http = open_http_client(url, secret_file, _TIMEOUT_S)
 
     def of(self, account: str) -> "PeerStore":
-        """The container of this account. Raises ``Permanent`` for a name that is none."""
+        """The container of an account. Raises ``Permanent`` when the name is not valid."""
         return PeerStore(self._http, self._region, check_account(account))
 
     def close(self) -> None:
-        """End its connections."""
+        """Close the connections."""
         self._http.close()
 
 
@@ -61,14 +61,14 @@ class PeerStore:
     def put_segment(
         self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
     ) -> None:
-        """Send it in one request, its hash in front."""
+        """Send the segment in one request, with its hash in a header."""
         if number < 0:
             raise Permanent(f"segment {number} cannot be kept")
         params: dict[str, Any] = {"prefix": check_prefix(prefix), **_unless_usual(segment_size)}
         self._put(f"segments/{number}", list(data), **params)
 
     def publish(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int = SEGMENT_SIZE) -> None:
-        """Have it published."""
+        """Have the other side publish the segments."""
         check_name(name)
         message = PeerPublication(
             prefix=check_prefix(prefix), count=count, size_bytes=size_bytes, segment_size=segment_size
@@ -76,22 +76,22 @@ class PeerStore:
         self._send("POST", f"publications/{name}", name, content=message.model_dump_json(exclude_defaults=True))
 
     def put(self, name: str, data: bytes) -> None:
-        """Send it in one request."""
+        """Send the object in one request."""
         self._put(f"objects/{check_name(name)}", [data], name=name, replace=False)
 
     def replace(self, name: str, data: bytes) -> None:
-        """Send it in one request."""
+        """Send the object in one request."""
         self._put(f"objects/{check_name(name)}", [data], name=name, replace=True)
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Read it as it comes."""
+        """Yield the bytes as they arrive."""
         check_name(name)
         if start < 0 or (length is not None and length < 0):
             raise Permanent(f"there is no range of {length} bytes from {start}")
         url = f"{self._path}/objects/{name}"
         with self._mapped(), self._http.stream("GET", url, params=_given(start=start, length=length)) as response:
             if not response.is_success:
-                self._check(whole(response, _MAX_WORDS), name)
+                self._check(whole(response, _MAX_ANSWER), name)
             left = _MAX_WHOLE if length is None else length
             for piece in response.iter_raw(_PIECE):
                 left -= len(piece)
@@ -100,25 +100,25 @@ class PeerStore:
                 yield piece
 
     def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
-        """As the other region reads it."""
+        """The hash of what the other region reads from its store."""
         params = _given(start=start, length=length)
         return self._digest(f"digests/{check_name(name)}", name, params)
 
     def segment_sha256(self, prefix: str, number: int, size_bytes: int, *, segment_size: int = SEGMENT_SIZE) -> str:
-        """As the other region reads it."""
+        """The hash of what the other region reads from its store."""
         params = _given(prefix=check_prefix(prefix), size_bytes=size_bytes, **_unless_usual(segment_size))
         return self._digest(f"segments/{number}", f"{prefix}{number}", params)
 
     def size(self, name: str) -> int:
-        """As the other region says."""
+        """The length that the other region reports."""
         said = self._send("HEAD", f"objects/{check_name(name)}", name)
         length = said.headers.get("content-length", "")
-        if not (length.isascii() and length.isdigit() and len(length) < _MOST_DIGITS):
+        if not (length.isascii() and length.isdigit() and len(length) < _MAX_DIGITS):
             raise Transient(f"Region {self._region} gave an answer that cannot be understood.")
         return int(length)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """As the other region says, all at once."""
+        """The objects that the other region reports, in one request."""
         params = {"prefix": check_list_prefix(prefix)}
         said = self._send("GET", "objects", prefix, max_bytes=_MAX_WHOLE, params=params)
         with self._understood():
@@ -129,7 +129,7 @@ class PeerStore:
             yield ObjectInfo(name=one.name, size_bytes=one.size_bytes, modified_s=one.modified_s)
 
     def delete(self, name: str) -> None:
-        """Have it deleted."""
+        """Have the other side delete the object."""
         self._send("DELETE", f"objects/{check_name(name)}", name)
 
     def _put(self, path: str, data: Sequence[bytes | memoryview], *, name: str = "", **params: Any) -> None:
@@ -148,14 +148,14 @@ class PeerStore:
         with self._understood():
             return PeerDigest.model_validate_json(said.content).sha256
 
-    def _send(self, method: str, path: str, name: str, *, max_bytes: int = _MAX_WORDS, **more: Any) -> Said:
+    def _send(self, method: str, path: str, name: str, *, max_bytes: int = _MAX_ANSWER, **more: Any) -> Response:
         with self._mapped():
             said = ask(self._http, method, f"{self._path}/{path}", max_bytes, **more)
         self._check(said, name)
         return said
 
-    def _check(self, said: Said, name: str) -> None:
-        """Turn what the other region says into this project's errors."""
+    def _check(self, said: Response, name: str) -> None:
+        """Map a status of the other region to an error of snaphold.errors."""
         if said.is_success:
             return
         match said.code:

@@ -1,13 +1,13 @@
-"""Sandboxes: what a tool or a database server may reach, enforced by the kernel whatever becomes of the program.
+"""Sandboxes: what a tool or a database server may reach. The kernel enforces it, even if the program is taken over.
 
-A program is not started itself, but by ``launcher.py``, which abandons rights and then becomes it:
+``launcher.py`` starts each program: it gives up rights and then executes the program, which
 
-- it is a user of its own where there is one, has no capabilities and can gain none (no_new_privs);
-- with Landlock (Linux 5.19 and later, with root and without) it reads the system's libraries and what is named here,
-  writes only what is named here, runs nothing but itself, makes no links, signals nobody outside (6.12);
-- with Linux 6.7 and later it connects to no TCP port but those that are named.
+- runs as its own user, if it has one, without capabilities, and cannot gain any (no_new_privs);
+- with Landlock (Linux 5.19 and later, as root or not) reads only the system's libraries and the paths named here,
+  writes only the paths named here, executes only itself, creates no links, and signals no process outside (Linux 6.12);
+- with Linux 6.7 and later connects only to the TCP ports named here.
 
-What the kernel does not offer is left out: ``protection`` says what there is.
+A restriction that the kernel does not offer is left out; ``protection`` returns what it offers.
 """
 
 import json
@@ -21,8 +21,7 @@ from typing import Final
 from snaphold.sandbox import launcher
 
 _LAUNCHER: Final = os.fspath(Path(launcher.__file__).resolve())
-# What programs of MariaDB and their libraries read of a system. Nothing here holds a secret that a user of the system
-# may read.
+# The system files that MariaDB's programs and their libraries read. None holds a secret that every user can read.
 _SYSTEM: Final = (
     "/usr",
     "/lib",
@@ -59,7 +58,7 @@ _WRITABLE: Final = ("/dev/null",)
 
 @dataclass(frozen=True, kw_only=True)
 class Sandbox:
-    """What a program may reach besides the system's libraries: files, or directories with all that is below them."""
+    """The paths that a program may reach besides the system's libraries; a directory includes everything below it."""
 
     reads: Sequence[Path] = ()
     writes: Sequence[Path] = ()
@@ -68,7 +67,7 @@ class Sandbox:
 
 @dataclass(frozen=True, kw_only=True)
 class Protection:
-    """What the kernel of this machine enforces of a sandbox."""
+    """Which parts of a sandbox this machine's kernel enforces."""
 
     files: bool
     connections: bool
@@ -76,7 +75,7 @@ class Protection:
 
 
 def protection() -> Protection:
-    """What this machine's kernel offers."""
+    """The parts of a sandbox that this machine's kernel offers."""
     abi = launcher.landlock_abi()
     return Protection(files=abi > 0, connections=abi >= launcher.CONNECTIONS_ABI, signals=abi >= launcher.SIGNALS_ABI)
 
@@ -92,12 +91,12 @@ def command(
     open_files: int | None = None,
     listens: bool = False,
 ) -> list[str]:
-    """The command line that starts a program restricted; ``argv[0]`` is its path.
+    """The command line that starts a program with restrictions; ``argv[0]`` is the program's path.
 
-    ``sandbox``: None restricts no files. ``uid``, ``gid``: whom it is to be. ``environment``: its whole one, None:
-    that in which the command is run. ``dies_with_us``: it is killed when the calling thread ends. ``open_files``: its
-    soft limit of them, as far as the hard one allows. ``listens``: standard input and output are two sockets,
-    which the program gets as sd_listen_fds(3) says; its output goes where its errors go then.
+    ``sandbox``: None restricts no files. ``uid``, ``gid``: the program's user. ``environment``: the whole environment;
+    None: ours. ``dies_with_us``: the kernel kills it when the calling thread ends. ``open_files``: the soft limit,
+    up to the hard one. ``listens``: standard input and output are two sockets; the program receives them as in
+    sd_listen_fds(3), and its output goes to standard error.
     """
     paths = None
     if sandbox is not None:
@@ -119,7 +118,7 @@ def command(
 
 
 def launched(command_line: Sequence[bytes]) -> Sequence[bytes]:
-    """The program's own command line, whether the launcher has become it yet or not."""
+    """The program's own command line, whether the launcher has executed it already or not."""
     if len(command_line) > 5 and command_line[3] == os.fsencode(_LAUNCHER):
         return command_line[5:]
     return command_line

@@ -1,13 +1,14 @@
-"""The program that abandons rights and then becomes another program.
+"""A program that gives up rights and then executes another program.
 
     python -I -S launcher.py RESTRICTIONS PROGRAM [ARGUMENT…]
 
-``RESTRICTIONS`` is JSON as ``Sandbox.command`` writes it. The order matters: the user first, while we may still change
-it; the kernel's signal at the parent's end after that, because a change of user takes it back; the files and
-connections last, because they close the way to everything else.
+``RESTRICTIONS`` is JSON, written by ``sandbox.command``. The order matters. The user comes first, while we may still
+change it. The signal at the parent's end comes after it, because a change of user clears it. Files and connections come
+last, because they forbid everything else.
 
-It uses nothing but the standard library and few modules of it: it is run before every tool and every server, in about
-20 ms. A restriction that fails ends it with status 126 and one line on standard error; the program is not run then.
+The launcher runs before every tool and every server, so it imports only a few modules of the standard library and takes
+about 20 ms. If a restriction fails, it exits with status 126 and one line on standard error, without executing the
+program.
 
 Source: prctl(2), capabilities(7), landlock(7), elf(5).
 """
@@ -22,7 +23,7 @@ import struct
 import sys
 
 _PT_INTERP = 3  # elf(5)
-FAILED = 126  # exit status, as a shell's for a program that cannot be run
+FAILED = 126  # exit status, like a shell's for a program that cannot be executed
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -31,7 +32,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION_3 = 0x20080522
-_CAPABILITIES = 64  # more than there are
+_CAPABILITIES = 64  # more than exist
 
 _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_ADD_RULE, _SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _LANDLOCK_VERSION = 1
@@ -43,39 +44,39 @@ _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = 1 << 10, 1 << 11, 1 << 12
 _REFER, _TRUNCATE = 1 << 13, 1 << 14  # since ABI 2 and 3
 _CONNECT_TCP = 1 << 1  # since ABI 4
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1  # since ABI 6
-_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE  # what a rule for one file may allow
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE  # the rights that a rule for a single file may have
 _READ = _READ_FILE | _READ_DIR
 _WRITE = (
     _READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _REFER | _TRUNCATE
-)  # no links and no devices are made
+)  # neither links nor devices
 _ALL = _WRITE | _EXECUTE | _MAKE_CHAR | _MAKE_FIFO | _MAKE_BLOCK | _MAKE_SYM
-LEAST_ABI = 2  # before, nothing could be renamed from one directory to another
+LEAST_ABI = 2  # ABI 1 forbids every rename from one directory to another
 CONNECTIONS_ABI = 4
 SIGNALS_ABI = 6
 
 
 def landlock_abi() -> int:
-    """Which version of Landlock the kernel offers; 0: none, or one that cannot be used here."""
+    """The version of Landlock that the kernel offers; 0: none, or one that is too old."""
     abi = _LIBC.syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION)
     return abi if abi >= LEAST_ABI else 0
 
 
 def become(uid: int, gid: int) -> None:
-    """Be this user for good, with no other groups."""
+    """Become this user for good, with no supplementary groups."""
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 
 
 def forbid_capabilities() -> None:
-    """Have no program that we become get a capability back, set-user-ID or not. Before ``become``."""
+    """Keep every program that we execute from gaining capabilities, also set-user-ID ones. Call before ``become``."""
     for capability in range(_CAPABILITIES):
         if _LIBC.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) and ctypes.get_errno() != 22:  # EINVAL
-            break  # not root: it has none to lose
+            break  # not root: nothing to drop
 
 
 def drop_capabilities() -> None:
-    """Have none ourselves."""
+    """Drop our own capabilities."""
     _LIBC.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0)
     number = _SYS_CAPSET.get(os.uname().machine)
     if number is not None:
@@ -83,12 +84,12 @@ def drop_capabilities() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """Have no set-user-ID program and no file capability raise our rights."""
+    """Keep set-user-ID programs and file capabilities from raising our rights."""
     _check(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
 
 
 def die_with(parent: int) -> None:
-    """Be killed when the thread that started us ends; at once when it has ended already. After ``become``."""
+    """Be killed when the thread that started us ends, at once if it has ended. Call after ``become``."""
     _check(_LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "PR_SET_PDEATHSIG")
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -97,9 +98,9 @@ def die_with(parent: int) -> None:
 def restrict(
     *, reads: list[str], writes: list[str], executes: list[str] | None, ports: list[int] | None, abi: int
 ) -> None:
-    """Reach only these files and directories, and connect only to these TCP ports, from now on; None: to all of them.
+    """Restrict us to these files and directories, and to connections to these TCP ports; None: no restriction.
 
-    Paths that are not there are left out. What is open already stays so. Needs ``forbid_new_privileges``.
+    Missing paths are ignored. Files that are open stay open. Call ``forbid_new_privileges`` before.
     """
     known = _ALL if abi >= 3 else _ALL & ~_TRUNCATE
     if executes is None:
@@ -139,9 +140,9 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def needed_to_run(program: str) -> list[str] | None:
-    """The files that the kernel executes for a program: itself, and the dynamic loader that an ELF program names.
+    """The files that the kernel executes for a program: the program, and the dynamic loader that its ELF header names.
 
-    None for a script, which may run anything: an operator has put one before the program.
+    None for a script, which may execute anything: an operator has put it in the program's place.
     """
     with open(program, "rb") as file:  # noqa: PTH123 -- pathlib takes as long to import as all the rest
         head = file.read(64)
@@ -159,7 +160,7 @@ def needed_to_run(program: str) -> list[str] | None:
 
 
 def hand_sockets_over() -> None:
-    """Put the sockets that came as standard input and output where sd_listen_fds(3) has them."""
+    """Move the sockets from standard input and output to the descriptors of sd_listen_fds(3)."""
     os.dup2(0, 3)
     os.dup2(1, 4)
     os.dup2(2, 1)
@@ -176,11 +177,11 @@ def _check(result: int, doing: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Restrict ourselves and become the program; returns only when that fails."""
+    """Restrict ourselves and execute the program. Returns only when that fails."""
     asked, program, *arguments = argv
     try:
         restrictions = json.loads(asked)
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; the program is to find them as usual
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; the program expects the default
             signal.signal(ignored, signal.SIG_DFL)
         files = restrictions["open_files"]
         if files is not None:

@@ -1,4 +1,4 @@
-"""Where everything lies in a state directory, and who may use it."""
+"""The layout of a state directory, and the locks that processes hold on it."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ _REGION: Final = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_-]{0,31})=(?P<where>\S
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A region's name and where its API listens, or is found."""
+    """A region's name, and the address on which its API listens."""
 
     name: str
     address: str
@@ -25,19 +25,19 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Without a path and without a slash at the end."""
+        """The URL of the API, without a path or a final slash."""
         return f"http://{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
 
     def __str__(self) -> str:
-        """As the setting is written."""
+        """The form of the setting: NAME=ADDRESS:PORT."""
         return f"{self.name}={self.url.removeprefix('http://')}"
 
 
 def parse_regions(texts: Sequence[str]) -> list[Endpoint]:
-    """Read ``NAME=ADDRESS:PORT`` settings.
+    """Parse ``NAME=ADDRESS:PORT`` settings.
 
     Raises:
-        SetupError: one has another form, none is given, or two share a name or a port.
+        SetupError: a setting has another form, none is given, or two share a name or an address and port.
     """
     regions = [_parse_region(text) for text in texts]
     if not regions:
@@ -59,10 +59,10 @@ def _parse_region(text: str) -> Endpoint:
 
 @dataclass(frozen=True)
 class StateDirectory:
-    """The layout of a state directory."""
+    """A state directory. ``store_root``: the directory of the stores; None: each store is in its region's part."""
 
     path: Path
-    store_root: Path | None = None  # of the stores of all regions, where they lie elsewhere
+    store_root: Path | None = None
 
     @property
     def identity(self) -> Path:
@@ -75,18 +75,18 @@ class StateDirectory:
         return self.path / "instances"
 
     def region(self, name: str) -> Path:
-        """All that belongs to one region."""
+        """The directory of one region."""
         return self.path / "regions" / name
 
     def catalog(self, region: str) -> Path:
-        """The region's record."""
+        """The region's catalog."""
         return self.region(region) / "catalog.db"
 
     def store(self, region: str) -> Path:
         """The region's object store.
 
         Raises:
-            SetupError: it was made to lie elsewhere, and nothing says where now; an empty one would be taken for it.
+            SetupError: the store was set up with ``store_root``, which is not given now. The default would be empty.
         """
         if self.store_root is not None:
             return self.store_root / region
@@ -98,31 +98,31 @@ class StateDirectory:
         return self.region(region) / "store"
 
     def _elsewhere(self, region: str) -> Path:
-        """Holds the last ``store_root`` that the region was made with."""
+        """The file with the ``store_root`` that the region was last used with."""
         return self.region(region) / "store-dir"
 
     def agent_token(self, region: str) -> Path:
-        """What the embedded agent shows to the region's API."""
+        """The file with the token by which the agent of this machine authenticates to the region's API."""
         return self.region(region) / "agent.token"
 
     def peer_token(self, region: str) -> Path:
-        """What other regions show to this one's API."""
+        """The file with the token by which the other regions of this directory authenticate to this region's API."""
         return self.region(region) / "peer.token"
 
     def region_names(self) -> list[str]:
-        """Every region that there is in this directory."""
+        """The names of all regions in this directory, sorted."""
         with contextlib.suppress(FileNotFoundError):
             return sorted(entry.name for entry in (self.path / "regions").iterdir() if entry.is_dir())
         return []
 
     def make(self, regions: Sequence[str] = ()) -> None:
-        """Make what is missing of the directory and of these regions' parts.
+        """Create the directory and these regions' parts as far as they are missing.
 
         Raises:
-            SetupError: it cannot be made, or cannot be written to; or as ``store`` says.
+            SetupError: they cannot be created or written to; or as ``store`` raises it.
         """
-        self._check_store_root(regions)
         try:
+            self._check_store_root(regions)
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "regions").mkdir(mode=0o700, exist_ok=True)
             for region in regions:
@@ -147,7 +147,7 @@ class StateDirectory:
                 raise SetupError(f"{existing} is not a directory, so no store can be made there (--store-dir)")
 
     def make_store(self, region: str) -> None:
-        """Make the region's store where it is missing. Raises ``SetupError`` where it cannot be made."""
+        """Create the region's store if it is missing. Raises ``SetupError`` when it cannot be created."""
         try:
             self.store(region).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -155,47 +155,47 @@ class StateDirectory:
 
     @property
     def is_set_up(self) -> bool:
-        """Whether ``make`` has been here."""
+        """Whether ``make`` has set this directory up."""
         return (self.path / "regions").is_dir()
 
     @property
     def not_set_up(self) -> str:
-        """What to tell an operator who named a directory in which no service has been set up."""
+        """The message for an operator who named a directory that is not set up."""
         return f"{self.path} is no state directory: no service has been set up in it (snaphold serve)"
 
     def require(self) -> None:
-        """Raise ``SetupError`` where no service has been set up, and make nothing."""
+        """Raise ``SetupError`` unless the directory is set up. Creates nothing."""
         if not self.is_set_up:
             raise SetupError(self.not_set_up)
 
     def require_store(self, region: str) -> None:
-        """Raise ``SetupError`` where the region's store is to lie elsewhere and is not there: nothing is made then."""
+        """Raise ``SetupError`` when the store is below ``store_root`` and does not exist. Creates nothing."""
         if self.store_root is not None and not self.store(region).is_dir():
             raise SetupError(f"{self.store(region)}, the store of {region}, is no directory (--store-dir)")
 
     def lock(self, name: str) -> "contextlib.AbstractContextManager[None]":
-        """Be the only one of its kind on this directory: ``serve`` or ``agent``. Freed by the end of the process.
+        """Hold the lock of the only ``serve`` or ``agent`` on this directory. The end of the process frees it.
 
         Raises:
-            SetupError: there is one already.
+            SetupError: another process holds it.
         """
         return _locked(self.path / f"{name}.lock", f"another `snaphold {name}` is running on {self.path}")
 
     def worker_lock(self, region: str) -> Path:
-        """What the region's worker holds while it works (snaphold.queue)."""
+        """The lock that the region's worker holds while it works (snaphold.queue)."""
         return self.region(region) / "worker.lock"
 
     def answering(self, region: str) -> "contextlib.AbstractContextManager[None]":
-        """Be one of those that answer for a region. Raises ``SetupError`` while nobody may."""
-        taken = f"the record of region {region} on {self.path} is being replaced"
+        """Hold a shared lock while an API serves a region. Raises ``SetupError`` while ``without_service`` is held."""
+        taken = f"the catalog of region {region} on {self.path} is being replaced"
         return _locked(self._api_lock(region), taken, shared=True)
 
     @contextlib.contextmanager
     def without_service(self, region: str) -> Iterator[None]:
-        """Keep a region's APIs and its worker away. Raises ``SetupError`` while one of them is there."""
+        """Keep a region's APIs and worker from starting. Raises ``SetupError`` while one of them runs."""
         with (
-            _locked(self._api_lock(region), f"an API of region {region} answers on {self.path}: stop it"),
-            _locked(self.worker_lock(region), f"the worker of region {region} is at work on {self.path}: stop it"),
+            _locked(self._api_lock(region), f"an API of region {region} is running on {self.path}: stop it"),
+            _locked(self.worker_lock(region), f"the worker of region {region} is running on {self.path}: stop it"),
         ):
             yield
 
@@ -203,7 +203,7 @@ class StateDirectory:
         return self.region(region) / "api.lock"
 
     def owner(self, name: str) -> int | None:
-        """The process id of whoever holds this lock."""
+        """The id of the process that holds this lock; None: nobody does."""
         path = self.path / f"{name}.lock"
         try:
             with path.open("r+") as file:
@@ -218,7 +218,7 @@ class StateDirectory:
 
 @contextlib.contextmanager
 def _locked(path: Path, taken: str, *, shared: bool = False) -> Iterator[None]:
-    """Hold a lock, alone or with others who share it. Its file names the process that holds it alone."""
+    """Hold a lock on a file, exclusive or shared. The file of an exclusive lock holds the id of its process."""
     try:
         file = path.open("a+")
     except OSError as error:
@@ -234,11 +234,11 @@ def _locked(path: Path, taken: str, *, shared: bool = False) -> Iterator[None]:
         if not shared:
             file.write(f"{os.getpid()}\n")
             file.flush()
-        yield  # the name stays until the lock is free: who asks for the owner meanwhile must not find nobody
+        yield  # the id stays in the file until the lock is free, so that owner() always finds it
 
 
 def check_port(endpoint: Endpoint) -> None:
-    """Raise ``SetupError`` when the address cannot be listened on."""
+    """Raise ``SetupError`` when the address and port cannot be bound."""
     family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
