@@ -1,4 +1,4 @@
-"""Files and directories of servers: written whole or not at all, owned by whom they serve, measured, synced."""
+"""Files and directories of database servers: writes them atomically, sets their owner, measures and syncs them."""
 
 import ctypes
 import errno
@@ -20,14 +20,14 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _STATX_BTIME: Final = 0x800
-_LOG_NAME: Final = re.compile(  # rewritten in place or temporary: no data of the source. Beside the databases only
+_LOG_NAME: Final = re.compile(  # logs and temporary tables, in the top directory only: they hold no data of the source
     r"ib_logfile\d+|ibtmp\d+|aria_log_control|aria_log\.\d{8}"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """The system user that a server's files belong to; group and user have the same number."""
+    """The system user that owns a server's files. Its user and group have the same number."""
 
     uid: int
     gid: int
@@ -35,7 +35,7 @@ class Owner:
 
 @contextmanager
 def disk_faults(doing: str) -> Iterator[None]:
-    """Turn a fault of the disk into ``Permanent`` with a reason that a person understands; the cause names the file."""
+    """Turn an ``OSError`` into ``Permanent`` with a readable reason. ``doing``: the start of that reason."""
     try:
         yield
     except OSError as error:
@@ -45,7 +45,7 @@ def disk_faults(doing: str) -> Iterator[None]:
 
 
 def make_directory(path: Path, *, owner: Owner | None, mode: int = 0o700) -> None:
-    """A directory with exactly this owner (None: ourselves) and mode, whether it was there or not."""
+    """Create a directory, or change an existing one, so that it has this owner (None: this process's) and mode."""
     path.mkdir(exist_ok=True)
     if owner is not None:
         os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
@@ -82,10 +82,10 @@ def make_traversable(directory: Path) -> None:
 def write_atomically(
     path: Path, data: bytes, *, owner: Owner | None = None, reader: Owner | None = None, sync: bool = True
 ) -> None:
-    """Put ``data`` at ``path``, 0600, replacing what was there; durable when this returns, unless ``sync`` is False.
+    """Write ``data`` to ``path`` with mode 0600, replacing any old file. Durable unless ``sync`` is False.
 
-    ``owner``: whose it is, default: ours. ``reader``: whose group may read it (0640), and not write it.
-    A crash leaves the old file or the new one, and perhaps a ``.tmp.*`` beside it.
+    ``owner``: the owner of the file, by default the user of this process. ``reader``: the user whose group may read
+    the file (mode 0640). A crash leaves the old file or the new one, and possibly a ``.tmp.*`` file beside it.
     """
     new = path.with_name(f".tmp.{uuid.uuid4().hex}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -109,9 +109,10 @@ def write_atomically(
 
 
 def read_untrusted(path: Path, limit_bytes: int, *, tail: bool = False) -> bytes | None:
-    """Up to ``limit_bytes`` of a regular file in a directory that another user writes to; None when there is none.
+    """Read up to ``limit_bytes`` of a file in a directory that another user can write to; None if it cannot be opened.
 
-    Symbolic links are not followed and nothing that could block is opened: the server's user may have put them there.
+    ``tail``: read the end of the file. Symbolic links are not followed, and nothing but a regular file is read,
+    because the server's user may have put anything there.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -127,7 +128,7 @@ def read_untrusted(path: Path, limit_bytes: int, *, tail: bool = False) -> bytes
 
 
 def copy_data(source: Path, target: Path, owner: Owner | None) -> None:
-    """Copy a data directory of ours (the template) to a new one that belongs to ``owner``."""
+    """Copy a trusted data directory (the template) to a new one that belongs to ``owner``."""
     make_directory(target, owner=owner)
     for path in sorted(source.iterdir()):
         if path.is_dir():
@@ -141,10 +142,10 @@ def copy_data(source: Path, target: Path, owner: Owner | None) -> None:
 
 
 def refuse_foreign_files(directory: Path, owner: Owner | None) -> None:
-    """A restored data directory holds plain files and directories of its owner, and nothing else.
+    """Check that a restored data directory contains only regular files and directories of its owner.
 
     Raises:
-        Permanent: a link, a device, a socket, or a file of another user is in it.
+        Permanent: it contains a link, a device, a socket, or a file of another user.
     """
     uid = os.geteuid() if owner is None else owner.uid
     for entry in _walk(directory):
@@ -156,10 +157,11 @@ def refuse_foreign_files(directory: Path, owner: Owner | None) -> None:
 
 
 def used_bytes(data: Path) -> int:
-    """What a data directory takes on the disk: its files' blocks, without redo and Aria logs and temporary tables.
+    """Return the disk space that a data directory uses, without redo logs, Aria logs and temporary tables.
 
-    Logs are left out because they are as large as the configuration says, whatever is stored. Blocks, not lengths,
-    because sparse and page-compressed tables take less than they measure. Cheap: one ``lstat`` a file.
+    Logs are left out because the configuration sets their size, whatever is stored. The result counts blocks, not
+    lengths, because sparse and page-compressed tables use less space than their length. The cost is one ``lstat`` for
+    each file.
     """
     total = 0
     for entry in _walk(data):
@@ -172,7 +174,7 @@ def used_bytes(data: Path) -> int:
 
 
 def file_used_bytes(data: Path, path: str) -> int:
-    """What one file of a data directory (its path in there) adds to ``used_bytes``; 0 where that cannot be seen."""
+    """Return how much one file adds to ``used_bytes``; 0 if that is unknown. ``path``: relative to ``data``."""
     try:
         return _counted(path, (data / path).lstat())
     except OSError:
@@ -185,7 +187,7 @@ def _counted(path: str, facts: os.stat_result) -> int:
 
 
 def birth_ns(path: Path) -> int | None:
-    """When a file was made, in nanoseconds since the epoch; None where the file system does not keep it."""
+    """Return when a file was created, in nanoseconds since the epoch; None if the file system does not record it."""
     answer = ctypes.create_string_buffer(256)
     if _LIBC.statx(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, answer) != 0:
         number = ctypes.get_errno()
@@ -196,7 +198,7 @@ def birth_ns(path: Path) -> int | None:
 
 
 def sync_filesystem(path: Path) -> None:
-    """Everything that was written to the file system of ``path`` is durable when this returns (syncfs(2))."""
+    """Make everything durable that was written to the file system of ``path`` (syncfs(2))."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if _LIBC.syncfs(descriptor) != 0:
@@ -207,7 +209,7 @@ def sync_filesystem(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """The names in a directory are durable when this returns."""
+    """Make the entries of a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,1 +1,1 @@
-"""The formats of what is stored: bytes in, bytes out; no process, no database."""
+"""The formats of stored objects. These modules convert bytes; they start no process and use no database."""

@@ -1,11 +1,11 @@
-"""Reads what an increment holds of an InnoDB file: the pages that were changed.
+"""Reads the changed pages of an InnoDB file that an increment contains.
 
-``<file>.meta`` is text: ``page_size``, ``zip_size``, ``space_id``, one ``key = number`` a line. ``page_size`` is that
-of the file (smaller than the server's where ROW_FORMAT=COMPRESSED). ``<file>.delta`` is a row of clusters (numbers
-big-endian; as mariabackup 10.11.19 writes them):
+``<file>.meta`` is text with one ``key = number`` in each line: ``page_size``, ``zip_size`` and ``space_id``. The page
+size is that of the file, which for ROW_FORMAT=COMPRESSED is smaller than the server's. ``<file>.delta`` is a sequence
+of clusters. Numbers are big-endian. Source: mariabackup 10.11.19.
 
-    "xtra", or "XTRA" in the last one    u32 numbers of pages, up to 0xFFFFFFFF or the end of this first page
-    the pages, in the order of their numbers; every cluster but the last has page_size / 4 - 1 of them
+    "xtra", or "XTRA" in the last cluster    u32 page numbers, up to 0xFFFFFFFF or the end of this first page
+    the pages, in the order of their numbers; every cluster but the last has page_size / 4 - 1 pages
 """
 
 import sys
@@ -22,21 +22,21 @@ MAX_PAGE_SIZE: Final = 65536
 _GOES_ON: Final = b"xtra"
 _IS_LAST: Final = b"XTRA"
 _NO_PAGE: Final = 0xFFFFFFFF
-_BLOCK: Final = 4096  # pages whose marks are kept together
+_BLOCK: Final = 4096  # pages whose marks share one array
 
-Write = Callable[[memoryview, int], None]  # some bytes, and where in the file they belong
+Write = Callable[[memoryview, int], None]  # bytes, and their position in the file
 
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What an increment says of a file."""
+    """The facts that an increment records about a file."""
 
     page_size: int  # bytes
     space_id: int
 
     @classmethod
     def parse(cls, path: str, text: bytes) -> "Meta":
-        """Read a ``.meta``. Raises ``Damaged``."""
+        """Parse the text of a ``.meta`` file. Raises ``Damaged``."""
         pairs = (line.partition("=") for line in text.decode(errors="replace").splitlines())
         values = {key.strip(): value.strip() for key, _, value in pairs}
         try:
@@ -50,7 +50,7 @@ class Meta:
 
 
 class PageSet:
-    """Numbers of pages. What it takes to keep them is bounded by how many there are, not by how high they are."""
+    """A set of page numbers. Its memory depends on how many numbers it contains, not on how large they are."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, bytearray] = {}
@@ -69,7 +69,7 @@ class PageSet:
             start = upto
 
     def missing(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The runs of pages from ``start`` up to ``end`` that are not in it."""
+        """Yield the runs of pages from ``start`` up to ``end`` that are not in the set."""
         while start < end:
             base = start - start % _BLOCK
             upto = min(end, base + _BLOCK)
@@ -87,7 +87,7 @@ class PageSet:
 
 
 class DeltaReader:
-    """Writes the pages of a ``.delta``, which comes in pieces, where they belong, and remembers which they were.
+    """Reads a ``.delta`` file in pieces, writes its pages to their positions, and records their numbers.
 
     ``taken``: the pages that are there already; they are passed over, and what is written is added. Pages from
     ``limit`` on are passed over as well.
@@ -96,14 +96,14 @@ class DeltaReader:
     def __init__(self, path: str, page_size: int, taken: PageSet, limit: int | None, write: Write) -> None:
         self._path, self._page_size, self._taken, self._limit, self._write = path, page_size, taken, limit, write
         self._header = bytearray()
-        self._moves: list[tuple[int, int, int]] = []  # of this cluster: from, to, and where in the file they belong
-        self._move = 0  # the first of them that is not done
-        self._at = 0  # bytes of this cluster's pages that have come
-        self._size = 0  # bytes of them there are
-        self._last = False  # whether no cluster follows
+        self._moves: list[tuple[int, int, int]] = []  # of this cluster: start, end, and the position in the file
+        self._move = 0  # the first one that is not complete
+        self._at = 0  # bytes of this cluster's pages that have arrived
+        self._size = 0  # bytes of all pages of this cluster
+        self._last = False  # whether this is the last cluster
 
     def feed(self, piece: memoryview) -> None:
-        """The next bytes. Raises ``Damaged``."""
+        """Process the next bytes. Raises ``Damaged``."""
         while piece:
             if self._at == self._size:
                 if self._last:
@@ -119,7 +119,7 @@ class DeltaReader:
                 piece = piece[len(part) :]
 
     def finish(self) -> None:
-        """There are no more bytes. Raises ``Damaged`` when there should be."""
+        """Check that the file is complete. Raises ``Damaged``."""
         if not self._last or self._header or self._at != self._size:
             raise Damaged(f"{self._path} ends before its last cluster does")
 
@@ -142,7 +142,7 @@ class DeltaReader:
         self._moves = list(self._plan(numbers, count))
 
     def _plan(self, numbers: "array[int]", count: int) -> Iterator[tuple[int, int, int]]:
-        """Which bytes of this cluster's pages go where: runs of pages that stand in a row here and there."""
+        """Yield the moves of this cluster: runs of pages that are adjacent both here and in the file."""
         page_size, index = self._page_size, 0
         while index < count:
             first = numbers[index]
@@ -157,7 +157,7 @@ class DeltaReader:
             index += length
 
     def _pages(self, part: memoryview) -> None:
-        """Write what is wanted of these bytes of the cluster's pages."""
+        """Write the needed part of these bytes of the cluster's pages."""
         begin, end = self._at, self._at + len(part)
         while self._move < len(self._moves):
             source, upto, target = self._moves[self._move]

@@ -1,7 +1,7 @@
-"""The index of a backup: where each piece of each file lies.
+"""The index of a backup: the position of every piece of every file.
 
-With it single files, tables and pages can be read by ranged GETs without the rest. It is an object of its own,
-gzip-compressed; its SHA-256 stands in the manifest. Decompressed (numbers little-endian):
+With it, single files, tables and pages can be read by ranged GETs. The index is an object of its own, compressed with
+gzip; the manifest contains its SHA-256. Decompressed, with little-endian numbers:
 
     "SNAPIDX2"
     u32 block size    u32 segment size    u64 length of the stream    u32 files    u32 chunks    u32 members
@@ -9,9 +9,9 @@ gzip-compressed; its SHA-256 stands in the manifest. Decompressed (numbers littl
     chunks (24 bytes):  u32 file    u64 offset in the file    u64 offset in the stream    u32 length
     members (12 bytes): u32 segment    u32 offset in it    u32 length
 
-A file's end is where in the stream its last chunk ends. Chunks stand in the stream's order. Member ``n`` holds the
-bytes of the stream from ``n * block size``; it may reach into the next segment. What is in it is verified by its own
-checksum. ("SNAPIDX1" had no ends, and behind each member came 16 bytes more, of its SHA-256.)
+A file's end is the position in the stream where its last chunk ends. Chunks are in the stream's order. Member ``n``
+contains the bytes of the stream from ``n * block size`` on; it may reach into the next segment. Its own checksum
+verifies its contents. ("SNAPIDX1" had no ends, and each member was followed by 16 bytes of its SHA-256.)
 """
 
 import gzip
@@ -33,14 +33,15 @@ _MEMBER = struct.Struct("<III")
 _FIRST_MAGIC: Final = b"SNAPIDX1"
 _FIRST_FILE = struct.Struct("<QBH")
 _FIRST_MEMBER = struct.Struct("<III16x")
-_MAX_CHUNK: Final = 0xFFFF_FFFF  # bytes; a longer payload is kept as several chunks
+_MAX_CHUNK: Final = 0xFFFF_FFFF  # bytes; a longer payload is recorded as several chunks
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
-    """A file of the stream. ``present``: it is still there at the stream's end, under this path.
+    """A file of the stream.
 
-    ``end``: where in the stream all of it has been, at the latest.
+    ``present``: at the end of the stream the file exists under this path. ``end``: no byte of the file follows this
+    position of the stream.
     """
 
     path: str
@@ -51,7 +52,7 @@ class IndexedFile:
 
 @dataclass(frozen=True, slots=True)
 class IndexedMember:
-    """Where a member is."""
+    """The position of a member in the data object."""
 
     segment: int
     offset: int
@@ -80,7 +81,7 @@ class Index:
         chunks: Iterable[Chunk],
         members: Sequence[int],
     ) -> "Index":
-        """The index of a stream that was read whole. ``members``: the length of each, in order."""
+        """Build the index of a complete stream. ``members``: their lengths, in order."""
         starts = itertools.accumulate(members, initial=0)
         return cls(
             block_size=block_size,
@@ -95,13 +96,13 @@ class Index:
         )
 
     def upto(self, position: int) -> int:
-        """How many bytes of the data object, from its start, hold the stream's bytes before ``position``."""
+        """Return how many bytes at the start of the data object contain the stream up to ``position``."""
         count = min(-(-position // self.block_size), len(self.members))
         last = self.members[count - 1] if count else IndexedMember(0, 0, 0)
         return last.segment * self.segment_size + last.offset + last.length
 
     def encode(self) -> bytes:
-        """The object's bytes; the same for the same index."""
+        """Return the bytes of the object; equal indexes have equal bytes."""
         counts = (len(self.files), len(self.chunks), len(self.members))
         parts = [MAGIC, _COUNTS.pack(self.block_size, self.segment_size, self.stream_bytes, *counts)]
         for file in self.files:
@@ -113,10 +114,10 @@ class Index:
 
     @classmethod
     def decode(cls, data: bytes) -> "Index":
-        """Read an index back.
+        """Parse the bytes of the object.
 
         Raises:
-            Damaged: these bytes are none.
+            Damaged: they are not an index.
         """
         try:
             raw = gzip.decompress(data)

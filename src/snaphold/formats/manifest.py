@@ -1,7 +1,7 @@
-"""The manifest of a backup: the small object that makes its segments a backup (docs/reference/format.md).
+"""The manifest of a backup: a small object that describes all the others (docs/reference/format.md).
 
-It is written last and deleted first: nothing without a valid manifest is a backup. A reader trusts it only when the
-SHA-256 of its bytes is the one that was recorded with COMPLETED.
+It is written last and deleted first: without a valid manifest there is no backup. A reader trusts a manifest only if
+its SHA-256 is the one that the catalog recorded when the backup became COMPLETED.
 """
 
 import hashlib
@@ -67,15 +67,15 @@ class Segment(Frozen):
 
 
 class DataFacts(Frozen):
-    """The data object. ``sha256``: of the whole; None, for what the segments' hashes say is enough."""
+    """The data object. ``sha256``: of the whole object; today None, because each segment has its own hash."""
 
     name: ObjectName
     size_bytes: Number
-    sha256: Sha256 | None = None  # the first backups have it
+    sha256: Sha256 | None = None  # the oldest backups have one
 
 
 class IndexFacts(Frozen):
-    """The index, which is vouched for as a whole."""
+    """The index. One hash covers all of it."""
 
     name: IndexName
     size_bytes: Number
@@ -83,7 +83,7 @@ class IndexFacts(Frozen):
 
 
 class DatastoreFacts(Frozen):
-    """What server the data came from."""
+    """The server that the data came from."""
 
     type: DatastoreType
     version: Series
@@ -93,13 +93,13 @@ class DatastoreFacts(Frozen):
 
 
 class Lineage(Frozen):
-    """Where the backup stands in the life of its data directory, and in its chain.
+    """The position of the backup in the history of its data directory, and in its chain.
 
-    ``parent_manifest_sha256``: of the manifest of the backup that ``parent_id`` names; so whoever trusts a manifest
-    can trust the whole chain below it. ``imported``: tablespaces with pages of which no log tells, for they came from
-    elsewhere (``ALTER TABLE … IMPORT TABLESPACE``); as they were when the backup began, so that new ones are known.
-    ``unfinished``: ids of tablespaces that were being made or rebuilt from before its checkpoint until after its end:
-    it has nothing of them, so no increment on it can have all.
+    ``parent_manifest_sha256``: the hash of the parent's manifest; it extends the trust in a manifest to the chain below
+    it. ``imported``: the tablespaces that were imported (``ALTER TABLE … IMPORT TABLESPACE``) before the backup began.
+    No log records their pages, so that a later increment must notice new ones. ``unfinished``: the ids of tablespaces
+    that were being created or rebuilt from before the backup's checkpoint until after its end. The backup contains
+    nothing of them, and no increment on it can be complete.
     """
 
     incarnation: Incarnation
@@ -114,14 +114,14 @@ class Lineage(Frozen):
 
 
 class Source(Frozen):
-    """What was backed up."""
+    """The source of the backup."""
 
     type: Literal["instance", "ha"]
     id: Id
 
 
 class Manifest(Frozen):
-    """All that the answers about a COMPLETED backup need, and all that a restore needs. Times: RFC 3339, UTC."""
+    """Everything that is needed to show a COMPLETED backup and to restore it. Times: RFC 3339, UTC."""
 
     format: Literal["snaphold-backup"] = FORMAT
     version: Literal[1] = VERSION
@@ -138,11 +138,11 @@ class Manifest(Frozen):
     updated: Time
     is_automated: bool
     made: Literal["taken", "consolidated", "copied"] = "taken"
-    made_from: BackupId | None = None  # the backup that this one consolidates, or is a copy of
-    made_from_region: RegionName | None = None  # where that one is, for a copy
+    made_from: BackupId | None = None  # the backup that this one consolidates or copies
+    made_from_region: RegionName | None = None  # the region of the original, for a copy
     volume_gb: Small
     flavor_ram_mb: Small
-    size_bytes: Number  # what the source's data used
+    size_bytes: Number  # disk space that the source's data used
     stream_bytes: Number  # the xbstream, decompressed
     codec: CodecName
     level: Annotated[int, Field(ge=0, le=100)]
@@ -163,20 +163,20 @@ class Manifest(Frozen):
         return self
 
     def dump(self) -> bytes:
-        """The bytes that are stored: sorted, readable JSON, the same for the same content."""
+        """Return the bytes to store: readable JSON with sorted keys. Equal manifests have equal bytes."""
         return json.dumps(self.model_dump(), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def sha256_of(data: bytes) -> str:
-    """The hash by which a manifest is trusted, in hexadecimal."""
+    """Return the SHA-256 in hexadecimal, which identifies a manifest."""
     return hashlib.sha256(data).hexdigest()
 
 
 def load(data: bytes, *, name: str, sha256: str) -> Manifest:
-    """Read a manifest that must be the very one recorded.
+    """Parse a manifest that must have this hash.
 
     Raises:
-        Damaged: its hash is another, or it is no manifest that this release understands.
+        Damaged: it has another hash, or this release does not understand it.
     """
     if sha256_of(data) != sha256:
         raise Damaged(f"the manifest {name} is not the one that was recorded when the backup completed")
@@ -184,10 +184,10 @@ def load(data: bytes, *, name: str, sha256: str) -> Manifest:
 
 
 def parse(data: bytes, *, name: str) -> Manifest:
-    """Read a manifest whose hash nobody remembers. Whether it is what was written only its objects can tell.
+    """Parse a manifest whose hash is not known. Only its objects can show whether it is correct.
 
     Raises:
-        Damaged: it is no manifest that this release understands.
+        Damaged: this release does not understand it.
     """
     try:
         return Manifest.model_validate_json(data)

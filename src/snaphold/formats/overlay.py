@@ -1,16 +1,17 @@
-"""Lays a chain of backups down as one: the pages of its increments over the full one, each page written once.
+"""Materializes a chain: writes the pages of all its increments over the full backup, each page once.
 
-The layers come newest first. This is right when each increment was taken from its parent's *start* checkpoint: then
-every page that was changed since is in the increment or in its own redo log, no parent's redo log is needed, and one
-plain ``--prepare`` afterwards makes the directory whole. What is there when all layers are laid is what a full backup
-of the newest one's moment would have been, unprepared:
+The layers arrive newest first. The result is correct if each increment was taken from its parent's *start* checkpoint:
+then every page that changed since is in the increment or in its own redo log, the parents' redo logs are not needed,
+and one plain ``--prepare`` completes the directory. The result equals an unprepared full backup of the newest backup's
+time:
 
-1. Files that the newest increment holds whole are its own: frm, MyISAM, Aria, the redo log, the tool's small ones.
-2. Its ``.meta`` files are the list of InnoDB's files; what is not in it was dropped.
-3. An InnoDB file's pages are found in older layers by the id of its tablespace, for it may have had another name;
-   those without a directory (system and undo tablespaces) by their name.
-4. A file ends where its first page says, and not before what was written of it.
-5. What the tool says of DDL that went on meanwhile (``.ren``, ``.del``, ``.new``) stays for ``--prepare`` to do.
+1. The files that the newest increment contains whole are taken from it: frm, MyISAM, Aria, the redo log, and the tool's
+   small files.
+2. Its ``.meta`` files list InnoDB's files; a file that is not listed was dropped.
+3. The pages of an InnoDB file are found in older layers by the id of its tablespace, because it may have been renamed;
+   those of files without a directory (system and undo tablespaces) are found by name.
+4. The first page of a file states its length. The file is never shorter than what was written of it.
+5. The files that record concurrent DDL (``.ren``, ``.del``, ``.new``) remain for ``--prepare``.
 """
 
 import os
@@ -28,10 +29,10 @@ from snaphold.store.direct import write_all
 
 META: Final = ".meta"
 _DELTA: Final = ".delta"
-_WHOLE: Final = (".ibd", ".new")  # InnoDB's files that a layer holds whole; .new: made while it was taken
-INCREMENT_PAGES: Final = (META, _DELTA, *_WHOLE)  # files of an increment that an overlay of a newer one reads
-_PAGE_HEAD: Final = struct.Struct(">4xI26xII4xI")  # number of the page, its tablespace; FSP_SPACE_ID, FSP_SIZE
-_SMALLEST_FILE: Final = 4  # pages, of the system's size
+_WHOLE: Final = (".ibd", ".new")  # InnoDB's files that a layer contains whole; .new: created while the backup was taken
+INCREMENT_PAGES: Final = (META, _DELTA, *_WHOLE)  # files of an older increment that an overlay reads
+_PAGE_HEAD: Final = struct.Struct(">4xI26xII4xI")  # page number, tablespace id; FSP_SPACE_ID, FSP_SIZE
+_SMALLEST_FILE: Final = 4  # pages of the server's page size
 _AS_FULL: Final = {b"backup_type": b"full-backuped", b"from_lsn": b"0"}
 _MAX_CHECKPOINTS: Final = 64 << 10  # bytes
 
@@ -43,11 +44,11 @@ class _Space:
     path: str
     meta: Meta
     taken: PageSet = field(default_factory=PageSet)
-    limit: int | None = None  # pages that it has, by its first page, once that is there
+    limit: int | None = None  # length in pages, as the first page states it, after that was written
 
 
 class _Part(Protocol):
-    """What becomes of one file of a layer."""
+    """Processes one file of a layer."""
 
     def payload(self, offset: int, piece: memoryview) -> None: ...
 
@@ -57,7 +58,7 @@ class _Part(Protocol):
 
 
 class Overlay:
-    """The files that are being laid. ``layer`` for each stream, the newest first; then ``finish``."""
+    """The files of the result. Call ``layer`` for each stream, the newest first, and then ``finish``."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -67,11 +68,11 @@ class Overlay:
         self._gone: set[str] = set()  # files that --prepare replaces or removes
 
     def layer(self, *, newest: bool, full: bool) -> "OverlayLayer":
-        """The sink of the next stream."""
+        """Return the sink for the next stream."""
         return OverlayLayer(self, newest=newest, full=full)
 
     def add(self, path: str, meta: Meta) -> None:
-        """The newest increment lists this file."""
+        """Add a file that the newest increment lists."""
         space = _Space(path, meta)
         if "/" in path and self._by_id.setdefault(meta.space_id, space) is not space:
             raise Damaged(f"{path} and {self._by_id[meta.space_id].path} are one tablespace, {meta.space_id}")
@@ -80,32 +81,32 @@ class Overlay:
         os.close(self.tree.create(path))
 
     def find(self, path: str, space_id: int | None) -> _Space | None:
-        """What an older layer calls so; None: it was dropped."""
+        """Return the file that has this path or id in an older layer; None if it was dropped."""
         if "/" not in path:
             return self._by_path.get(path)
         return None if space_id is None else self._by_id.get(space_id)
 
     def listed(self, path: str) -> _Space | None:
-        """The newest increment's own file of this path."""
+        """Return the file that has this path in the newest increment, if there is one."""
         return self._by_path.get(path)
 
     def expect_gone(self, path: str) -> None:
-        """The newest increment holds this file whole; what it says of a file that goes is noted."""
+        """Note which file ``--prepare`` will replace or remove because the newest increment contains this one."""
         stem, _, kind = path.rpartition(".")
         if kind in {"new", "del"}:
             self._gone.add(f"{stem}.ibd")
 
     def note_limits(self) -> None:
-        """A layer has been laid: what no older one can have, because the file was shorter later, is known now."""
+        """Note the lengths that the layer has shown. Pages of older layers behind the end of a file are dropped."""
         for space in self._by_path.values():
             if space.limit is None and 0 in space.taken:
                 space.limit = self._pages(space)
 
     def finish(self) -> None:
-        """Give every file its length, and call the whole a full backup.
+        """Set the length of every file, and mark the result as a full backup.
 
         Raises:
-            Damaged: a file's first page is not in any layer, or belongs to another one.
+            Damaged: no layer contains the first page of a file, or that page belongs to another tablespace.
         """
         smallest = max((space.meta.page_size for space in self._by_path.values()), default=0) * _SMALLEST_FILE
         for space in self._by_path.values():
@@ -120,9 +121,9 @@ class Overlay:
             self._call_full(name)
 
     def _pages(self, space: _Space) -> int | None:
-        """How many pages a file has by its first one; None where that does not tell, or does not matter.
+        """Return the length in pages that the first page states; None if it does not state it or does not matter.
 
-        Raises ``Damaged`` when that is no first page of this tablespace.
+        Raises ``Damaged`` when it is not the first page of this tablespace.
         """
         descriptor = self.tree.open(space.path)
         try:
@@ -141,7 +142,10 @@ class Overlay:
     def _call_full(self, name: str) -> None:
         try:
             descriptor = self.tree.open(name)
-        except (FileNotFoundError, IsADirectoryError):  # a database may have the name that other releases' files have
+        except (
+            FileNotFoundError,
+            IsADirectoryError,
+        ):  # a database may have the name that the file has in another release
             return
         try:
             lines = os.pread(descriptor, _MAX_CHECKPOINTS, 0).splitlines()
@@ -163,50 +167,50 @@ class OverlayLayer:
         self._crc32 = 0
 
     def opened(self, file: File) -> None:
-        """It is decided what becomes of the file."""
+        """Choose how to process the file."""
         self._parts[file.number] = self._part(file.path)
 
     def payload(self, file: File, offset: int, piece: memoryview) -> None:
-        """What is wanted of its bytes is written."""
+        """Write the bytes that are needed."""
         self._crc32 = isal_zlib.crc32(piece, self._crc32)
         self._parts[file.number].payload(offset, piece)
 
     def chunk_ended(self, file: File, crc32: int) -> None:
-        """Raises ``Damaged`` when they are not what was sent."""
+        """Compare the checksum. Raises ``Damaged`` when it differs."""
         if self._crc32 != crc32:
             raise Damaged(f"a chunk of {file.path} differs from what the backup tool wrote")
         self._crc32 = 0
 
     def closed(self, file: File) -> None:
-        """The file is checked to be whole."""
+        """Check that the file is complete, and close it."""
         part = self._parts[file.number]
         part.finish()
         self._overlay.tree.written()
-        del self._parts[file.number]  # what could not be finished is still there for ``close``
+        del self._parts[file.number]  # if ``finish`` failed, ``close`` still finds it
         part.close()
 
     def renamed(self, file: File, old_path: str) -> None:
-        """A whole file gets another path."""
+        """Rename a file that the layer contains whole."""
         self._refuse_of_pages(old_path)
         self._refuse_of_pages(file.path)
         if self._newest:
             self._overlay.tree.rename(old_path, file.path)
 
     def removed(self, file: File) -> None:
-        """A whole file goes."""
+        """Remove a file that the layer contains whole."""
         self._refuse_of_pages(file.path)
         if self._newest:
             self._overlay.tree.remove(file.path)
 
     def close(self) -> None:
-        """The stream has ended, well or not."""
+        """Close the files. Call it at the end, also after a failure."""
         for part in self._parts.values():
             part.close()
-        if all(type(part) is _Nothing for part in self._parts.values()):  # all that matters has come
+        if all(type(part) is _Nothing for part in self._parts.values()):  # everything that is needed has arrived
             self._overlay.note_limits()
 
     def note_meta(self, path: str, text: bytes) -> None:
-        """A ``.meta`` has come whole."""
+        """Process a complete ``.meta`` file."""
         meta, name = Meta.parse(path, text), path.removesuffix(META)
         self._metas[name] = meta
         if self._newest:
@@ -238,13 +242,13 @@ class OverlayLayer:
 
     @staticmethod
     def _refuse_of_pages(path: str) -> None:
-        """The tool renames and removes whole files only."""
+        """Refuse what the tool never does: it renames and removes whole files only."""
         if path.endswith((META, _DELTA)):
             raise Damaged(f"the stream renames, removes or replaces {path}")
 
 
 class _Nothing:
-    """Passes a file over."""
+    """Skips a file."""
 
     def payload(self, offset: int, piece: memoryview) -> None:
         pass
@@ -257,7 +261,7 @@ class _Nothing:
 
 
 class _WholeFile:
-    """Writes a file as it is."""
+    """Writes a file unchanged."""
 
     def __init__(self, tree: Tree, path: str) -> None:
         self._tree, self._descriptor = tree, tree.create_or_displace(path)
@@ -273,7 +277,7 @@ class _WholeFile:
 
 
 class _MetaText(_Nothing):
-    """Keeps a ``.meta`` until it is whole."""
+    """Collects a ``.meta`` file until it is complete."""
 
     def __init__(self, layer: OverlayLayer, path: str) -> None:
         self._layer, self._path, self._text = layer, path, bytearray()
@@ -288,7 +292,7 @@ class _MetaText(_Nothing):
 
 
 class _DeltaPages:
-    """Writes the pages of a ``.delta`` that no newer layer had."""
+    """Writes the pages of a ``.delta`` file that no newer layer contained."""
 
     def __init__(self, path: str, space: _Space, tree: Tree) -> None:
         self._path, self._tree, self._descriptor, self._next = path, tree, tree.open(space.path), 0
@@ -311,11 +315,11 @@ class _DeltaPages:
 
 
 class _WholePages:
-    """Writes the pages of a file that an older layer holds whole, but for those that a newer layer had."""
+    """Writes the pages of a file that an older layer contains whole, except those that a newer layer contained."""
 
     def __init__(self, overlay: Overlay, path: str) -> None:
         self._overlay, self._path = overlay, path
-        self._head = bytearray()  # until it is known which tablespace this is
+        self._head = bytearray()  # until the tablespace is known
         self._space: _Space | None = None
         self._descriptor: int | None = None
         self._known = False
@@ -324,7 +328,7 @@ class _WholePages:
     def payload(self, offset: int, piece: memoryview) -> None:
         if not self._known:
             if offset != len(self._head):
-                self._known = True  # it begins with a hole: no tablespace does
+                self._known = True  # it begins with a hole, so it is no tablespace
                 return
             self._head += piece
             if len(self._head) < _PAGE_HEAD.size:

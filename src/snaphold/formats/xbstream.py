@@ -1,17 +1,17 @@
-"""Reads the xbstream format as its bytes go by, and finds every way in which a stream can be incomplete.
+"""Reads the xbstream format incrementally, and detects every way in which a stream can be incomplete.
 
-A stream is a row of chunks (all numbers little-endian; as mbstream of MariaDB 10.11.19 reads them):
+A stream is a sequence of chunks. Numbers are little-endian. Source: mbstream of MariaDB 10.11.19.
 
     "XBSTCK01"  u8 flags  u8 type  u32 length of path  path
         type P, payload:  u64 length  u64 offset in the file  u32 CRC-32 of the payload  payload
-        type S, seek:     u64 offset in the file, from which the next payload goes on (a hole before it)
+        type S, seek:     u64 offset in the file at which the next payload begins, after a hole
         type E:           nothing; the file is complete
         type R, rename:   u32 length of new path  new path
         type D, remove:   nothing
-    flags: 1 is for chunks of unknown type, which are refused here; 2 the file replaces a complete one of this path
+    flags: 1 chunks of unknown type may be skipped (they are refused here); 2 replaces a complete file of this path
 
-Chunks of several files may alternate. mbstream itself exits with 0 when a stream ends at any chunk boundary, when a
-file is never completed, and when a file cannot be created: none of that is good enough for a backup.
+Chunks of several files may alternate. mbstream itself exits with status 0 when a stream ends at a chunk boundary, when
+a file is never completed, and when a file cannot be created. A backup needs stricter checks.
 """
 
 import struct
@@ -26,27 +26,29 @@ MAGIC: Final = b"XBSTCK01"
 REPLACES: Final = 2
 MAX_PATH: Final = 511  # bytes; mbstream's FN_REFLEN - 1
 MAX_PART: Final = 255  # bytes; NAME_MAX
-MADE_UP: Final = (".meta", ".delta")  # what an increment puts behind a file's name: such a file need never be made
+MADE_UP: Final = (".meta", ".delta")  # suffixes of an increment; files of these names need not be created
 MAX_DEPTH: Final = 8
-MAX_OPEN: Final = 256  # files that may be incomplete at once; the tool has as many as it has threads
+MAX_OPEN: Final = 256  # files that may be incomplete at once; the tool writes one file for each of its threads
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
-_PREFIXES: Final = ("xtrabackup_", "mariadb_backup_")  # of the tool's own files, until and since MariaDB 11
+_PREFIXES: Final = ("xtrabackup_", "mariadb_backup_")  # of the tool's own files: before MariaDB 11, and since then
 LAST_FILES: Final = frozenset(f"{prefix}info" for prefix in _PREFIXES)
 CHECKPOINT_FILES: Final = tuple(f"{prefix}checkpoints" for prefix in _PREFIXES)
-FACT_FILES: Final = LAST_FILES | {  # which the tool leaves for people: neither --prepare nor a server reads them
+FACT_FILES: Final = LAST_FILES | {  # for people only: neither --prepare nor a server reads them
     f"{prefix}{name}" for prefix in _PREFIXES for name in ("binlog_info", "galera_info", "slave_info")
 }
-DISPLACED: Final = {f"{name}.file": name for name in FACT_FILES}  # where a database, which has no dot, has that name
-TOOL_FILES: Final = FACT_FILES.union(  # regular files beside the databases; whatever else is there is the customer's
+DISPLACED: Final = {
+    f"{name}.file": name for name in FACT_FILES
+}  # used when a database has that name (databases have no dot)
+TOOL_FILES: Final = FACT_FILES.union(  # the tool's regular files beside the databases; any other file is the customer's
     CHECKPOINT_FILES,
     DISPLACED,
     (f"{prefix}binlog_pos_innodb" for prefix in _PREFIXES),
     ("backup-my.cnf", "ib_buffer_pool"),
 )
 
-_WHILE_COMMITS_WAIT: Final = ("mysql/general_log.CS", "mysql/slow_log.CS")  # the server's logs in tables are first then
+_WHILE_COMMITS_WAIT: Final = ("mysql/general_log.CS", "mysql/slow_log.CS")  # first, the server's logs in tables
 _NOT_TRANSACTIONAL: Final = (".MYD", ".MYI", ".MRG", ".ARZ", ".ARM", ".CSV", ".CSM")  # from BACKUP STAGE FLUSH on
-_DEFINITIONS: Final = (".frm", ".new", ".ren", ".del")  # and what was made or changed meanwhile: from BLOCK_DDL on
+_DEFINITIONS: Final = (".frm", ".new", ".ren", ".del")  # also of tables created or changed meanwhile: from BLOCK_DDL on
 
 _MAX_LENGTH: Final = MAX_PATH + max(map(len, MADE_UP))  # bytes
 _HEAD = struct.Struct("<8sBcI")
@@ -58,20 +60,20 @@ _AFTER_PATH: Final = {b"P": _PAYLOAD.size, b"S": _SEEK.size, b"E": 0, b"R": _LEN
 
 @dataclass(slots=True)
 class File:
-    """One file of a stream. A file that is replaced later is a file of its own."""
+    """One file of a stream. A file and its later replacement are two files."""
 
-    number: int  # in the order of first chunks, from 0
-    path: str  # as it is now
+    number: int  # counts the files by their first chunks, from 0
+    path: str  # the current one
     size_bytes: int = 0
     complete: bool = False
-    present: bool = True  # False once it was removed or replaced
-    position: int = 0  # where its next payload goes on
-    end: int = 0  # where in the stream its last chunk ends, once it is complete
+    present: bool = True  # False after it was removed or replaced
+    position: int = 0  # where its next payload begins
+    end: int = 0  # where its last chunk ends in the stream, after it is complete
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Where a payload is: ``length`` bytes of a file from ``offset``, and of the stream from ``stream_offset``."""
+    """The position of a payload: ``length`` bytes at ``offset`` in a file and at ``stream_offset`` in the stream."""
 
     file: int
     offset: int
@@ -80,51 +82,51 @@ class Chunk:
 
 
 class Sink(Protocol):
-    """What is told of a stream as it goes by, in its order. Payload comes in pieces, as the stream does."""
+    """Receives the contents of a stream in order. A payload arrives in pieces, as the stream does."""
 
     def opened(self, file: File) -> None:
-        """The first chunk of a file. One that it replaces has ``closed`` and ``removed`` behind it."""
+        """A file begins. A file that it replaces was closed and removed before."""
 
     def payload(self, file: File, offset: int, piece: memoryview) -> None:
-        """Some of a file's bytes. The view is good during the call only."""
+        """Bytes of a file arrive. The view is valid during the call only."""
 
     def chunk_ended(self, file: File, crc32: int) -> None:
-        """A payload has come whole; ``crc32`` is what the stream says of it."""
+        """A payload is complete. ``crc32``: its checksum, as the stream states it."""
 
     def closed(self, file: File) -> None:
         """The file is complete."""
 
     def renamed(self, file: File, old_path: str) -> None:
-        """A complete file has another path now; what was there before is replaced."""
+        """A complete file was renamed, and replaces any file of its new path."""
 
     def removed(self, file: File) -> None:
-        """A complete file is none of the stream's any more."""
+        """A complete file was removed."""
 
 
 class XbstreamReader:
-    """An incremental reader: feed it the stream in pieces of any size, in order, then ``finish``.
+    """Reads a stream incrementally. Call ``feed`` with pieces of any size, in order, and then ``finish``.
 
-    Only headers are looked at: the cost is a few microseconds a chunk, of which there are some 300 in a GB.
+    It reads the headers only, which takes a few microseconds for each chunk; a GB has about 300 chunks.
     """
 
     def __init__(self, sink: Sink | None = None) -> None:
         self.files: list[File] = []
-        self.chunks: list[Chunk] = []  # payloads in the stream's order, without empty ones
-        self.position = 0  # bytes of the stream that were fed
+        self.chunks: list[Chunk] = []  # payloads in the stream's order, except empty ones
+        self.position = 0  # bytes fed so far
         self._sink = sink
-        self._paths: dict[str, File] = {}  # those that are present
+        self._paths: dict[str, File] = {}  # the files that are present
         self._open = 0
         self._last: File | None = None
-        self._pending = bytearray()  # the beginning of a header
-        self._payload: File | None = None  # the file whose payload is going by
-        self._remaining = 0  # bytes of that payload
+        self._pending = bytearray()  # an incomplete header
+        self._payload: File | None = None  # the file that the current payload belongs to
+        self._remaining = 0  # bytes of that payload that have not arrived yet
         self._crc32 = 0
 
     def feed(self, data: memoryview | bytes) -> None:
-        """Look at the next bytes.
+        """Read the next bytes.
 
         Raises:
-            Damaged: this is no xbstream, or one that must not be trusted; nothing more may be fed then.
+            Damaged: this is no xbstream, or it is unsafe. Do not feed anything after that.
         """
         view = memoryview(data)
         at, end, start = 0, len(view), self.position
@@ -144,14 +146,14 @@ class XbstreamReader:
                 self.position = start + at
 
     def finish(self) -> None:
-        """The stream has ended.
+        """Check that the stream is complete. Call it at the end.
 
-        A payload that is missing at a file's very end cannot be seen here; the length of the stream, which the
-        manifest keeps, tells.
+        A payload that is missing at the end of a file is not detected here. The stream's length, which the manifest
+        records, reveals it.
 
         Raises:
-            Damaged: it is not whole: cut inside a chunk, a file never completed, or its last file, which the tool
-                writes when all else is done, is missing.
+            Damaged: the stream ends inside a chunk or before a file is complete, or the file that the tool writes last
+                is missing.
         """
         if self._pending or self._payload is not None:
             raise Damaged(f"the stream ends inside a chunk, at byte {self.position}")
@@ -162,7 +164,7 @@ class XbstreamReader:
             raise Damaged("the stream ends without the file that the tool writes last")
 
     def _feed_header(self, view: memoryview) -> int:
-        """Take what a header still lacks; returns the bytes taken. A complete one is acted on."""
+        """Read more of a header, and process it if it is complete; return how many bytes were read."""
         need = _header_length(self._pending)
         taken = min(need - len(self._pending), len(view))
         self._pending += view[:taken]
@@ -173,7 +175,7 @@ class XbstreamReader:
         return taken
 
     def _act(self, header: bytes, end: int) -> None:
-        """Do what a whole header says. ``end``: where it ends in the stream."""
+        """Process a complete header. ``end``: where it ends in the stream."""
         _, flags, kind, length = _HEAD.unpack_from(header)
         path = safe_path(header[_HEAD.size : _HEAD.size + length])
         rest = _HEAD.size + length
@@ -203,7 +205,7 @@ class XbstreamReader:
                 self._remove(found)
 
     def _writable(self, path: str, flags: int) -> File:
-        """The file that a chunk belongs to: one that is being written, or a new one."""
+        """Return the file that a chunk belongs to: an incomplete file, or a new one."""
         file = self._paths.get(path)
         if file is not None and not file.complete:
             return file
@@ -237,7 +239,7 @@ class XbstreamReader:
             self._sink.closed(file)
 
     def _complete_file(self, path: str) -> File | None:
-        """The complete file to be renamed or removed; None: it was never in the stream, which is no harm."""
+        """Return the complete file to rename or remove; None if the stream never had it, which is harmless."""
         file = self._paths.get(path)
         if file is not None and not file.complete:
             raise Damaged(f"{path} is renamed or removed before it is complete")
@@ -264,10 +266,9 @@ class XbstreamReader:
 
 
 class Watch(XbstreamReader):
-    """Reads a stream on its way to the store, and keeps the beginnings of a few small files.
+    """Reads a stream on its way to the store, and captures the beginnings of some small files.
 
-    ``wanted``: the paths of these files, or ``*`` and the end of such paths, and how many bytes of each are kept in
-    ``captured``.
+    ``wanted``: maps the paths of these files, or ``*`` and a suffix of such paths, to the number of bytes to capture.
     """
 
     def __init__(self, wanted: Mapping[str, int] = _NOTHING) -> None:
@@ -276,25 +277,25 @@ class Watch(XbstreamReader):
 
     @property
     def captured(self) -> dict[str, bytes]:
-        """What was kept so far."""
+        """The bytes captured so far, by path."""
         return {path: bytes(content) for path, content in self._capture.content.items()}
 
     @property
     def writers_wait(self) -> bool:
-        """Whether the tool has begun what it copies from ``BACKUP STAGE FLUSH`` on: nobody writes to MyISAM then.
+        """Whether the tool has begun to copy the files of ``BACKUP STAGE FLUSH``, which blocks writes to MyISAM tables.
 
-        Aria tables without transactions, which are copied then too, look like those that are copied before.
+        Non-transactional Aria tables are copied then too, but look like the tables that are copied before.
         """
         return self._capture.writers_wait
 
     @property
     def commits_wait(self) -> bool:
-        """Whether the tool has begun what it copies last, under ``BACKUP STAGE BLOCK_COMMIT``: nobody commits then."""
+        """Whether the tool has begun to copy the files of ``BACKUP STAGE BLOCK_COMMIT``, which blocks all commits."""
         return self._capture.commits_wait
 
 
 class _Capture:
-    """The sink that keeps the beginnings of some files."""
+    """The sink that captures the beginnings of some files."""
 
     def __init__(self, wanted: Mapping[str, int]) -> None:
         self.content: dict[str, bytearray] = {}
@@ -309,7 +310,7 @@ class _Capture:
             self.content[file.path] = bytearray()
 
     def payload(self, file: File, offset: int, piece: memoryview) -> None:
-        if offset >= self._most:  # nearly all of the stream
+        if offset >= self._most:  # true of nearly all payloads
             return
         content, limit = self.content.get(file.path), self._limit(file.path)
         if content is not None and offset < limit:
@@ -334,11 +335,11 @@ class _Capture:
 
 
 def safe_path(raw: bytes) -> str:
-    """Return the path of a file in a data directory.
+    """Decode the path of a file in a data directory.
 
     Raises:
-        Damaged: it is empty, absolute, has a part that is empty, ``.`` or ``..``, a NUL or another control character,
-            is longer or deeper than any the tools write, or is no UTF-8.
+        Damaged: the path is empty or absolute, is not UTF-8, contains an empty part, ``.``, ``..``, a NUL or another
+            control character, or is longer or deeper than any path that the tools write.
     """
     try:
         path = raw.decode("utf-8")
@@ -353,10 +354,10 @@ def safe_path(raw: bytes) -> str:
 
 
 def _header_length(header: bytes | bytearray | memoryview) -> int:
-    """How long the header that starts like this is, as far as can be told from what is there.
+    """Return the length of a header that begins with these bytes, or how many bytes are needed to determine it.
 
     Raises:
-        Damaged: it is no header.
+        Damaged: no header begins with these bytes.
     """
     have = len(header)
     if bytes(header[: len(MAGIC)]) != MAGIC[:have]:

@@ -1,4 +1,4 @@
-"""Writes the files of a directory as the backup tool would stream them (:mod:`snaphold.formats.xbstream`)."""
+"""Writes the files of a directory as an xbstream, as the backup tool does (:mod:`snaphold.formats.xbstream`)."""
 
 import os
 import struct
@@ -20,10 +20,10 @@ _LATE: Final = ("ib_logfile0", "xtrabackup_checkpoints", "mariadb_backup_checkpo
 
 
 class TreeStream:
-    """A directory's files as one stream, read like a file; each is removed once its bytes have been read.
+    """Reads the files of a directory as one stream, and removes each file after its last byte was read.
 
-    The order is the tool's: tables, then the redo log, and the file that ends a stream. Holes are kept: they are not
-    read, and not written when the stream is extracted. Nobody else may write to the directory meanwhile.
+    The order is the tool's: the tables, then the redo log, then the file that ends a stream. Holes stay holes: they are
+    neither read nor, when the stream is extracted, written. Nothing else may write to the directory meanwhile.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -33,7 +33,7 @@ class TreeStream:
         self._killed = False
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the buffer's start; 0 at the end.
+        """Fill the start of the buffer and return the number of bytes; 0 at the end.
 
         Raises:
             Permanent: a file cannot be read, or ``kill`` was called.
@@ -51,7 +51,7 @@ class TreeStream:
         return count
 
     def kill(self) -> None:
-        """Have the next read fail."""
+        """Make the next read fail."""
         self._killed = True
 
     def __enter__(self) -> Self:
@@ -76,7 +76,7 @@ def _order(path: str) -> tuple[int, str]:
 
 
 def _file(source: Path, path: bytes) -> Iterator[bytes]:
-    """The chunks of one file."""
+    """Yield the chunks of one file."""
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         size = os.fstat(descriptor).st_size
@@ -96,7 +96,7 @@ def _file(source: Path, path: bytes) -> Iterator[bytes]:
 
 
 def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where a file has bytes. A hole at its end counts as bytes, by its last one: else the file would be shorter."""
+    """Yield the ranges of a file that contain data. If it ends with a hole, its last byte counts as data."""
     at = 0
     while at < size:
         try:

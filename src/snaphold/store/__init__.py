@@ -1,1 +1,1 @@
-"""Where the bytes of backups are kept: objects in one container an account (contract, section 9)."""
+"""Object stores, which hold the backups: one container for each account (contract, section 9)."""

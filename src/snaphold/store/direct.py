@@ -1,8 +1,8 @@
-"""Reads and writes files past the page cache (O_DIRECT, open(2)): bytes that nobody asks for again soon.
+"""Reads and writes files without the page cache (O_DIRECT, open(2)), for bytes that are not read again soon.
 
-Through the cache a stored byte costs several times what it costs without, and the pages that it takes are those of
-the database servers beside us. Where a file system has no such way, and at the edges of what is read and written,
-the cache is used; nobody need know.
+Writing through the cache costs several times the processor time, and evicts pages of the database servers on this
+machine. If the file system does not support direct access, the cache is used instead, and also for the ends of a range
+that do not fill a block.
 """
 
 import ctypes
@@ -15,30 +15,30 @@ from functools import partial
 from typing import Final, TypeVar
 
 Result = TypeVar("Result")
-BLOCK: Final = 4096  # bytes; every disk takes positions, lengths and memory that are multiples of it
-WRITE_SIZE: Final = 1 << 20  # bytes; more at once, and a server's log waits behind them
+BLOCK: Final = 4096  # bytes; disks accept positions, lengths and memory addresses that are multiples of it
+WRITE_SIZE: Final = 1 << 20  # bytes; larger writes make the servers' log writes wait
 _READ_SIZE: Final = 4 << 20  # bytes
-_PIECE: Final = 256 << 10  # bytes that are handed on at once: who looks at them finds them in the processor's cache
+_PIECE: Final = 256 << 10  # bytes yielded at a time, so that they are still in the processor's cache when they are used
 _NOT_THIS_WAY: Final = {errno.EINVAL, errno.EOPNOTSUPP}
-_LEAST: Final = 16 * BLOCK  # bytes; for fewer a way through the cache is no slower
+_LEAST: Final = 16 * BLOCK  # bytes; for fewer the cache is as fast
 
 
 class DirectWriter:
-    """Writes files one after the other, or in turns. What stands in a row is gathered; ``flush`` writes what is left.
+    """Writes to one or several files. Collects adjacent pieces into large writes; ``flush`` writes the rest.
 
-    Whole MiBs that begin at a block, in the file and in memory, are written from where they are.
+    A whole MiB that is aligned to blocks, in the file and in memory, is written without copying it first.
 
-    Not for several threads. Nothing is durable before the file is synced. After a failure it is of no more use.
+    Not thread-safe. Nothing is durable before the file is synced. Must not be used after a failure.
     """
 
     def __init__(self) -> None:
         self._memory = block_memory(WRITE_SIZE)
-        self._descriptor = -1  # of the file that it belongs to
-        self._position = 0  # where in it the memory's start belongs: at a block
-        self._begin = self._end = 0  # what of the memory is to be written
+        self._descriptor = -1  # of the current file
+        self._position = 0  # in the file, of the start of the memory; a multiple of BLOCK
+        self._begin = self._end = 0  # the range of the memory that is not written yet
 
     def write(self, descriptor: int, piece: bytes | memoryview, position: int) -> None:
-        """Write a piece, now or soon. Raises ``OSError``: this one, or one before it, cannot be."""
+        """Write a piece, now or later. Raises ``OSError`` when this piece or an earlier one cannot be written."""
         rest = memoryview(piece)
         if (descriptor, position) != (self._descriptor, self._position + self._end):
             self.flush()
@@ -57,7 +57,7 @@ class DirectWriter:
             rest = rest[len(part) :]
 
     def flush(self) -> None:
-        """Write what was gathered. Before its file is read, synced or closed. Raises ``OSError``."""
+        """Write the collected bytes. Call it before the file is read, synced or closed. Raises ``OSError``."""
         self._write_out()
         self._descriptor = -1
 
@@ -74,7 +74,7 @@ class DirectWriter:
 
 
 def read_pieces(descriptor: int, start: int, end: int) -> Iterator[bytes]:
-    """The bytes of a file from ``start`` to ``end``, in pieces of at most 256 KiB; fewer where it is shorter."""
+    """Yield the bytes of a file from ``start`` to ``end``, or to its end, in pieces of at most 256 KiB."""
     position = start - start % BLOCK
     memory = block_memory(min(_READ_SIZE, -(-(end - position) // BLOCK) * BLOCK))
     while position < end:
@@ -89,19 +89,19 @@ def read_pieces(descriptor: int, start: int, end: int) -> Iterator[bytes]:
 
 
 def block_memory(size: int) -> memoryview:
-    """Memory that begins at a block; given back once nobody has a view of it."""
+    """Allocate memory that is aligned to BLOCK. It is freed with its last view."""
     return memoryview(mmap.mmap(-1, max(size, BLOCK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _at_block(memory: memoryview) -> bool:
-    """Whether memory is known to begin at a block: Python tells no address of what is read-only."""
+    """Whether memory is known to be aligned to BLOCK. Python does not tell the address of read-only memory."""
     return (
         not memory.readonly and memory.c_contiguous and ctypes.addressof(ctypes.c_char.from_buffer(memory)) % BLOCK == 0
     )
 
 
 def write_all(descriptor: int, piece: bytes | memoryview, position: int) -> None:
-    """pwrite(2) of all of a piece, however short the writes come out."""
+    """Write all of a piece at this position, with as many calls of pwrite(2) as it takes."""
     rest = memoryview(piece)
     while rest:
         written = os.pwrite(descriptor, rest, position)
@@ -110,7 +110,7 @@ def write_all(descriptor: int, piece: bytes | memoryview, position: int) -> None
 
 
 def _past_the_cache(descriptor: int, operation: Callable[[], Result]) -> Result:
-    """Do something with whole blocks of a file: past the cache where the file system lets it, else through it."""
+    """Read or write whole blocks of a file, without the cache if the file system supports that."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)

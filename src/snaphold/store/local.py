@@ -1,14 +1,15 @@
-"""Objects as files of a local directory.
+"""An object store in a local directory: each object is a file.
 
     <root>/<account>/z_CLOUDDB_BACKUPS/<name>                     an object
     <root>/<account>/z_CLOUDDB_BACKUPS/<prefix>segments           all segments of an attempt, each at number * size
     <root>/<account>/z_CLOUDDB_BACKUPS/<prefix>sizes              their sizes: u64 little-endian at number * 8
 
-Directories are made and removed as names need them. What is durable has been fsynced, its directories too. Files whose
-names this project would not give (:mod:`snaphold.objects`), directories and symbolic links in a container belong
-to somebody else: they are neither shown nor touched.
+Directories are created and removed as needed. Durable means that the file and its directories were synced. Directories,
+symbolic links, and files whose names are no object names (:mod:`snaphold.objects`) belong to somebody else: they are
+neither listed nor changed.
 
-A crash leaves an attempt's two segment files, or a ``<name>.<random>.tmp``; ``list`` shows both, ``delete`` takes them.
+A crash leaves an attempt's two segment files, or a ``<name>.<random>.tmp``. ``list`` shows these files, and ``delete``
+removes them.
 """
 
 import errno
@@ -43,7 +44,7 @@ from snaphold.store.base import sha256_of_pieces
 from snaphold.store.direct import DirectWriter, read_pieces, write_all
 
 Made = TypeVar("Made")
-_RACES_S = 10.0  # lost at most, for a directory that others remove
+_RACES_S = 10.0  # spent at most on creating a directory that other processes keep removing
 _SIZE = struct.Struct("<Q")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
@@ -55,19 +56,19 @@ _CANNOT_CLONE: Final = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDE
 
 
 class LocalStores:
-    """The containers of all accounts under one directory."""
+    """The containers of all accounts, in one directory."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._stores: dict[str, LocalStore] = {}
 
     def of(self, account: str) -> "LocalStore":
-        """The container of this account; the same object each time. Raises ``Permanent`` for a name that is none."""
+        """Return this account's container, the same object each time. Raises ``Permanent`` for an invalid name."""
         store = LocalStore(self._root / check_account(account) / CONTAINER)
         return self._stores.setdefault(account, store)
 
     def accounts(self) -> Iterator[str]:
-        """The directories that hold a container; whatever else lies beside them is nobody's account."""
+        """List the directories that contain a container; others are not accounts."""
         with _mapped():
             try:
                 names = sorted(entry.name for entry in self._root.iterdir() if not entry.is_symlink())
@@ -82,14 +83,14 @@ class LocalStore:
 
     def __init__(self, container: Path) -> None:
         self._container = container
-        self._lock = threading.Lock()  # guards the two below, and the making and removing of segment files
+        self._lock = threading.Lock()  # for the two below, and for creating and removing segment files
         self._known: set[str] = set()  # prefixes whose segment files and directories are durable
-        self._writing: dict[str, int] = {}  # put_segment calls under way, by prefix
+        self._writing: dict[str, int] = {}  # running calls of put_segment, by prefix
 
     def put_segment(
         self, prefix: str, number: int, data: Iterable[bytes | memoryview], *, segment_size: int = SEGMENT_SIZE
     ) -> None:
-        """Write the segment to its place in the prefix's one file; its size is noted once its bytes are durable."""
+        """Write the segment to its place in the prefix's file; record its size once its bytes are durable."""
         segments, sizes = self._segment_paths(prefix)
         if number < 0:
             raise Permanent(f"there is no segment {number}")
@@ -104,7 +105,7 @@ class LocalStore:
             self._end_writing(prefix, failed=False)
 
     def publish(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int = SEGMENT_SIZE) -> None:
-        """Link the prefix's file to the name, once its sizes add up. Repeating a publish that was cut short ends it."""
+        """Link the prefix's file to the name if its sizes add up. Calling it again completes an interrupted call."""
         target = self._resolve(name)
         segments, _ = self._segment_paths(prefix)
         with _mapped():
@@ -195,7 +196,7 @@ class LocalStore:
         return sha256_of_pieces(self.get(name, start, length))
 
     def segment_sha256(self, prefix: str, number: int, size_bytes: int, *, segment_size: int = SEGMENT_SIZE) -> str:
-        """Read the segment's place in the prefix's one file, when its size was noted: then its bytes are durable."""
+        """Read the segment from the prefix's file if its size was recorded, because only then its bytes are durable."""
         _, sizes = self._segment_paths(prefix)
         with _mapped():
             try:
@@ -207,7 +208,7 @@ class LocalStore:
         return self.sha256(f"{prefix}segments", number * segment_size, size_bytes)
 
     def size(self, name: str) -> int:
-        """The file's length."""
+        """Return the file's length."""
         path = self._resolve(name)
         with _mapped(name):
             status = path.lstat()
@@ -216,13 +217,13 @@ class LocalStore:
         return status.st_size
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Walk the directories that can hold such names, in the order of whole names."""
+        """Walk the directories that can contain such names, in the order of the full names."""
         check_list_prefix(prefix)
         directory, slash, _ = prefix.rpartition("/")
         return self._walk(self._container / directory, directory + slash, prefix)
 
     def delete(self, name: str) -> None:
-        """Unlink the file, and the directories that this empties."""
+        """Unlink the file, and remove the directories that are empty then."""
         path = self._resolve(name)
         with _mapped():
             try:
@@ -293,7 +294,7 @@ class LocalStore:
                 del self._writing[prefix]
             _, sizes = self._segment_paths(prefix)
             if failed and prefix not in self._writing:
-                with suppress(OSError):  # the failure itself is what the caller must hear of
+                with suppress(OSError):  # the caller gets the first error
                     if not any(sizes.read_bytes()):
                         self._remove_segment_files(prefix)
 
@@ -343,7 +344,7 @@ class LocalStore:
                 yield ObjectInfo(name=name, size_bytes=status.st_size, modified_s=status.st_mtime)
 
     def _remove_empty_directories(self, directory: Path) -> None:
-        """Remove the directories of a name, bottom up, as far as they are empty; never the container itself."""
+        """Remove the empty directories of a name, from the bottom up, but not the container."""
         while directory != self._container:
             try:
                 directory.rmdir()
@@ -358,9 +359,9 @@ class LocalStore:
 
 
 def _in_directory(directory: Path, make: Callable[[], Made]) -> Made:
-    """Make something in a directory, which is made where it is missing, and those above it; their entries are durable.
+    """Create something in a directory. Creates the directory and its parents if necessary, and makes them durable.
 
-    Another process may remove one meanwhile, for it was empty: it is made again. What was made keeps it.
+    Another process may remove an empty directory meanwhile; it is created again. What ``make`` creates keeps it.
     """
     new: set[Path] = set()
     end = time.monotonic() + _RACES_S
@@ -375,12 +376,12 @@ def _in_directory(directory: Path, make: Callable[[], Made]) -> Made:
             for path in new:
                 _fsync_directory(path.parent)
             return made
-    raise Transient("the store's directories are removed as fast as they are made")
+    raise Transient("the store's directories are removed as fast as they are created")
 
 
 @contextmanager
 def _mapped(name: str | None = None) -> Iterator[None]:
-    """Turn what the file system says into this project's errors. ``name``: the object that may be missing."""
+    """Turn an ``OSError`` into an error of this project. ``name``: the object that may be missing."""
     try:
         yield
     except OSError as error:
@@ -436,9 +437,9 @@ def _write_segment(
 
 
 def _write_durably(path: Path, position: int, data: Iterable[bytes | memoryview], *, at_most: int) -> int:
-    """Write the pieces one behind the other, as they come; how many bytes they have. What they raise ends it.
+    """Write the pieces one after the other, as they arrive; return their total length.
 
-    Raises ``Permanent`` when there are none, or more than ``at_most``, of which none has been written.
+    Raises ``Permanent`` when there are no bytes, or more than ``at_most``; bytes beyond are not written.
     """
     length, writer = 0, DirectWriter()
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb", buffering=0) as file:
@@ -458,7 +459,7 @@ def _fsync_directory(directory: Path) -> None:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
-        return  # removed meanwhile, by whoever deleted the last object in it
+        return  # removed meanwhile with its last object
     try:
         os.fsync(descriptor)
     finally:

@@ -1,4 +1,4 @@
-"""Any store, with its passing faults ridden out."""
+"""Wraps a store, and retries what fails temporarily."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +16,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """Asks again after a ``Transient``, a bounded number of times.
+    """Retries after a ``Transient``, up to ``attempts`` calls in all.
 
-    Waits double from ``first_wait_s`` up to ``longest_wait_s``, each with up to ``first_wait_s`` of jitter; with the
-    defaults a store may be down for about a minute. After ``longest_total_s`` since the first failure it is enough (a
-    first attempt may take long, for what is put may be long in coming). ``sleep`` takes seconds.
+    The wait doubles from ``first_wait_s`` up to ``longest_wait_s``, with up to ``first_wait_s`` of jitter; the defaults
+    bridge an outage of about a minute. A failure that comes ``longest_total_s`` or more after the first one is final.
+    (The first attempt does not count, because the data to be written may arrive slowly.) ``sleep`` takes seconds.
     """
 
     attempts: int = 10
@@ -30,8 +30,8 @@ class RetryPolicy:
     sleep: Callable[[float], None] = time.sleep
 
     def call(self, attempt: Callable[[], Result]) -> Result:
-        """What the first attempt gives that succeeds. Raises the last ``Transient``."""
-        failed_s: list[float] = []  # when each attempt did
+        """Return the result of the first attempt that succeeds. Raises the last ``Transient``."""
+        failed_s: list[float] = []  # when each attempt failed
 
         def is_enough(state: tenacity.RetryCallState) -> bool:
             failed_s.append(state.outcome_timestamp or 0.0)
@@ -48,12 +48,12 @@ class RetryPolicy:
         return retrying(attempt)
 
     def resumed(self, begin: Callable[[], Iterator[Result]]) -> Iterator[Result]:
-        """All items, over as many beginnings as it takes; whatever arrives starts the count of attempts anew.
+        """Yield all items, and resume after a ``Transient``; each item that arrives resets the count of attempts.
 
-        ``begin`` is called for each beginning, and leaves out what has been handed on.
+        ``begin`` is called at the start and for each resumption; it leaves out the items that were yielded before.
         """
         source: Iterator[Result] = iter(())
-        broke: Transient | None = None  # the first attempt to hand on what comes next, which has failed already
+        broke: Transient | None = None  # the first attempt to yield the next item, which has failed already
 
         def step() -> Result | None:
             nonlocal source, broke
@@ -66,7 +66,7 @@ class RetryPolicy:
         while (item := self.call(step)) is not None:
             yield item
             try:
-                yield from source  # as long as nothing breaks it costs nothing
+                yield from source  # adds no cost while nothing fails
             except Transient as error:
                 broke = error
             else:
@@ -77,30 +77,30 @@ _DEFAULT: Final = RetryPolicy()
 
 
 class RetryingContainers:
-    """Every account's store, retrying."""
+    """The containers of all accounts, with retries."""
 
     def __init__(self, stores: Containers, retry_policy: RetryPolicy = _DEFAULT) -> None:
         self._containers = stores
         self._retry_policy = retry_policy
 
     def of(self, account: str) -> "Retrying":
-        """The container of this account."""
+        """Return this account's container."""
         return Retrying(self._containers.of(account), self._retry_policy)
 
 
 class RetryingStores(RetryingContainers):
-    """The same of a region's own."""
+    """The containers of a region's own store, with retries."""
 
     def __init__(self, stores: Stores, retry_policy: RetryPolicy = _DEFAULT) -> None:
         super().__init__(stores, retry_policy)
         self._stores = stores
 
     def of(self, account: str) -> "RetryingOwn":
-        """The container of this account."""
+        """Return this account's container."""
         return RetryingOwn(self._stores.of(account), self._retry_policy)
 
     def accounts(self) -> Iterator[str]:
-        """Goes on after the last account that was seen."""
+        """Resumes after the last account that was returned."""
         last = ""
 
         def begin() -> Iterator[str]:
@@ -112,9 +112,9 @@ class RetryingStores(RetryingContainers):
 
 
 class Retrying:
-    """An :class:`snaphold.store.base.ObjectStore` that asks again after a ``Transient``.
+    """An :class:`snaphold.store.base.ObjectStore` that retries after a ``Transient``.
 
-    A ``get`` goes on at the byte and a ``list`` at the name where it broke.
+    ``get`` resumes at the byte, and ``list`` at the name, where it was interrupted.
     """
 
     def __init__(self, store: ObjectStore, retry_policy: RetryPolicy = _DEFAULT) -> None:
@@ -128,22 +128,22 @@ class Retrying:
         self._retry_policy.call(lambda: self._store.put_segment(prefix, number, data, segment_size=segment_size))
 
     def publish(self, name: str, prefix: str, count: int, *, size_bytes: int, segment_size: int = SEGMENT_SIZE) -> None:
-        """A name that is taken at a second try, by an object of this size, was taken by the first."""
+        """If the name is taken at a later attempt, by an object of this size, an earlier attempt succeeded."""
         self._once(
             lambda: self._store.publish(name, prefix, count, size_bytes=size_bytes, segment_size=segment_size),
             lambda: self._store.size(name) == size_bytes,
         )
 
     def put(self, name: str, data: bytes) -> None:
-        """A name that is taken at a second try, by these very bytes, was taken by the first."""
+        """If the name is taken at a later attempt, by the same bytes, an earlier attempt succeeded."""
         self._once(lambda: self._store.put(name, data), lambda: b"".join(self._store.get(name)) == data)
 
     def replace(self, name: str, data: bytes) -> None:
-        """Replacing again is no failure."""
+        """Replacing an object again has no effect."""
         self._retry_policy.call(lambda: self._store.replace(name, data))
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Goes on at the byte where it broke."""
+        """Resumes at the byte where it was interrupted."""
         position = start
 
         def begin() -> Iterator[bytes]:
@@ -154,21 +154,21 @@ class Retrying:
             yield piece
 
     def sha256(self, name: str, start: int = 0, length: int | None = None) -> str:
-        """As the store says."""
+        """Ask the store."""
         return self._retry_policy.call(lambda: self._store.sha256(name, start, length))
 
     def segment_sha256(self, prefix: str, number: int, size_bytes: int, *, segment_size: int = SEGMENT_SIZE) -> str:
-        """As the store says."""
+        """Ask the store."""
         return self._retry_policy.call(
             lambda: self._store.segment_sha256(prefix, number, size_bytes, segment_size=segment_size)
         )
 
     def size(self, name: str) -> int:
-        """As the store says."""
+        """Ask the store."""
         return self._retry_policy.call(lambda: self._store.size(name))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Goes on after the last name that was seen."""
+        """Resumes after the last name that was returned."""
         last = ""
 
         def begin() -> Iterator[ObjectInfo]:
@@ -179,7 +179,7 @@ class Retrying:
             yield info
 
     def delete(self, name: str) -> None:
-        """Deleting again is no failure."""
+        """Deleting an object again has no effect."""
         self._retry_policy.call(lambda: self._store.delete(name))
 
     def _once(self, attempt: Callable[[], None], was_ours: Callable[[], bool]) -> None:
@@ -198,7 +198,7 @@ class Retrying:
 
 
 class RetryingOwn(Retrying):
-    """The same of an :class:`snaphold.store.base.OwnStore`."""
+    """An :class:`snaphold.store.base.OwnStore` that retries after a ``Transient``."""
 
     def __init__(self, store: OwnStore, retry_policy: RetryPolicy = _DEFAULT) -> None:
         super().__init__(store, retry_policy)
