@@ -1,16 +1,16 @@
-"""What can go wrong, sorted by who must act.
+"""The errors that this project raises, grouped by who must act.
 
     SnapholdError
     ├── Refused             the caller: change the request (each class is one fault of the contract, section 8)
     │   ├── BadRequest 400 · Unauthorized 401 · Forbidden 403 · NotFound 404 · MethodNotAllowed 405
     │   ├── OverLimit 413 · UnsupportedMediaType 415 · Unprocessable 422 · NotOffered 501
-    ├── Unavailable 503     the caller, later: a host or a store is silent now
+    ├── Unavailable 503     the caller, later: a host or a store does not answer now
     ├── Transient           the queue: run it again
-    ├── Permanent           nobody: it failed, and the text is the reason that a person reads
-    ├── Superseded           this attempt: stop, write nothing, remove what you wrote
+    ├── Permanent           nobody: it has failed; the message is the reason shown to people
+    ├── Superseded          this attempt: stop, write nothing, remove what you wrote
     └── SetupError          the operator: one clear line, exit status 1
 
-A foreign exception is mapped to one of these in the one module that imports its library, cause kept.
+The module that imports a library maps the library's exceptions to these, and keeps the cause.
 """
 
 from typing import ClassVar, Final, Self
@@ -19,10 +19,10 @@ _LONGEST_NAME: Final = 255  # characters that a message repeats
 
 
 class SnapholdError(Exception):
-    """The root: whatever this project raises on purpose.
+    """The root of all errors that this project raises on purpose.
 
-    The message is for people, tenants among them: what happened, in their words. ``detail`` is for the log only: paths
-    of this machine, what a tool has printed, names of internal accounts.
+    The message says what happened to people, tenants among them, in their terms. ``detail`` is for the log only: paths
+    of this machine, output of tools, names of internal accounts.
     """
 
     def __init__(self, message: str = "", *, detail: str = "") -> None:
@@ -31,44 +31,44 @@ class SnapholdError(Exception):
 
 
 class Refused(SnapholdError):
-    """The request cannot be served as it is; the message is shown to the caller."""
+    """The request is refused; the message is shown to the caller."""
 
     code: ClassVar[int] = 400
     fault: ClassVar[str] = "badRequest"
 
 
 class BadRequest(Refused):
-    """Elements are missing, or have values that are not allowed."""
+    """Elements of the request are missing or have values that are not allowed."""
 
 
 class Unauthorized(Refused):
-    """No token, an unknown one, or an expired one."""
+    """The token is missing, unknown or expired."""
 
     code = 401
     fault = "unauthorized"
 
 
 class Forbidden(Refused):
-    """The token is good, but not for this."""
+    """The token is valid, but does not permit this."""
 
     code = 403
     fault = "forbidden"
 
 
 class NotFound(Refused):
-    """No such thing in this account (a foreign thing is none either)."""
+    """The account has no such object. Another account's object does not exist for it."""
 
     code = 404
     fault = "itemNotFound"
 
     @classmethod
     def of(cls, kind: str, name: object) -> Self:
-        """``Instance 'x' cannot be found.``: the form of every message that names what was asked for."""
+        """``Instance 'x' cannot be found.``: all messages of this kind have this form."""
         return cls(f"{kind} '{str(name)[:_LONGEST_NAME]}' cannot be found.")
 
 
 class MethodNotAllowed(Refused):
-    """The route exists, the method does not. ``allow`` lists those that do."""
+    """The route does not have this method. ``allow`` lists those that it has."""
 
     code = 405
     fault = "badMethod"
@@ -79,7 +79,7 @@ class MethodNotAllowed(Refused):
 
 
 class OverLimit(Refused):
-    """Too large, too many, or too often. ``retry_after_s`` is None where waiting does not help."""
+    """Too large, too many or too often. ``retry_after_s`` is None when waiting does not help."""
 
     code = 413
     fault = "overLimit"
@@ -90,49 +90,49 @@ class OverLimit(Refused):
 
     @classmethod
     def within_a_minute(cls, limit: int, wait_us: int) -> Self:
-        """More than ``limit`` requests of a kind; one more is allowed in ``wait_us``."""
+        """More than ``limit`` requests of one kind in a minute; the next is allowed in ``wait_us`` microseconds."""
         seconds = -(-wait_us // 1_000_000)
         return cls(f"Only {limit} of these requests are allowed in a minute. Retry in {seconds} s.", seconds)
 
 
 class UnsupportedMediaType(Refused):
-    """A body in a format other than JSON."""
+    """The body is not JSON."""
 
     code = 415
     fault = "badMediaType"
 
 
 class Unprocessable(Refused):
-    """Well-formed, but not in the present state of things."""
+    """The request is valid, but not possible in the present state."""
 
     code = 422
     fault = "unprocessableEntity"
 
 
 class NotOffered(Refused):
-    """Valid, but this deployment does not do it."""
+    """The request is valid, but this deployment does not offer it."""
 
     code = 501
     fault = "notImplemented"
 
 
 class Unavailable(SnapholdError):
-    """A part that must answer now is silent; nothing was changed."""
+    """A host or a store does not answer; nothing was changed."""
 
     code: ClassVar[int] = 503
     fault: ClassVar[str] = "serviceUnavailable"
 
 
 class Transient(SnapholdError):
-    """A passing fault: the same step may succeed when it is run again."""
+    """A temporary fault: the same step may succeed when it is run again."""
 
 
 class Permanent(SnapholdError):
-    """Running it again would not help. The message is the reason that a person reads."""
+    """Running the step again would not help. The message is the reason shown to people."""
 
 
 class ObjectMissing(Permanent):
-    """The store answered: it has no such object. ``name`` says which."""
+    """The store has answered that it has no object ``name``."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the store has no object {name}")
@@ -140,7 +140,7 @@ class ObjectMissing(Permanent):
 
 
 class ObjectExists(Permanent):
-    """``publish`` found the name taken and replaced nothing."""
+    """An object ``name`` exists; it was not replaced."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the store already has an object {name}")
@@ -152,15 +152,15 @@ class Damaged(Permanent):
 
 
 class Superseded(SnapholdError):
-    """The control plane has given this attempt up: it may neither report nor leave anything behind."""
+    """The control plane has abandoned this attempt, which must stop and remove what it wrote."""
 
 
 class SetupError(SnapholdError):
-    """The service cannot start or go on as it is set up."""
+    """The configuration or installation does not allow the service to start or continue."""
 
 
 def in_full(error: BaseException) -> str:
-    """All that is known of an error, for the log: its message, its detail, and the same of what caused it."""
+    """The messages and details of an error and of its causes, for the log."""
     said: list[str] = []
     cause: BaseException | None = error
     while cause is not None:

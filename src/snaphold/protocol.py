@@ -1,19 +1,19 @@
-"""What an agent and the API say to each other (``/agent/v1``), as JSON over HTTP with the host's own bearer token.
+"""The messages between an agent and the API (``/agent/v1``): JSON over HTTP, with the host's bearer token.
 
-    POST /agent/v1/hello                    Hello    → Welcome      once an agent process starts: a new session
+    POST /agent/v1/hello                    Hello    → Welcome      opens a session; every agent process has its own
     POST /agent/v1/heartbeat                Heartbeat→ Desired      every ``renew_s`` of Welcome
-    POST /agent/v1/claim                    Claim    → Work         long poll: a task, a question, or nothing
+    POST /agent/v1/claim                    Claim    → Work         long poll: a task, a host call, or nothing
     POST /agent/v1/tasks/{id}/progress      Progress → {}           renews the lease
     POST /agent/v1/tasks/{id}/report        Report   → {}           ends the task; compare-and-set by attempt
     POST /agent/v1/questions/{id}/answer    Answer   → {}
 
-Every message carries the agent's ``session``: what an earlier process of the same host had claimed is ended at
-``hello``. 409 to ``progress`` or ``report`` means *superseded*: the attempt must stop and remove what it wrote.
-401 means that the token is not (or no longer) good. Only ids, names, numbers and password hashes travel; never a
-password, never a caller's token.
+Every message carries the agent's ``session``. ``hello`` ends the attempts of earlier processes of the same host. 409 to
+``progress`` or ``report`` means *superseded*: the attempt must stop and remove what it wrote. 401 means that the token
+is not valid, or not any more. Messages contain ids, names, numbers and password hashes, but never a password or a
+caller's token.
 
-Neither side believes the other: every text has a form or a length, every list a number of entries, every number a range
-that the catalog can keep. A message that does not fit is refused as a whole (400); nothing of it is written.
+Neither side trusts the other: every text has a form or a maximum length, every list a maximum number of entries, every
+number a range that the catalog can store. A message that does not comply is refused as a whole (400).
 """
 
 import ipaddress
@@ -29,8 +29,8 @@ from snaphold.objects import DATA_OBJECT_FORM, MAX_SEGMENT_SIZE, SEGMENT_SIZE
 VERSION = 1
 MAX_INSTANCES: Final = 10_000  # of one host
 MAX_TAKEN: Final = 20_000  # addresses
-MAX_REASON: Final = 4_000  # characters of a reason; what is longer is cut
-MAX_FAULT: Final = 300  # the same of an instance's fault: a heartbeat may have one for each of 10,000 instances
+MAX_REASON: Final = 4_000  # characters of a reason; a longer one is cut
+MAX_FAULT: Final = 300  # the same for the fault of an instance: a heartbeat may have 10,000 of them
 MAX_DESCRIPTION: Final = 65_535  # characters of a backup's description
 _MAX_AT_WORK: Final = 1_000
 _MAX_WANTED: Final = 1_000
@@ -39,11 +39,11 @@ _MAX_OBJECTS: Final = 1_000_000  # of one backup
 
 
 def _shortened(text: object, *, most: int = MAX_REASON) -> object:
-    """Cut after ``most`` characters, and put a space for each that cannot be printed, but for the ends of lines."""
+    """Cut a text after ``most`` characters. Characters that are not printable, except line feeds, become spaces."""
     if not isinstance(text, str):
         return text
     text = text[:most]
-    if text.isprintable():  # nearly all are; a host may send thousands at once
+    if text.isprintable():  # nearly all are; the loop is slow, and a host may send thousands of texts
         return text
     return "".join([letter if letter.isprintable() or letter == "\n" else " " for letter in text])
 
@@ -62,11 +62,11 @@ def _checked_network(text: str) -> str:
     return str(ipaddress.ip_network(text))
 
 
-Number = Annotated[int, Field(ge=0, lt=1 << 63)]  # as large as the catalog can keep
+Number = Annotated[int, Field(ge=0, lt=1 << 63)]  # as large as the catalog can store
 Small = Annotated[int, Field(ge=0, lt=1 << 31)]  # MB, GB, numbers of attempts
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Reason = Annotated[str, BeforeValidator(_shortened)]  # words for people
-Fault = Annotated[str, BeforeValidator(partial(_shortened, most=MAX_FAULT))]  # words for people, of an instance
+Reason = Annotated[str, BeforeValidator(_shortened)]  # for people
+Fault = Annotated[str, BeforeValidator(partial(_shortened, most=MAX_FAULT))]  # of an instance, for people
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 Session = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,36}$")]
 Account = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -81,14 +81,16 @@ FullVersion = Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}
 Time = Annotated[  # RFC 3339, UTC
     str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z$"), AfterValidator(_checked_time)
 ]
-NameTold = Annotated[str, Field(max_length=255)]  # of something in a server
+NameTold = Annotated[str, Field(max_length=255)]  # of an object in a database server
 Port = Annotated[int, Field(ge=1, le=65_535)]
-Address = Annotated[str, Field(pattern=r"^[0-9A-Fa-f:.]{2,45}$"), AfterValidator(_checked_address)]  # of IP, no name
+Address = Annotated[
+    str, Field(pattern=r"^[0-9A-Fa-f:.]{2,45}$"), AfterValidator(_checked_address)
+]  # IP address, not a name
 Network = Annotated[str, Field(pattern=r"^[0-9A-Fa-f:./]{2,50}$"), AfterValidator(_checked_network)]
 
 
 class Message(BaseModel):
-    """A message: immutable, and deaf to keys that a newer peer may add."""
+    """A message. It is immutable, and ignores keys that a newer peer may add."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -98,22 +100,22 @@ class Nothing(Message):
 
 
 class TaskKind(StrEnum):
-    """What a host can be given to do. The comment says what a silence of the host means."""
+    """The kinds of tasks. The comments say what becomes of the object when the host stops answering."""
 
     CREATE = "create"  # ERROR
     RESTORE = "restore"  # ERROR
-    BACKUP = "backup"  # FAILED, its bytes swept
-    RESTART = "restart"  # taken up again when the host is back, as are the next three
+    BACKUP = "backup"  # FAILED; its objects are removed
+    RESTART = "restart"  # resumed when the host is back, as are the next three
     STOP = "stop"
     START = "start"
     RESIZE = "resize"
-    DELETE = "delete"  # taken up again when the host is back
-    CONSOLIDATE = "consolidate"  # FAILED, its bytes swept
+    DELETE = "delete"  # resumed when the host is back
+    CONSOLIDATE = "consolidate"  # FAILED; its objects are removed
     VERIFY = "verify"  # the verification is unknown
 
 
 class HostCallKind(StrEnum):
-    """What a host is asked while a caller waits."""
+    """The kinds of host calls: requests to a server whose callers wait. The comments have payload and answer."""
 
     LIST_DATABASES = "list_databases"  # {} → {"databases": [{"name", "character_set", "collate"}]}
     CREATE_DATABASES = "create_databases"  # {"databases": [DatabaseSpec]} → {}
@@ -130,7 +132,7 @@ class HostCallKind(StrEnum):
 
 
 class DatabaseTold(Message):
-    """A database that clients made."""
+    """A database that clients created."""
 
     name: NameTold
     character_set: NameTold | None = None
@@ -144,13 +146,13 @@ class DatabasesTold(Message):
 
 
 class RightTold(Message):
-    """A database that a user may use."""
+    """A database that a user has rights on."""
 
     name: NameTold
 
 
 class UserTold(Message):
-    """A user that clients made."""
+    """A database user that clients created."""
 
     name: NameTold
     host: NameTold
@@ -170,7 +172,7 @@ class RootTold(Message):
 
 
 class Datastore(Message):
-    """A database engine and version that a host can really run."""
+    """A database engine and version that is installed on a host."""
 
     type: DatastoreType  # "mariadb"
     version: Series
@@ -184,17 +186,17 @@ class Datastore(Message):
 
 
 class InstanceState(Message):
-    """One instance as its host sees it."""
+    """The state of an instance, as its host observes it."""
 
     id: Id
     running: bool
     used_bytes: Number | None = None
-    incarnation: Incarnation | None = None  # this life of its data directory
-    max_lsn: Number | None = None  # up to which its redo log is on the disk
-    fault: Fault | None = None  # why it does not run, in plain words
+    incarnation: Incarnation | None = None  # of its data directory
+    max_lsn: Number | None = None  # LSN up to which its redo log is on the disk
+    fault: Fault | None = None  # why it does not run
 
 
-TakenAddresses = Annotated[list[Address], Field(max_length=MAX_TAKEN)]  # which no new instance can get
+TakenAddresses = Annotated[list[Address], Field(max_length=MAX_TAKEN)]  # those that no new instance can get
 InstanceStates = Annotated[list[InstanceState], Field(max_length=MAX_INSTANCES)]
 
 
@@ -206,15 +208,15 @@ class Hello(Message):
     datastores: Annotated[list[Datastore], Field(max_length=32)]
     instances: InstanceStates
     shared_system_user: bool  # True: not root, every server runs as the same system user
-    accepts_shared: bool  # whether a second account's instance may be put on such a host
-    memory_mb: Small | None = None  # all that its servers can have
-    networks: Annotated[list[Network], Field(max_length=64)] = []  # of which each instance gets an address
+    accepts_shared: bool  # whether such a host takes instances of several accounts
+    memory_mb: Small | None = None  # of the machine
+    networks: Annotated[list[Network], Field(max_length=64)] = []  # from which each instance gets an address
     instance_port: Port | None = None
     taken: TakenAddresses = []
 
 
 class Heartbeat(Message):
-    """The host is there, and this is how its instances are."""
+    """The host is alive; these are the states of its instances."""
 
     session: Session
     instances: InstanceStates
@@ -222,7 +224,7 @@ class Heartbeat(Message):
 
 
 class Desired(Message):
-    """What the catalog wants of each instance that the agent named (unknown ones are left out, and left alone)."""
+    """The desired states of the instances that the agent named. An instance that is not listed is left alone."""
 
     instances: dict[str, Literal["running", "stopped", "absent"]]
 
@@ -237,14 +239,14 @@ class Welcome(Desired):
 
 
 class Claim(Message):
-    """Give me something to do; wait up to ``wait_s`` for it."""
+    """A request for work, which may wait up to ``wait_s`` seconds for it."""
 
     session: Session
     wait_s: float = Field(ge=0, le=60)
-    accept_tasks: bool = True  # False: questions only, every task slot is taken
-    free_slots: Small | None = None  # how many tasks more it can work on
-    at_work: Annotated[dict[Id, Number], Field(max_length=_MAX_AT_WORK)] = {}  # attempts that go on, by task: of
-    # those abandoned it is told at once
+    accept_tasks: bool = True  # False: host calls only
+    free_slots: Small | None = None  # how many further tasks could begin
+    at_work: Annotated[dict[Id, Number], Field(max_length=_MAX_AT_WORK)] = {}  # running attempts by task; the
+    # answer names those that were abandoned
 
 
 class DatabaseSpec(Message):
@@ -265,7 +267,7 @@ class UserSpec(Message):
 
 
 class UserChange(Message):
-    """What is to be different about a user; None: stays as it is."""
+    """The changes to a database user. None: no change."""
 
     name: str
     host: str = "%"
@@ -275,17 +277,14 @@ class UserChange(Message):
 
 
 class Memory(Message):
-    """What a server is to start with, and what it gets again where it does not start with that; the same in a restart.
-
-    In MB.
-    """
+    """The memory that a server is to start with, and its former memory, to return to if it does not start; in MiB."""
 
     ram_mb: int
     former_ram_mb: int
 
 
 class InstanceSpec(Message):
-    """Everything a host must know of an instance to build its server."""
+    """Everything that a host needs to create the server of an instance."""
 
     id: str
     account: str
@@ -294,13 +293,13 @@ class InstanceSpec(Message):
     version: str
     ram_mb: int
     volume_gb: int
-    address: Address | None = None  # chosen for it; None: the host chooses
+    address: Address | None = None  # None: the host chooses one
     databases: list[DatabaseSpec] = []
     users: list[UserSpec] = []
 
 
 class ChainLink(Message):
-    """One backup of a chain. The manifest is trusted by its hash only."""
+    """One backup of a chain. A manifest is trusted only if it has this hash."""
 
     backup_id: str
     account: str
@@ -308,20 +307,20 @@ class ChainLink(Message):
 
 
 class BackupSpec(Message):
-    """Everything a host must know to take a backup; most of it goes into the manifest unread."""
+    """Everything that a host needs to take a backup. Most of it is only copied to the manifest."""
 
     id: str
     account: str
     instance_id: str
-    deployment: str  # marks the prefix of the segments: whose they are
+    deployment: str  # part of the segments' names
     name: str
     description: str | None
     source_type: Literal["instance", "ha"] = "instance"
     source_id: str
     parent_id: str | None = None
-    parent_named: bool = True  # False: the catalog chose the parent, and a full may be taken instead
-    max_lsn: int | None = None  # the highest that the catalog was told: a lower one is another incarnation
-    ended_incarnation: str | None = None  # is over, whatever the data directory says
+    parent_named: bool = True  # False: the catalog chose the parent; a full backup may be taken instead
+    max_lsn: int | None = None  # the highest that the catalog knows; a lower LSN means another incarnation
+    ended_incarnation: str | None = None  # it has ended, whatever the data directory says
     created: str  # RFC 3339 with microseconds
     is_automated: bool = False
     volume_gb: int
@@ -333,16 +332,16 @@ class BackupSpec(Message):
 
 
 class Task(Message):
-    """A claimed piece of work. Exactly the fields of its kind are set.
+    """A claimed task. Exactly the fields of its kind are set.
 
-    ``chain``: the full backup first, each increment behind its parent; it ends with the backup that is to be restored,
-    verified or consolidated, or with the parent of the one that is to be taken.
+    ``chain``: the full backup first, each increment after its parent. It ends with the backup to restore, verify or
+    consolidate, or with the parent of the backup to take.
     """
 
     id: str
     kind: TaskKind
     attempt: int
-    instance_id: str | None = None  # None: the work is no instance's (CONSOLIDATE, VERIFY)
+    instance_id: str | None = None  # None: the task has no instance (CONSOLIDATE, VERIFY)
     lease_s: float
     instance: InstanceSpec | None = None  # CREATE, RESTORE
     chain: list[ChainLink] = []  # RESTORE, VERIFY, CONSOLIDATE; BACKUP of an increment
@@ -351,7 +350,7 @@ class Task(Message):
 
 
 class HostCall(Message):
-    """Something a caller waits for; an answer after ``deadline_s`` is not read any more."""
+    """A request whose caller waits. Nobody reads an answer that comes after ``deadline_s`` seconds."""
 
     id: str
     kind: HostCallKind
@@ -361,54 +360,54 @@ class HostCall(Message):
 
 
 class Work(Message):
-    """The answer to Claim; nothing in it when the wait was in vain."""
+    """The answer to Claim. It is empty when there was no work."""
 
     task: Task | None = None
     question: HostCall | None = None
-    given_up: list[str] = []  # tasks of ``at_work`` whose attempts must stop, as after 409
+    given_up: list[str] = []  # tasks of ``at_work`` that were abandoned: their attempts must stop, as after 409
 
 
 class Progress(Message):
-    """The attempt goes on. Every field but the first two is optional, and kept when it is None."""
+    """The attempt continues. None: the value has not changed since an earlier message."""
 
     session: Session
     attempt: Small
     step: Annotated[str, Field(pattern=r"^[ -~]{1,64}$")] | None = None  # the step's name, for people
-    size_bytes: Number | None = None  # what the source's data used when it was measured (backup)
+    size_bytes: Number | None = None  # used by the source's data (backup)
     done_bytes: Number | None = None
     expected_bytes: Number | None = None
     bytes_per_s: Number | None = None
 
 
 class VerificationResult(Message):
-    """What a verification has shown."""
+    """The result of a verification."""
 
     status: VerificationStatus
     level: VerificationLevel
     at: Time  # when it ended, with seconds
     seconds: Seconds
     reason: Reason | None = None  # why it did not pass
-    mend_from: RegionName | None = None  # the region that has whole what is damaged, as far as its record says
+    mend_from: RegionName | None = None  # the region that has a good copy, as far as is recorded
 
 
 class BackupResult(Message):
-    """What the catalog keeps of a completed backup."""
+    """What the catalog records of a completed backup."""
 
     manifest_sha256: Sha256
-    parent_id: Id | None = None  # what it was really taken from: None where a full was taken instead of an increment
+    parent_id: Id | None = None  # None if a full backup was taken instead of an increment
     size_bytes: Number
     object_bytes: Number
     object_name: ObjectName
     incarnation: Incarnation
     from_lsn: Number | None
-    checkpoint_lsn: Number | None  # the start checkpoint, on which an increment may be taken
+    checkpoint_lsn: Number | None  # the start checkpoint, from which an increment may start
     to_lsn: Number
-    updated: Time  # the manifest's own, with seconds
-    proof: VerificationResult | None = None  # passed, where one was asked for
+    updated: Time  # as in the manifest, with seconds
+    proof: VerificationResult | None = None  # set if a verification was asked for: passed
 
 
 class InstanceResult(Message):
-    """Where a created or restored instance can be reached."""
+    """The address of a created or restored instance."""
 
     address: Address
     port: Port
@@ -417,7 +416,7 @@ class InstanceResult(Message):
 
 
 class Report(Message):
-    """The attempt has ended. ``reason`` is for people and set exactly when ``ok`` is False."""
+    """The result of an attempt. ``reason`` is for people, and set exactly when ``ok`` is False."""
 
     session: Session
     attempt: Small
@@ -429,7 +428,7 @@ class Report(Message):
 
 
 class HostCallAnswer(Message):
-    """The answer to a question. ``error`` is a class name of snaphold.errors.Refused's children, or "Unavailable"."""
+    """The answer to a host call. ``error``: the name of a subclass of snaphold.errors.Refused, or "Unavailable"."""
 
     session: Session
     ok: bool
@@ -439,30 +438,30 @@ class HostCallAnswer(Message):
 
 
 class PeerQuery(Message):
-    """``POST /peer/v1/copies``: which backups of the asking region are there already.
+    """``POST /peer/v1/copies``: which of these backups does the asked region have?
 
-    ``wanted``: ids in the asking region, each with the id in the asked region that it is itself a copy of, or null.
-    Where a copy is to be made ``user`` is who wants it; 403: may not there.
+    ``wanted``: ids in the asking region, each with the id of the backup in the asked region that it was copied from, or
+    null. ``user``: who wants to copy them to the asked region; 403: this user may not.
     """
 
     version: int = VERSION
     account: Account
-    region: RegionName  # the asking one
+    region: RegionName  # the asking region
     wanted: Annotated[dict[Id, Id | None], Field(max_length=_MAX_WANTED)]
     user: User | None = None
 
 
 class PeerCopy(Message):
-    """A backup of the asking region as the asked one has it."""
+    """The asked region's copy of a backup of the asking region."""
 
     id: Id
     manifest_sha256: Sha256
 
 
 class PeerAnswer(Message):
-    """Who the asked region is, and what it has, by the ids of the asking one.
+    """The deployment of the asked region, and its copies by the ids of the asking region.
 
-    ``full``: why no more backups of the account may come, where they may not.
+    ``full``: why the account may not copy more backups there; None: it may.
     """
 
     deployment: Id
@@ -471,22 +470,22 @@ class PeerAnswer(Message):
 
 
 class PeerAnnouncement(Message):
-    """``POST /peer/v1/announce`` → {}: the objects of this copy will come; until it is recorded they may be written.
+    """``POST /peer/v1/announce`` → {}: a copy begins. Its objects may be written until the copy is recorded.
 
-    It is said again at every try. 403: the user may not; 413: the account is at its limit; 422: it was abandoned there.
+    Each try announces it again. 403: the user may not; 413: the account is at its limit; 422: the copy was abandoned.
     """
 
     version: int = VERSION
     id: str = Field(pattern=f"^{ID_FORM}$")  # of the copy
     account: Account
-    region: RegionName  # the one that it comes from
+    region: RegionName  # where the copy comes from
     made_from: Id
     user: User | None  # who wants it
-    segments: Annotated[int, Field(ge=0, le=_MAX_OBJECTS)]  # that its data object has
+    segments: Annotated[int, Field(ge=0, le=_MAX_OBJECTS)]  # of its data object
 
 
 class PeerWithdrawal(Message):
-    """``POST /peer/v1/withdraw`` → PeerWithdrawn: no more objects of this copy will come; what came is removed."""
+    """``POST /peer/v1/withdraw`` → PeerWithdrawn: the copy is given up; its objects are removed."""
 
     version: int = VERSION
     id: Id
@@ -495,16 +494,16 @@ class PeerWithdrawal(Message):
 
 
 class PeerWithdrawn(Message):
-    """``recorded``: the copy is a backup of that region already, and stays."""
+    """``recorded``: the copy is already a backup of the asked region, and stays."""
 
     recorded: bool
 
 
 class PeerRecord(Message):
-    """``POST /peer/v1/record`` → {}: all objects of this copy are there; from now on it is a backup of that region.
+    """``POST /peer/v1/record`` → {}: all objects of the copy are written; it becomes a backup of the asked region.
 
-    The same may come again, where its answer was lost. 422: its manifest is not there, its parent is not any more, or
-    the copy was abandoned there.
+    The same message may arrive again, when its answer was lost. 422: the manifest or the parent is missing, or the copy
+    was abandoned.
     """
 
     version: int = VERSION
@@ -537,7 +536,7 @@ class PeerRecord(Message):
 class PeerPublication(Message):
     """``POST /peer/v1/accounts/{account}/publications/{name}`` → {}: the segments under ``prefix`` become the object.
 
-    409: there is one of that name; 422: they do not add up to it.
+    409: the name is taken; 422: the segments do not have ``size_bytes`` together.
     """
 
     prefix: Annotated[str, Field(max_length=1_000)]
@@ -547,13 +546,13 @@ class PeerPublication(Message):
 
 
 class PeerDigest(Message):
-    """The SHA-256 (hexadecimal) of bytes that lie in the asked region."""
+    """The SHA-256 (hexadecimal) of bytes in the asked region's store."""
 
     sha256: Sha256
 
 
 class PeerObject(Message):
-    """One object as its store lists it."""
+    """An object, as the store lists it."""
 
     name: Annotated[str, Field(max_length=1_000)]
     size_bytes: Number
@@ -561,6 +560,6 @@ class PeerObject(Message):
 
 
 class PeerListing(Message):
-    """Objects, by name."""
+    """Objects, ordered by name."""
 
     objects: Annotated[list[PeerObject], Field(max_length=_MAX_OBJECTS)]
