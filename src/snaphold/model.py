@@ -1,6 +1,6 @@
-"""The nouns of the service, the states they move through, and decisions that need nothing but their arguments.
+"""The entities of the service, their states, and decisions that depend on their arguments only.
 
-Times are microseconds since the epoch (``_us``), by the database's clock.
+Times (``_us``) are microseconds since the epoch, by the clock of the catalog's host.
 """
 
 import hashlib
@@ -14,23 +14,23 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, Final
 
-NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the stable ids of datastores and versions
-MIB: Final = 1 << 20  # bytes; of memory
-MB: Final = 1_000_000  # bytes; of rates
+NAMESPACE: Final = uuid.UUID("5b1f0c5e-6c54-4c0a-9a5b-0f2f6f0d6f10")  # of the ids of datastores and versions
+MIB: Final = 1 << 20  # bytes; memory is counted in these
+MB: Final = 1_000_000  # bytes; rates are counted in these
 MINUTE_US: Final = 60 * 1_000_000
 DAY_US: Final = 24 * 3600 * 1_000_000
-ID_FORM: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"  # of a backup's id, in names too
-GIB: Final = 1 << 30  # bytes; what the contract calls a GB
+ID_FORM: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"  # of a backup's id, also in names of objects
+GIB: Final = 1 << 30  # bytes; the GB of the contract
 _VERIFICATION_RETRIED_US: Final = 24 * 3600 * 1_000_000
 _COPY_TRIES: Final = 18
-INCOMING_COPY_WAIT_US: Final = 7 * DAY_US  # of silence, before a copy from another region is abandoned
-SERVICE_ACCOUNT: Final = "snaphold-service"  # whose container holds what the service saves of itself; nobody's login
+INCOMING_COPY_WAIT_US: Final = 7 * DAY_US  # a copy from another region is abandoned after this time without progress
+SERVICE_ACCOUNT: Final = "snaphold-service"  # the owner of the container for saved states; it has no login
 _ENGINE_FILE: Final = re.compile(r"ib_logfile\d+|(xtrabackup|mariadb_backup)_(checkpoints|binlog_pos_innodb)", re.ASCII)
-KNOWN_DATASTORES: Final = ("mariadb", "mysql", "percona")  # names that a filter always understands
+KNOWN_DATASTORES: Final = ("mariadb", "mysql", "percona")  # names that a filter always accepts
 
 
 class BackupStatus(StrEnum):
-    """The chapter's table of backup statuses."""
+    """The statuses of a backup (on-demand backups, table of statuses)."""
 
     NEW = "NEW"
     BUILDING = "BUILDING"
@@ -40,7 +40,7 @@ class BackupStatus(StrEnum):
 
 
 class Origin(StrEnum):
-    """How a backup came to be."""
+    """How a backup was made."""
 
     TAKEN = "taken"  # from a database
     CONSOLIDATED = "consolidated"  # from the objects of a chain
@@ -48,27 +48,27 @@ class Origin(StrEnum):
 
 
 class CopyStatus(StrEnum):
-    """Where a copy to another region stands."""
+    """The status of a copy to another region."""
 
-    NEW = "NEW"  # asked for; it begins when the backup is COMPLETED
+    NEW = "NEW"  # requested; it begins when the backup is COMPLETED
     COPYING = "COPYING"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
 
 
 class VerificationLevel(StrEnum):
-    """How far a verification of a backup goes."""
+    """What a verification of a backup checks."""
 
-    OBJECTS = "objects"  # its objects are read back, and their hashes are those recorded
-    RESTORE = "restore"  # its chain is brought up as a throw-away server, and every table is checked
+    OBJECTS = "objects"  # all objects are read back and have the recorded hashes
+    RESTORE = "restore"  # the chain is restored into a scratch server, and every table is checked
 
 
 class VerificationStatus(StrEnum):
-    """What a verification has shown."""
+    """The result of a verification."""
 
     PASSED = "passed"
-    FAILED = "failed"  # bytes differ from what was recorded, or are gone
-    UNKNOWN = "unknown"  # a store or a host did not answer, or could not do its part: it is tried again
+    FAILED = "failed"  # bytes differ from what was recorded, or are missing
+    UNKNOWN = "unknown"  # a store or a host did not answer, or the check was impossible: it is tried again
 
 
 RUNNING: Final = (BackupStatus.NEW, BackupStatus.BUILDING)
@@ -83,14 +83,14 @@ BACKUP_MOVES: Final[Mapping[BackupStatus, frozenset[BackupStatus]]] = {
 
 
 class InstanceStatus(StrEnum):
-    """The contract's instance statuses that this release reaches (section 4)."""
+    """The statuses of an instance that this release uses (contract, section 4)."""
 
     BUILD = "BUILD"
     ACTIVE = "ACTIVE"
     BACKUP = "BACKUP"
     REBOOT = "REBOOT"
     RESIZE = "RESIZE"
-    SHUTDOWN = "SHUTDOWN"  # stopped, or on its way there; one that is being deleted too, which ``deleting`` tells
+    SHUTDOWN = "SHUTDOWN"  # stopped, stopping, or being deleted (``deleting``)
     ERROR = "ERROR"
 
 
@@ -102,15 +102,15 @@ INSTANCE_MOVES: Final[Mapping[InstanceStatus, frozenset[InstanceStatus]]] = {
     InstanceStatus.BACKUP: frozenset({InstanceStatus.ACTIVE}),
     InstanceStatus.REBOOT: frozenset({InstanceStatus.ACTIVE, InstanceStatus.ERROR}),
     InstanceStatus.RESIZE: frozenset({InstanceStatus.ACTIVE, InstanceStatus.ERROR}),
-    # A server that was there once may come back by itself, or by another restart.
+    # A server that ran once may recover by itself, or by another restart.
     InstanceStatus.ERROR: frozenset({InstanceStatus.ACTIVE, InstanceStatus.REBOOT, InstanceStatus.SHUTDOWN}),
-    # A stopped one is started, or deleted.
+    # A stopped server is started or deleted.
     InstanceStatus.SHUTDOWN: frozenset({InstanceStatus.REBOOT, InstanceStatus.ERROR, InstanceStatus.SHUTDOWN}),
 }
 
 
 class Rate(StrEnum):
-    """What is counted by the minute (contract, section 8); a setting ``<rate>_per_minute`` each."""
+    """The requests that are counted per minute (contract, section 8). Each has a setting ``<rate>_per_minute``."""
 
     BACKUP_CREATES = "backup_creates"
     BACKUP_DELETES = "backup_deletes"
@@ -121,12 +121,12 @@ class Rate(StrEnum):
     INSTANCE_RENAMES = "instance_renames"
     SCHEDULE_WRITES = "schedule_writes"
     USER_WRITES = "user_writes"  # of databases, users, rights and root
-    LOGINS = "logins"  # of a user, not of an account: identity counts them, over all regions
+    LOGINS = "logins"  # per user, not per account: identity counts them for all regions
     READS = "reads"
 
 
 class TaskState(StrEnum):
-    """A host's task: waiting for its host, claimed with a lease, or ended."""
+    """The state of a task: it waits for its host, is claimed under a lease, or has ended."""
 
     WAITING = "waiting"
     CLAIMED = "claimed"
@@ -135,14 +135,14 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Flavor:
-    """A size of server. The buffer pool gets half of the memory."""
+    """The size of a server. The buffer pool gets half of the memory."""
 
     id: int
     ram_mb: int
 
     @property
     def name(self) -> str:
-        """As Cloud Databases called them."""
+        """The name that Cloud Databases gave it."""
         return f"{self.ram_mb // 1024}GB Instance" if self.ram_mb >= 1024 else f"{self.ram_mb}MB Instance"
 
 
@@ -151,13 +151,13 @@ FLAVORS: Final[Mapping[int, Flavor]] = {n: Flavor(id=n, ram_mb=256 << n) for n i
 
 @cache
 def datastore_id(datastore: str) -> str:
-    """The same UUID for the same type of datastore in every deployment."""
+    """The UUID of a type of datastore, the same in every deployment."""
     return str(uuid.uuid5(NAMESPACE, datastore))
 
 
 @cache
 def version_id(datastore: str, version: str) -> str:
-    """The same UUID for the same version in every deployment."""
+    """The UUID of a version, the same in every deployment."""
     return str(uuid.uuid5(NAMESPACE, f"{datastore}/{version}"))
 
 
@@ -167,35 +167,35 @@ def rfc3339(time_us: int) -> str:
 
 
 def rfc3339_exact(time_us: int) -> str:
-    """The same, to the microsecond: what a manifest keeps of ``created``."""
+    """The same with microseconds, as a manifest has ``created``."""
     return f"{rfc3339(time_us)[:-1]}.{time_us % 1_000_000:06d}Z"
 
 
 def parse_rfc3339(text: str) -> int:
-    """The time that ``rfc3339`` or ``rfc3339_exact`` wrote, in microseconds. Raises ``ValueError``."""
+    """Parse a time that ``rfc3339`` or ``rfc3339_exact`` wrote; in microseconds. Raises ``ValueError``."""
     time = datetime.fromisoformat(text)
     return int(time.replace(microsecond=0).timestamp()) * 1_000_000 + time.microsecond
 
 
 def gigabytes(size_bytes: int) -> float:
-    """GB as the chapter shows them (``0.18``): two decimals, more where two would show nothing."""
+    """GB as clients are shown them (``0.18``): two decimals, or six for less than 0.1."""
     exact = size_bytes / GIB
     return round(exact, 2) if exact >= 0.1 else round(exact, 6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A machine with database servers, and what its agent last said of itself."""
+    """A machine with database servers, as its agent last described it."""
 
     id: str
     name: str
     datastores: list[dict[str, str]]  # protocol.Datastore
     shared_system_user: bool
     accepts_shared: bool
-    memory_mb: int | None = None  # None: it has told none
-    networks: list[str] = field(default_factory=list)  # of which each of its instances gets an address
+    memory_mb: int | None = None  # None: not known
+    networks: list[str] = field(default_factory=list)  # from which each of its instances gets an address
     instance_port: int | None = None
-    taken: list[str] = field(default_factory=list)  # addresses of these networks that are not free
+    taken: list[str] = field(default_factory=list)  # addresses of these networks that are in use
     created_us: int = 0
     session: str | None
     seen_us: int | None
@@ -203,7 +203,7 @@ class Host:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What backups are of, and what has a schedule: an instance, or a group, whose members take turns to be read."""
+    """The source of backups, which may have a schedule: an instance, or a group, one member of which is read."""
 
     type: str  # "instance" | "ha"
     id: str
@@ -211,7 +211,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """A database server that the service keeps."""
+    """A database server that the service manages."""
 
     id: str
     account: str
@@ -223,35 +223,35 @@ class Instance:
     version: str
     flavor_id: int
     volume_gb: int
-    hostname: str | None = None  # as clients are told from the first answer on; None: of an earlier release
-    reserved_address: str | None = None  # where it is to listen
-    address: str | None  # where it has listened; None: it never ran
+    hostname: str | None = None  # shown from the first answer on; None: made by an earlier release
+    reserved_address: str | None = None  # the address that it is going to listen on
+    address: str | None  # the address that it has listened on; None: it never ran
     port: int | None
     used_bytes: int | None
     running: bool
-    step: str | None = None  # of a restore, as the next three
+    step: str | None = None  # of a restore, like the next three
     done_bytes: int | None = None
     expected_bytes: int | None = None
     bytes_per_s: int | None = None
     reason: str | None
     restored_from: str | None
-    incarnation: str | None = None  # of its data directory, as its host tells it; None: not known
-    max_lsn: int | None = None  # the highest told in it
-    ended_incarnation: str | None = None  # the last one that is over
-    host_silent: bool = False  # nothing was heard from its host for a lease's time, as far as was looked
+    incarnation: str | None = None  # of its data directory, as its host reports it; None: not known
+    max_lsn: int | None = None  # the highest LSN reported in it
+    ended_incarnation: str | None = None  # the last incarnation that has ended
+    host_silent: bool = False  # its host has not answered for as long as a lease
     created_us: int
     updated_us: int
     deleted_us: int | None
 
     @property
     def source(self) -> Source:
-        """The source that backups of this instance are of: itself, unless it is a member of a group."""
+        """The source of backups of this instance."""
         return Source(type="instance", id=self.id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """A copy of a backup in another region, as the region that it comes from sees it. Its id there is ``copy_id``."""
+    """A copy of a backup to another region, as recorded where it comes from. Its id there is ``copy_id``."""
 
     id: str
     backup_id: str
@@ -260,34 +260,34 @@ class Copy:
     copy_id: str
     name: str
     description: str | None
-    with_ancestors: bool  # what it depends on is copied first, where it is missing there
-    asked_by: str | None  # the user in whose name it is made
+    with_ancestors: bool  # ancestors that are missing there are copied first
+    asked_by: str | None  # the user who requested it
     status: CopyStatus
     reason: str | None
     tries: int
-    next_try_us: int | None  # of one that has to wait
-    begun_us: int | None  # the copy's time of creation, the same at every try
+    next_try_us: int | None  # None: it does not wait
+    begun_us: int | None  # the time of its first try, which becomes the copy's time of creation
     created_us: int
     updated_us: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class IncomingCopy:
-    """A copy that comes from another region, as the region that it comes to sees it before it is a backup."""
+    """A copy from another region that is not a backup yet, as recorded where it arrives."""
 
-    id: str  # the backup's, once it is one
+    id: str  # also that of the future backup
     account: str
-    region: str  # where it comes from
-    made_from: str  # its id there
-    segments: int  # that its data object will have
+    region: str  # the region that it comes from
+    made_from: str  # the id of the backup there
+    segments: int  # how many its data object will have
     created_us: int
-    seen_us: int  # when something of it came last
-    ended_us: int | None  # since when nothing of it may come any more
+    seen_us: int  # when an object of it last arrived
+    ended_us: int | None  # when it ended: no object of it is accepted any more
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backup:
-    """A backup: what was asked for, and what has become of it. What has a default is not known of a new one."""
+    """A backup: the request, and its result. A new backup has the defaults."""
 
     id: str
     account: str
@@ -322,37 +322,37 @@ class Backup:
     created_us: int
     updated_us: int
     deleted_us: int | None = None
-    proving: VerificationLevel | None = None  # a verification is under way
-    mending: bool = False  # the verification that was asked for repairs what it finds damaged
-    proof_asked_us: int | None = None  # when the verification was asked for that has not been given yet
+    proving: VerificationLevel | None = None  # the level of a verification that is running
+    mending: bool = False  # that verification repairs what is damaged
+    proof_asked_us: int | None = None  # when a verification was requested that has not succeeded or failed yet
     proof_tried_us: int | None = None  # when it was last tried
-    proof_status: VerificationStatus | None = None  # of the newest verification, as the five that follow
+    proof_status: VerificationStatus | None = None  # of the newest verification, like the next five
     proof_level: VerificationLevel | None = None
     proof_at_us: int | None = None
     proof_seconds: float | None = None
     proof_reason: str | None = None
-    proof_mend_from: str | None = None  # the region that what is damaged can be had from
+    proof_mend_from: str | None = None  # the region that has a good copy
     copies: tuple[Copy, ...] = ()
 
     @property
     def running(self) -> bool:
-        """NEW or BUILDING."""
+        """Whether it is NEW or BUILDING."""
         return self.status in RUNNING
 
     @property
     def usable(self) -> bool:
-        """COMPLETED, and it stays: it can be restored, verified, copied and built upon."""
+        """Whether it can be restored, verified, copied and used as a parent: COMPLETED and not being deleted."""
         return self.status is BackupStatus.COMPLETED and not self.deleting and self.deleted_us is None
 
     @property
     def taken_from(self) -> str:
-        """The instance that its data came from: the source itself, or the member of the group that was read."""
+        """The id of the instance that was read: the source itself, or a member of the group."""
         return self.source_id if self.instance_id is None else self.instance_id
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaitingFull:
-    """An automated full that retention would remove, but for backups made by people that depend on it."""
+    """An automated full backup that retention keeps, because backups that people made depend on it."""
 
     backup_id: str
     needed_by: Sequence[str]  # ids of these backups, oldest first
@@ -360,7 +360,7 @@ class WaitingFull:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """When a source is backed up by itself, in UTC. ``day_of_week``: of the full ones, Sunday 0; 7: each is full."""
+    """The schedule of a source, in UTC. ``day_of_week``: of full backups, 0 is Sunday; 7: every backup is full."""
 
     id: str
     account: str
@@ -371,7 +371,7 @@ class Schedule:
     minute: int
     full_backup_retention: int
     copy_to: Sequence[str] | None
-    asked_by: str | None  # the user who has said so last, and in whose name copies are made
+    asked_by: str | None  # the user who last changed it, and who requests its copies
     next_run_us: int
     last_run_us: int | None
     created_us: int
@@ -382,7 +382,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class DueRun:
-    """A schedule whose time has come, and what its source and the source's host are doing. None: there is none."""
+    """A schedule that is due, with the state of its source and the source's host. None: they do not exist."""
 
     schedule: Schedule
     instance_status: InstanceStatus | None
@@ -391,7 +391,7 @@ class DueRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt at a host's task; its number marks every byte that it writes."""
+    """One attempt at a task. Its number is part of the name of every segment that it writes."""
 
     task_id: str
     kind: str
@@ -401,17 +401,17 @@ class Attempt:
     instance_id: str | None
     backup_id: str | None
     account: str
-    payload: Mapping[str, Any]  # what the host is told beside ids; empty once the task has ended
+    payload: Mapping[str, Any]  # what the host gets besides the ids; empty after the end of the task
     session: str | None
     lease_until_us: int | None
     created_us: int
 
 
 def verification_is_due(asked_us: int, last_us: int, now_us: int, interval_us: int) -> bool:
-    """Whether a verification that ended unknown is to be tried again.
+    """Whether a verification that ended "unknown" is to be tried again.
 
-    1. Not sooner than ``interval_us`` after the last try, and after a wait as long as all the tries so far took.
-    2. Not when it was asked for more than a day ago: it stays unknown until somebody asks again.
+    1. At least ``interval_us`` must have passed since the last try, and at least the time from the request to that try.
+    2. A verification that was requested more than a day ago stays "unknown" until somebody requests another.
     """
     if now_us - asked_us > _VERIFICATION_RETRIED_US:
         return False
@@ -419,20 +419,20 @@ def verification_is_due(asked_us: int, last_us: int, now_us: int, interval_us: i
 
 
 def copy_waits_us(tries: int) -> int | None:
-    """How long a copy waits after so many tries that found a store or a peer silent; None: it has failed.
+    """How long a copy waits after so many tries without an answer from a store or a peer; None: it has failed.
 
-    Five seconds, doubled each time, ten minutes at most: about two hours altogether.
+    Five seconds, doubled each time, at most ten minutes: about two hours altogether.
     """
     return None if tries > _COPY_TRIES else min(5 << (tries - 1), 600) * 1_000_000
 
 
 def copy_name(name: str) -> str:
-    """What a copy is called when nobody says: ``<name>-copy``, 64 characters at most."""
+    """The default name of a copy: ``<name>-copy``, at most 64 characters."""
     return f"{name}-copy"[:64]
 
 
 def flavor_from_reference(reference: object) -> Flavor | None:
-    """The flavor that an int, a numeric string, or an href ending in the id names; None when there is none."""
+    """The flavor with this id, which is an int, a numeric string or the end of an href; None if there is none."""
     if isinstance(reference, bool) or not isinstance(reference, (int, str)):
         return None
     tail = str(reference).rstrip("/").rsplit("/", 1)[-1]
@@ -442,7 +442,7 @@ def flavor_from_reference(reference: object) -> Flavor | None:
 def addresses_in(networks: Sequence[str], key: str) -> Iterator[str]:
     """The addresses that servers may get, those of the first network first, in an order that depends on ``key``.
 
-    What ends in 0 or 255 is often taken for a network or a broadcast address, and is left out.
+    Addresses that end in 0 or 255 are left out, because they are often mistaken for network or broadcast addresses.
     """
     for network in map(ipaddress.ip_network, networks):
         for step in from_there(first_choice(key, network.num_addresses), network.num_addresses):
@@ -451,12 +451,12 @@ def addresses_in(networks: Sequence[str], key: str) -> Iterator[str]:
 
 
 def first_choice(key: str, among: int) -> int:
-    """Where the search for a free number starts: spread by the key, so that two services rarely meet."""
+    """Where the search for a free number starts. It depends on the key, so that two services rarely collide."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % among
 
 
 def from_there(start: int, count: int) -> Iterator[int]:
-    """``start``, ``start + 1`` … and round to the ones before it."""
+    """All numbers below ``count``: ``start``, ``start + 1`` …, then 0 up to ``start``."""
     return ((start + step) % count for step in range(count))
 
 
@@ -465,9 +465,9 @@ def rank_hosts(
 ) -> list[Host]:
     """The hosts that may take a new instance of the account, the best first.
 
-    1. A host that already keeps instances of another account is left out if its servers share a system user and it
-       does not accept that.
-    2. Of the rest, the one with the fewest instances comes first; then by name.
+    1. If its servers share a system user, and it does not accept several accounts, a host that has instances of another
+       account is left out.
+    2. The host with the fewest instances comes first; hosts with equally many are ordered by name.
     """
     fit = [
         host
@@ -484,11 +484,11 @@ def next_run_us(after_us: int, hour: int, minute: int) -> int:
 
 
 def runs_full(schedule: Schedule, newest_full_us: int | None, now_us: int) -> bool:
-    """Whether a run of now is a full one. ``newest_full_us``: when its newest automated full was asked for, if any.
+    """Whether a run that begins now is full. ``newest_full_us``: when the newest automated full was requested, if any.
 
-    1. Where each is to be full, or there is none yet, it is.
-    2. Else when the weekly moment of full ones has come since the newest one: a full that was missed, or has FAILED,
-       is made up for by the next run, whatever its day.
+    1. It is full if every run is to be full, or there is no full backup yet.
+    2. It is full if the weekly time of full backups has come since the newest one. So the next run, on whatever day,
+       makes up for a full backup that was missed or has FAILED.
     """
     if schedule.day_of_week == 7 or newest_full_us is None:
         return True
@@ -498,11 +498,11 @@ def runs_full(schedule: Schedule, newest_full_us: int | None, now_us: int) -> bo
 
 
 def what_run_waits_for(run: DueRun, *, running: int, limit: int, hosts_since_us: int) -> str | None:
-    """Why a run that is due cannot begin yet, or None. ``running``: backups of its account; ``limit`` 0: none.
+    """Why a run that is due cannot begin yet; None if it can. ``limit``: of the running backups; 0: no limit.
 
-    1. Its instance is ACTIVE; one that is gone or in ERROR is waited for like one that is busy.
-    2. Its host has been heard from.
-    3. The account is below its limit of running backups.
+    1. Its instance must be ACTIVE. The run waits for one that is deleted or in ERROR as for one that is busy.
+    2. Its host must have answered since ``hosts_since_us``.
+    3. The account must have fewer ``running`` backups than the limit.
     """
     if run.instance_status is not InstanceStatus.ACTIVE:
         return f"its instance is {run.instance_status or 'gone'}"
@@ -516,11 +516,11 @@ def what_run_waits_for(run: DueRun, *, running: int, limit: int, hosts_since_us:
 def expired_fulls(schedule: Schedule, fulls: Sequence[Backup]) -> list[Backup]:
     """The automated fulls that the schedule no longer keeps, oldest first. ``fulls``: those of its source, any order.
 
-    1. Only COMPLETED ones that are not being deleted count.
-    2. Nothing goes before a further one was asked for, and has completed, since somebody last changed the schedule.
-    3. Of the rest all but the newest ``full_backup_retention`` go.
+    1. Only COMPLETED full backups that are not being deleted count.
+    2. None expires until a further one has been requested and completed since the schedule was last changed.
+    3. Otherwise all but the newest ``full_backup_retention`` expire.
 
-    Those that a backup made by a person depends on have to wait (``needed_by_people``).
+    Those that backups made by people depend on are kept for now (``needed_by_people``).
     """
     counted = [full for full in fulls if full.status is BackupStatus.COMPLETED and not full.deleting]
     counted.sort(key=lambda full: (full.created_us, full.id))
@@ -530,10 +530,10 @@ def expired_fulls(schedule: Schedule, fulls: Sequence[Backup]) -> list[Backup]:
 
 
 def needed_by_people(backup_id: str, family: Sequence[Backup]) -> list[str]:
-    """The backups for whose sake retention leaves this one, oldest first. ``family``: it and all made on top of it.
+    """The backups because of which retention keeps this one, oldest first. ``family``: it and all its descendants.
 
-    1. Whoever asked for a backup decides when it goes: retention removes only what schedules have asked for.
-    2. One that has FAILED, or that its owner has told to be deleted, needs nothing any more.
+    1. Retention removes only backups that schedules requested; people delete theirs themselves.
+    2. A backup that has FAILED or is being deleted needs no parent any more.
     """
     kept = (BackupStatus.NEW, BackupStatus.BUILDING, BackupStatus.COMPLETED)
     needing = [
@@ -545,8 +545,8 @@ def needed_by_people(backup_id: str, family: Sequence[Backup]) -> list[str]:
 
 
 def is_engine_file(database: str) -> bool:
-    """Whether a database of this name would stand where MariaDB, or preparing a backup of it, needs a file.
+    """Whether MariaDB, or the preparation of a backup, needs a file with the name of this database.
 
-    A server with such a database does not start again, or no backup of it can be restored.
+    A server with such a database does not start again, or none of its backups can be restored.
     """
     return _ENGINE_FILE.fullmatch(database) is not None
