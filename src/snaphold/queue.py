@@ -1,7 +1,7 @@
-"""Durable work of the control plane: what was enqueued runs to its end, however often the worker is killed.
+"""The queue of the control plane: enqueued work runs to its end, however often the worker is killed.
 
-The only module that knows DBOS. Its tables stand in the catalog's own database, so that a row and the work that it
-needs are one transaction. Arguments are ids only: they stand in a table in clear.
+Only this module knows DBOS. The queue's tables are in the catalog's database, so that a row and the work that it needs
+are one transaction. Arguments are ids only, because they are stored in clear.
 """
 
 import fcntl
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 _APPLICATION = "snaphold"
-_VERSION = "1"  # of all workflows: a changed sequence of steps gets a new workflow name, never a new version
+_VERSION = "1"  # of all workflows: if the steps of one change, it gets a new name; the version stays
 _QUEUE = "work"
-_QUEUES_OF = {"copy_backup": "copies", "prove_objects": "proofs"}  # what takes hours waits for its like, nobody for it
-_QUEUES = {  # workflows at a time, and seconds between two looks for new ones, each of which takes milliseconds
-    _QUEUE: (4, 0.5),  # what is deleted is out of sight before
+_QUEUES_OF = {"copy_backup": "copies", "prove_objects": "proofs"}  # work that takes hours delays no other work
+_QUEUES = {  # the number of workflows at a time, and seconds between two polls, each of which takes milliseconds
+    _QUEUE: (4, 0.5),  # a deleted backup is hidden before
     "copies": (2, 0.25),
     "proofs": (2, 0.5),
 }
 _EXECUTOR = "worker"
-_LISTEN_S = 0.1  # it listens for nothing of ours, but an end waits for its next look
-_LAST_WORK_S = 1.0  # what work gets to end by itself
-_AGAIN_S = 1.0  # before work is run again that found the catalog silent
+_LISTEN_S = 0.1  # no workflow listens, but the end of the process waits for the next poll
+_LAST_WORK_S = 1.0  # for work to end by itself
+_AGAIN_S = 1.0  # until work is run again after the catalog did not answer
 
 
 class Queue:
@@ -49,7 +49,7 @@ class Queue:
         self._client = DBOSClient(system_database_engine=catalog.engine, serializer=DBOSPortableJSONSerializer())
 
     def enqueue(self, tx: Transaction, workflow: str, *ids: str) -> None:
-        """Have ``workflow`` run with these ids, if and only if ``tx`` commits."""
+        """Enqueue ``workflow`` with these ids, if and only if ``tx`` commits."""
         queue = _QUEUES_OF.get(workflow, _QUEUE)
         self._client.enqueue_in_transaction(
             tx.connection, {"workflow_name": workflow, "queue_name": queue, "app_version": _VERSION}, *ids
@@ -57,10 +57,10 @@ class Queue:
 
 
 class QueueRunner:
-    """The running side: one a process, and one a catalog, which ``lock`` sees to. A context manager.
+    """The running side, a context manager: one in a process, and one on a catalog, by a file lock on ``lock``.
 
-    A handler gets the ids of one piece of work. It may be run again after a crash, so every handler may run twice;
-    it is run again where the catalog was silent (``Unavailable``), for work that ends by that would be forgotten.
+    A handler gets the ids of one piece of work. It must be able to run twice: it is run again after a crash, and when
+    the catalog did not answer (``Unavailable``), since work that has failed is not repeated by DBOS.
 
     Raises:
         SetupError: another process works on this catalog's queue.
@@ -139,12 +139,12 @@ class QueueRunner:
 
 
 def said_once(record: logging.LogRecord) -> bool:
-    """Whether DBOS may log this: it would say at each look for work, several times a second, what is logged once."""
+    """Whether DBOS may log this record: it would repeat at every poll an error that is logged once elsewhere."""
     return EXCHANGED not in record.getMessage()
 
 
 def _take_lock(path: Path) -> int:
-    """Two runners with one executor id would run a step twice."""
+    """Lock the catalog's queue: two runners with one executor id would run a step twice."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -202,7 +202,7 @@ def test_what_stands_on_a_backup_that_goes_is_of_no_use(region: Region, gone: st
             rows.mark_delete_failed(tx, [full.id], "The store refuses.")
         else:
             rows.mark_deleted(tx, full.id)
-    refusal = f"Backup {full.id}, which {second.id} stands on, is not COMPLETED."
+    refusal = f"Backup {full.id}, which {second.id} depends on, is not COMPLETED."
     with pytest.raises(Unprocessable, match=refusal):
         create_instance(region.deployment, ACCOUNT, an_instance(backup_ref=second.id))
     with pytest.raises(Unprocessable, match=refusal):

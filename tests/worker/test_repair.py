@@ -222,7 +222,7 @@ def test_the_copy_was_deleted(pair: Pair) -> None:
     """What the other region no longer has it does not help with."""
     sides = sides_of(pair)
     delete_backup(pair.there, ACCOUNT, sides["the copy"].backup.id)
-    with pytest.raises(Unprocessable, match="cannot be mended"):
+    with pytest.raises(Unprocessable, match="cannot be repaired"):
         sides["the source"].mend()
 
 

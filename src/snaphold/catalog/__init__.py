@@ -1,1 +1,1 @@
-"""The record: every statement of SQL, and the migrations of its tables."""
+"""The catalog: all SQL statements, and the migrations of the tables."""

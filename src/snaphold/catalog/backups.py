@@ -37,7 +37,7 @@ _BY_ID: Final = backups.select().where(backups.c.id == sa.bindparam("backup_id")
 
 
 def insert(tx: Transaction, backup: Backup) -> bool:
-    """Add a new backup; False when its source has a running one already."""
+    """Add a new backup; False if its source has a running one already."""
     values = {column.name: getattr(backup, column.name) for column in backups.columns}
     savepoint = tx.connection.begin_nested()
     try:
@@ -62,7 +62,7 @@ def get(tx: Transaction, backup_id: str) -> Backup | None:
 
 
 def move(tx: Transaction, backup_id: str, origins: Iterable[BackupStatus], to: BackupStatus, **values: Any) -> bool:
-    """Compare-and-set along the table of moves; False when the backup is in none of ``origins``."""
+    """Compare-and-set the status, as BACKUP_MOVES permits; False if the backup is in none of ``origins``."""
     allowed = [origin for origin in origins if to in BACKUP_MOVES[origin]]
     statement = backups.update().where(backups.c.id == backup_id, backups.c.status.in_(allowed))
     values.setdefault("updated_us", tx.now_us)
@@ -70,25 +70,25 @@ def move(tx: Transaction, backup_id: str, origins: Iterable[BackupStatus], to: B
 
 
 def note_progress(tx: Transaction, backup_id: str, **values: Any) -> None:
-    """Keep what a running attempt has measured."""
+    """Record the progress of a running attempt."""
     statement = backups.update().where(backups.c.id == backup_id, backups.c.status == BackupStatus.BUILDING)
     if values:
         tx.connection.execute(statement.values(updated_us=tx.now_us, **values))
 
 
 def mark_deleting(tx: Transaction, backup_ids: Sequence[str], *, deleting: bool) -> None:
-    """From now on these are being deleted (or no longer are)."""
+    """Mark these backups as being deleted, or as no longer being deleted."""
     tx.connection.execute(backups.update().where(backups.c.id.in_(backup_ids)).values(deleting=deleting))
 
 
 def mark_deleted(tx: Transaction, backup_id: str) -> None:
-    """Its objects are gone: nobody sees it any more, but lists keep its place for markers."""
+    """Mark a backup as deleted, once its objects are removed. The row stays: a list may use it as a marker."""
     statement = backups.update().where(backups.c.id == backup_id, backups.c.deleted_us.is_(None))
     tx.connection.execute(statement.values(deleted_us=tx.now_us, deleting=False))
 
 
 def mark_delete_failed(tx: Transaction, backup_ids: Sequence[str], reason: str) -> None:
-    """The store refused: they stay visible, and DELETE may be sent again."""
+    """Mark backups whose objects the store did not remove: they stay visible, and DELETE may be sent again."""
     origins = [status for status in BackupStatus if status not in RUNNING]
     statement = backups.update().where(
         backups.c.id.in_(backup_ids), backups.c.deleted_us.is_(None), backups.c.status.in_(origins)
@@ -104,7 +104,7 @@ def family(tx: Transaction, backup_id: str) -> list[Backup]:
 
 
 def families(tx: Transaction, backup_ids: Sequence[str]) -> dict[str, list[Backup]]:
-    """The family of each of these backups (``family``), by its id. One query for a few hundred, however deep."""
+    """The family of each of these backups, by its id. It takes one query for a few hundred, however deep."""
     found: dict[str, list[Backup]] = {backup_id: [] for backup_id in backup_ids}
     for some in batched(backup_ids, _IDS_AT_ONCE):
         root = sa.select(backups.c.id.label("root"), backups.c.id.label("member"), sa.literal(0).label("depth"))
@@ -130,7 +130,7 @@ def running_of_account(tx: Transaction, account: str) -> int:
 def newest_completed(
     tx: Transaction, source_id: str, *, automated_only: bool = False, incarnation: str | None = None
 ) -> Backup | None:
-    """The backup of this source, and of this life of its data, that an increment is best taken on, or None."""
+    """The newest COMPLETED backup of this source, and of this incarnation of its data, or None."""
     statement = backups.select().where(
         backups.c.source_id == source_id,
         backups.c.made == Origin.TAKEN,
@@ -146,7 +146,7 @@ def newest_completed(
 
 
 def automated_fulls(tx: Transaction, source_ids: Sequence[str]) -> dict[str, list[Backup]]:
-    """The COMPLETED fulls that schedules have had taken of each of these sources, newest first, by the source's id."""
+    """The COMPLETED fulls that schedules have taken of each of these sources, newest first, by the source's id."""
     found: dict[str, list[Backup]] = {source_id: [] for source_id in source_ids}
     for some in batched(source_ids, _IDS_AT_ONCE):
         statement = backups.select().where(backups.c.source_id.in_(some), sa.text(AUTOMATED_FULLS))
@@ -157,7 +157,7 @@ def automated_fulls(tx: Transaction, source_ids: Sequence[str]) -> dict[str, lis
 
 
 def count_of_account(tx: Transaction, account: str) -> int:
-    """How many backups the account has, failed ones and copies that come from other regions too."""
+    """The number of the account's backups, with failed ones and incoming copies."""
     own = sa.select(sa.func.count()).where(backups.c.account == account, backups.c.deleted_us.is_(None))
     coming = sa.select(sa.func.count()).where(
         incoming_copies.c.account == account, incoming_copies.c.ended_us.is_(None)
@@ -166,7 +166,7 @@ def count_of_account(tx: Transaction, account: str) -> int:
 
 
 def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
-    """One of these that is being restored, verified, consolidated or copied now, or None."""
+    """One of these backups that is being restored, verified, consolidated or copied, or None."""
     restored = sa.select(tasks.c.backup_id).where(
         tasks.c.backup_id.in_(backup_ids), tasks.c.kind == "restore", tasks.c.state != TaskState.ENDED
     )
@@ -184,7 +184,7 @@ def in_use(tx: Transaction, backup_ids: Sequence[str]) -> str | None:
 def begin_verification(
     tx: Transaction, backup_id: str, level: VerificationLevel, asked_us: int, *, mending: bool
 ) -> bool:
-    """From now on it is being verified; False when it is already, or is not COMPLETED, or is being deleted."""
+    """Mark a backup as being verified; False if it is already, is not COMPLETED, or is being deleted."""
     statement = backups.update().where(
         backups.c.id == backup_id,
         backups.c.proving.is_(None),
@@ -195,7 +195,7 @@ def begin_verification(
 
 
 def end_verification(tx: Transaction, backup_id: str, result: VerificationResult) -> None:
-    """Keep what a verification has shown: no longer in use. Nothing when this level was not being verified."""
+    """Record the result of a verification, if this level was being verified: the backup is no longer in use."""
     values = verification_values(result) | {"proof_tried_us": tx.now_us, "proving": None}
     if result.status is not VerificationStatus.UNKNOWN:
         values |= {"proof_asked_us": None, "mending": False}
@@ -204,7 +204,7 @@ def end_verification(tx: Transaction, backup_id: str, result: VerificationResult
 
 
 def completed(tx: Transaction, account: str | None) -> list[Backup]:
-    """Every backup (of one account) that is COMPLETED and stays, oldest first."""
+    """Every backup (of one account) that is COMPLETED and is not being deleted, oldest first."""
     statement = backups.select().where(*USABLE)
     if account is not None:
         statement = statement.where(backups.c.account == account)
@@ -213,7 +213,7 @@ def completed(tx: Transaction, account: str | None) -> list[Backup]:
 
 
 def unknown_verifications(tx: Transaction) -> list[Backup]:
-    """Backups whose verification was asked for and is still unknown, with nobody at it."""
+    """Backups whose requested verification has ended unknown, and is not under way."""
     statement = backups.select().where(
         backups.c.proof_status == VerificationStatus.UNKNOWN,
         backups.c.proof_asked_us.is_not(None),
@@ -224,7 +224,7 @@ def unknown_verifications(tx: Transaction) -> list[Backup]:
 
 
 def being_verified(tx: Transaction, level: VerificationLevel) -> list[str]:
-    """Ids of all whose verification of this level is under way."""
+    """The ids of the backups whose verification of this level is under way."""
     statement = sa.select(backups.c.id).where(backups.c.proving == level)
     return list(tx.connection.execute(statement).scalars())
 
@@ -238,21 +238,21 @@ def page(
     datastore: str | None = None,
     instance_id: str | None = None,
 ) -> tuple[list[Backup], bool] | None:
-    """Up to ``limit`` backups, newest first, and whether there are more; None when the marker was never a backup."""
+    """Up to ``limit`` backups, newest first, and whether there are more; None if the marker was never a backup."""
     wanted = {"datastore": datastore, "instance_id": instance_id}
     return page_of(tx, backups, account, backup_of, limit=limit, marker=marker, wanted=wanted)
 
 
 def failed_since(tx: Transaction, since_us: int, until_us: int) -> list[Backup]:
-    """Failed backups, deleted ones too, whose end lies in this time: what they wrote may be swept."""
+    """Backups, also deleted ones, that failed within this time, and whose objects may be swept."""
     statement = backups.select().where(sa.text(HAVING_FAILED), backups.c.updated_us.between(since_us, until_us))
     return [backup_of(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def endings(tx: Transaction, account: str) -> dict[str, int | None]:
-    """When each of an account's backups failed or was deleted; None for those that have, or may get, objects.
+    """The time when each of an account's backups failed or was deleted; None: it has objects, or may get some.
 
-    Copies that come from other regions are among them.
+    Incoming copies are among them.
     """
     coming = sa.select(incoming_copies.c.id, incoming_copies.c.ended_us).where(incoming_copies.c.account == account)
     found: dict[str, int | None] = {row.id: row.ended_us for row in tx.connection.execute(coming)}
@@ -264,6 +264,6 @@ def endings(tx: Transaction, account: str) -> dict[str, int | None]:
 
 
 def to_delete(tx: Transaction) -> list[str]:
-    """Ids of all that are being deleted."""
+    """The ids of the backups that are being deleted."""
     statement = sa.select(backups.c.id).where(sa.text(BEING_DELETED))
     return list(tx.connection.execute(statement).scalars())

@@ -1,4 +1,4 @@
-"""The rows of copies to other regions, and what a region has of another one's backups."""
+"""The rows of copies to other regions, and queries about backups that two regions share."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ _ANY: Final = sa.select(sa.exists(sa.select(copies.c.id)))
 
 
 def insert(tx: Transaction, copy: Copy) -> bool:
-    """Add a copy; False when the backup is on its way to that region already."""
+    """Add a copy; False if a copy of the backup to that region is under way already."""
     values = {column.name: getattr(copy, column.name) for column in copies.columns}
     savepoint = tx.connection.begin_nested()
     try:
@@ -34,7 +34,7 @@ def get(tx: Transaction, copy_id: str) -> Copy | None:
 
 
 def open_copy(tx: Transaction, backup_id: str, region: str) -> Copy | None:
-    """The copy that is on its way."""
+    """The copy of a backup to a region that has not ended, or None."""
     statement = copies.select().where(
         copies.c.backup_id == backup_id, copies.c.region == region, copies.c.status.in_(OPEN)
     )
@@ -43,7 +43,7 @@ def open_copy(tx: Transaction, backup_id: str, region: str) -> Copy | None:
 
 
 def begin(tx: Transaction, copy_id: str) -> Copy | None:
-    """From now on it is being copied (again); None when it has ended."""
+    """Begin the next try of a copy; None if it has ended."""
     statement = copies.update().where(copies.c.id == copy_id, copies.c.status.in_(OPEN))
     values = {"begun_us": sa.func.coalesce(copies.c.begun_us, tx.now_us), "next_try_us": None}
     tx.connection.execute(statement.values(status=CopyStatus.COPYING, updated_us=tx.now_us, **values))
@@ -52,31 +52,31 @@ def begin(tx: Transaction, copy_id: str) -> Copy | None:
 
 
 def change(tx: Transaction, copy_id: str, **values: Any) -> None:
-    """Note something of a copy that has not ended; ``status`` may end it."""
+    """Change a copy that has not ended; ``status`` may end it."""
     statement = copies.update().where(copies.c.id == copy_id, copies.c.status.in_(OPEN))
     tx.connection.execute(statement.values(updated_us=tx.now_us, **values))
 
 
 def fail_all(tx: Transaction, backup_id: str, reason: str) -> None:
-    """The backup itself has failed."""
+    """Fail the copies of a backup that has failed itself."""
     statement = copies.update().where(copies.c.backup_id == backup_id, copies.c.status.in_(OPEN))
     tx.connection.execute(statement.values(status=CopyStatus.FAILED, reason=reason, updated_us=tx.now_us))
 
 
 def open_of(tx: Transaction, backup_id: str) -> list[str]:
-    """Ids of the copies of a backup that have not ended."""
+    """The ids of the copies of a backup that have not ended."""
     statement = sa.select(copies.c.id).where(copies.c.backup_id == backup_id, copies.c.status.in_(OPEN))
     return list(tx.connection.execute(statement).scalars())
 
 
 def due(tx: Transaction) -> list[str]:
-    """Ids of those that have waited long enough after a try that found somebody silent."""
+    """The ids of the copies that have waited long enough after a try without an answer."""
     statement = sa.select(copies.c.id).where(copies.c.status == CopyStatus.COPYING, copies.c.next_try_us <= tx.now_us)
     return list(tx.connection.execute(statement).scalars())
 
 
 def under_way(tx: Transaction) -> list[str]:
-    """Ids of those that are being copied and do not wait."""
+    """The ids of the copies that are under way and do not wait."""
     statement = sa.select(copies.c.id).where(copies.c.status == CopyStatus.COPYING, copies.c.next_try_us.is_(None))
     return list(tx.connection.execute(statement).scalars())
 
@@ -84,7 +84,7 @@ def under_way(tx: Transaction) -> list[str]:
 def with_copies(tx: Transaction, found: Iterable[Backup]) -> list[Backup]:
     """The same backups, each with its copies, oldest first."""
     rows = list(found)
-    if not tx.connection.execute(_ANY).scalar_one():  # most regions have none, and this is asked at each read
+    if not tx.connection.execute(_ANY).scalar_one():  # most regions have none, and every read comes here
         return rows
     statement = copies.select().where(copies.c.backup_id.in_([backup.id for backup in rows]))
     by_backup: dict[str, list[Copy]] = {}
@@ -96,7 +96,7 @@ def with_copies(tx: Transaction, found: Iterable[Backup]) -> list[Backup]:
 
 
 def here(tx: Transaction, account: str, region: str, wanted: Mapping[str, str | None]) -> dict[str, tuple[str, str]]:
-    """Which backups of another region are here: by their ids there, their id here and the hash of their manifest.
+    """The backups of another region that are here: by the id there, the id here and the hash of the manifest.
 
     ``wanted``: ids there, each with the id of the backup here that it is itself a copy of, or None.
     """
@@ -121,7 +121,7 @@ def here(tx: Transaction, account: str, region: str, wanted: Mapping[str, str | 
 
 
 def regions_of(tx: Transaction, account: str, backup_id: str) -> set[str]:
-    """The regions that share a backup of the account: the one that it was copied from, those that it was copied to."""
+    """The regions that share a backup of the account: that of its original, and those of its copies."""
     origin = sa.select(backups.c.made_from_region).where(
         backups.c.id == backup_id,
         backups.c.account == account,
@@ -135,7 +135,7 @@ def regions_of(tx: Transaction, account: str, backup_id: str) -> set[str]:
 
 
 def ids_in_use(backup_ids: Sequence[str]) -> sa.Select[tuple[str]]:
-    """Those of these backups that are on their way to another region."""
+    """The query for those of these backups that are being copied."""
     return sa.select(copies.c.backup_id).where(copies.c.backup_id.in_(backup_ids), copies.c.status.in_(OPEN))
 
 

@@ -1,4 +1,4 @@
-"""The catalog as a database: opening it, and transactions that know the database's time."""
+"""The catalog's database: opening it, and transactions with the time of the database."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +21,12 @@ _Check = TypeVar("_Check", bound=Callable[..., Any])
 
 
 def _sqlite_clock() -> int:
-    return time.time_ns() // 1000  # a SQLite database has the clock of the machine that it lies on
+    return time.time_ns() // 1000  # a SQLite database uses the clock of its machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transaction:
-    """An open transaction and its one time: every row that it writes is of the same moment."""
+    """An open transaction and its time, which is the same for every row that it writes."""
 
     connection: sa.Connection
     now_us: int
@@ -43,14 +43,14 @@ def relies_on_single_writer(check: _Check) -> _Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Database:
-    """An open SQLite database. ``files``: what it is in, watched at each transaction."""
+    """An open SQLite database, and its files, which are checked at each transaction."""
 
     engine: sa.Engine
     files: WatchedFiles
 
 
 class Catalog:
-    """One region's record. Share one object among the threads of a process.
+    """The catalog of one region. Share one object among the threads of a process.
 
     ``clock`` replaces the database's clock (microseconds since the epoch) in tests of time.
     """
@@ -63,26 +63,26 @@ class Catalog:
 
     @property
     def engine(self) -> sa.Engine:
-        """For the queue, whose tables stand in the same database."""
+        """The engine, for the queue, whose tables are in the same database."""
         return self._readers
 
     def another_engine(self) -> sa.Engine:
-        """One for a library that begins its own transactions, with immediate locks; the caller disposes of it."""
+        """A new engine for a library that begins its own transactions, with immediate locks; dispose of it."""
         engine = sa.create_engine(self._readers.url, hide_parameters=True)
         event.listen(engine, "connect", _prepare_foreign_connection)
         self._database.files.watch(engine)
         return engine
 
     def version(self) -> object:
-        """Another value after each commit, by whatever process; it takes microseconds."""
+        """A value that changes with each commit by any process. It takes microseconds."""
         return object() if self._database.files.exchanged() else self._database.files.version()
 
     def read_at_once(self, statement: str) -> object:
-        """The one value that a statement reads, without waiting; a value equal to no other when it cannot be read."""
+        """The one value that a statement reads, without waiting; if it cannot be read, a value equal to no other."""
         return self._database.files.read_at_once(statement)
 
     def now_us(self) -> int:
-        """The database's time, where there is no transaction."""
+        """The time of the database, outside of a transaction."""
         return self._clock()
 
     @contextmanager
@@ -98,7 +98,7 @@ class Catalog:
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
-        """A transaction that only reads, from one consistent moment."""
+        """A transaction that only reads, from one consistent snapshot."""
         with _mapped(), self._readers.connect() as connection:
             yield Transaction(connection=connection, now_us=self._clock())
 
@@ -109,24 +109,24 @@ class Catalog:
 
 
 def batched(values: Sequence[_Value], size: int) -> Iterator[Sequence[_Value]]:
-    """The same values in their order, ``size`` at a time: a statement takes only so many."""
+    """The values in their order, ``size`` at a time, since a statement has a limited number of parameters."""
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def all_rows(result: sa.CursorResult[Any]) -> list[dict[str, Any]]:
-    """All rows of a result, by the names of its columns: in a quarter of the time that ``mappings`` takes."""
+    """All rows of a result as dictionaries, in a quarter of the time that ``mappings`` takes."""
     names = tuple(result.keys())
     return [dict(zip(names, row, strict=True)) for row in result.all()]
 
 
 def one_row(result: sa.CursorResult[Any]) -> dict[str, Any] | None:
-    """The one row of a result; None: it has none. To have several is a mistake of ours, and raises."""
+    """The one row of a result as a dictionary; None: it has none. Several rows are a bug, and raise."""
     names, row = result.keys(), result.one_or_none()
     return None if row is None else dict(zip(names, row, strict=True))
 
 
 def open_database(path: Path, migrations: str) -> Database:
-    """Open (and make, and bring up to date) the SQLite database at ``path``, which only its owner may read.
+    """Open the SQLite database at ``path``, which only its owner may read; create or upgrade it first if needed.
 
     ``migrations`` names the folder of its migrations beside this module.
 
@@ -135,7 +135,7 @@ def open_database(path: Path, migrations: str) -> Database:
     """
     close_to_others(path)
     engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),  # no text to be parsed: a path may hold any letter
+        sa.URL.create("sqlite", database=str(path)),  # not a URL to parse: a path may have any character
         connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
         hide_parameters=True,  # an error is logged with its statement: the values may be hashes of secrets
     )
@@ -163,7 +163,7 @@ def open_catalog(path: Path, clock: Callable[[], int] | None = None) -> Catalog:
 
 
 def _prepare_connection(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, so that writers can say IMMEDIATE
+    connection.isolation_level = None  # BEGIN is sent below, so that writers can use IMMEDIATE
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # a 202 survives a power cut
     connection.execute("PRAGMA foreign_keys=ON")

@@ -1,4 +1,4 @@
-"""The files of a SQLite database: closed to others from the start, and watched while the database is open.
+"""The files of a SQLite database: only the owner may read them, and they are checked while the database is open.
 
 SQLite goes on writing into files that were removed or replaced under it, and what it writes there is lost.
 """
@@ -15,12 +15,12 @@ from snaphold.errors import SetupError
 
 _log = structlog.get_logger(__name__)
 
-EXCHANGED: Final = "its file was removed or replaced"  # what every transaction says then; it is logged once
+EXCHANGED: Final = "its file was removed or replaced"  # the error of every transaction then; it is logged once
 _SUFFIXES: Final = ("", "-wal", "-shm")
 
 
 def close_to_others(path: Path) -> None:
-    """Make the database's file where there is none, and let only its owner read it and those beside it.
+    """Create the database file if it does not exist, and let only its owner read it and the files beside it.
 
     Raises:
         SetupError: it cannot be made, or is somebody else's.
@@ -44,7 +44,7 @@ def close_to_others(path: Path) -> None:
 
 
 class WatchedFiles:
-    """The files of an open database, each of which must stay the one that was opened.
+    """The files of an open database, each of which must remain the file that was opened.
 
     One connection is kept for as long as this object lives: while there is one, SQLite itself removes none of them.
     """
@@ -56,7 +56,7 @@ class WatchedFiles:
         self._told = False
 
     def watch(self, engine: Engine) -> None:
-        """Have every transaction of this engine begin and commit only while the files are the same."""
+        """Let transactions of this engine begin and commit only while the files are unchanged."""
         event.listen(engine, "begin", self._check, insert=True)
         event.listen(engine, "commit", self._check)
 

@@ -1,4 +1,4 @@
-"""The rows of questions: asked by a request that waits, taken and answered by a host."""
+"""The rows of host calls: made by a request that waits, taken and answered by a host."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from snaphold.catalog.schema import host_calls
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question that a host has just taken."""
+    """A call that a host has just taken."""
 
     id: str
     kind: str
@@ -22,7 +22,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """What the host said."""
+    """The answer of a host."""
 
     ok: bool
     payload: dict[str, Any]
@@ -40,7 +40,7 @@ def ask(
     payload: dict[str, Any],
     deadline_us: int,
 ) -> None:
-    """Put a question to a host."""
+    """Make a call to a host."""
     tx.connection.execute(
         host_calls.insert().values(
             id=call_id,
@@ -55,7 +55,7 @@ def ask(
 
 
 def take(tx: Transaction, host_id: str) -> Asked | None:
-    """Hand the host its next question whose deadline has not passed."""
+    """Take the next call to this host whose deadline has not passed, or None."""
     waiting = host_calls.select().where(
         host_calls.c.host_id == host_id, host_calls.c.state == "asked", host_calls.c.deadline_us > tx.now_us
     )
@@ -69,7 +69,7 @@ def take(tx: Transaction, host_id: str) -> Asked | None:
 
 
 def has_asked(tx: Transaction, host_id: str) -> bool:
-    """Whether a question waits for this host."""
+    """Whether a call waits for this host."""
     statement = sa.select(host_calls.c.id).where(
         host_calls.c.host_id == host_id, host_calls.c.state == "asked", host_calls.c.deadline_us > tx.now_us
     )
@@ -77,7 +77,7 @@ def has_asked(tx: Transaction, host_id: str) -> bool:
 
 
 def answer(tx: Transaction, host_id: str, call_id: str, answered: Answered) -> None:
-    """Keep the answer for whoever waits; nobody waits for one that is not there any more."""
+    """Keep the answer to a call; a call that was deleted has nobody who waits."""
     statement = host_calls.update().where(host_calls.c.id == call_id, host_calls.c.host_id == host_id)
     tx.connection.execute(
         statement.values(
@@ -92,7 +92,7 @@ def answer(tx: Transaction, host_id: str, call_id: str, answered: Answered) -> N
 
 
 def read_answer(tx: Transaction, call_id: str) -> Answered | None:
-    """The answer, once it is there."""
+    """The answer to a call; None: it has not come yet."""
     row = tx.connection.execute(
         host_calls.select().where(host_calls.c.id == call_id, host_calls.c.state == "answered")
     ).one_or_none()
@@ -102,21 +102,21 @@ def read_answer(tx: Transaction, call_id: str) -> Answered | None:
 
 
 def forget(tx: Transaction, call_id: str) -> None:
-    """Nobody waits for it any more."""
+    """Delete a call that nobody waits for any more."""
     tx.connection.execute(host_calls.delete().where(host_calls.c.id == call_id))
 
 
 def forget_of_host(tx: Transaction, host_id: str) -> None:
-    """Drop those that this host has not answered: their askers are told that it does not answer."""
+    """Delete the calls to a host; the requests that wait for them time out."""
     tx.connection.execute(host_calls.delete().where(host_calls.c.host_id == host_id))
 
 
 def any_overdue(tx: Transaction, before_us: int) -> bool:
-    """Whether there are some whose asker is long gone."""
+    """Whether there are calls whose deadline passed before then."""
     statement = sa.select(host_calls.c.id).where(host_calls.c.deadline_us < before_us)
     return tx.connection.execute(statement.limit(1)).first() is not None
 
 
 def forget_overdue(tx: Transaction, before_us: int) -> None:
-    """Drop those whose asker is long gone."""
+    """Delete the calls whose deadline passed before then."""
     tx.connection.execute(host_calls.delete().where(host_calls.c.deadline_us < before_us))

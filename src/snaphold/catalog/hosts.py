@@ -12,7 +12,7 @@ from snaphold.model import Host
 
 
 def deployment_id(tx: Transaction, region: str) -> str:
-    """The id that marks this catalog's objects in a shared container; made the first time."""
+    """The id that marks this catalog's objects in a shared container. The first call makes it."""
     row = tx.connection.execute(sa.select(deployment.c.id)).scalar_one_or_none()
     if row is not None:
         return str(row)
@@ -22,25 +22,25 @@ def deployment_id(tx: Transaction, region: str) -> str:
 
 
 def hold_sweep(tx: Transaction) -> None:
-    """From now on nothing is swept. Held already: since then."""
+    """Stop sweeping; if it is stopped already, the older time stays."""
     held = deployment.update().where(deployment.c.sweep_held_us.is_(None))
     tx.connection.execute(held.values(sweep_held_us=tx.now_us))
 
 
 def release_sweep(tx: Transaction) -> int | None:
-    """Sweeping goes on. Since when it was held, or None."""
+    """Resume sweeping; the time since when it was stopped, or None."""
     held_us = sweep_held_since(tx)
     tx.connection.execute(deployment.update().values(sweep_held_us=None))
     return held_us
 
 
 def sweep_held_since(tx: Transaction) -> int | None:
-    """Since when nothing is swept, or None."""
+    """The time since when sweeping is stopped, or None."""
     return tx.connection.execute(sa.select(deployment.c.sweep_held_us)).scalar_one_or_none()
 
 
 def put(tx: Transaction, name: str, token_sha256: str) -> None:
-    """Add a host, or give a known one another token."""
+    """Add a host, or replace the token of a known one."""
     known = hosts.update().where(hosts.c.name == name).values(token_sha256=token_sha256)
     if tx.connection.execute(known).rowcount:
         return
@@ -58,7 +58,7 @@ def put(tx: Transaction, name: str, token_sha256: str) -> None:
 
 
 def by_token(tx: Transaction, token_sha256: str) -> str | None:
-    """The id of the host whose token this is."""
+    """The id of the host with this token, or None."""
     statement = sa.select(hosts.c.id).where(hosts.c.token_sha256 == token_sha256)
     return tx.connection.execute(statement).scalar_one_or_none()
 
@@ -75,7 +75,7 @@ def by_name(tx: Transaction, name: str) -> Host | None:
 
 
 def remove(tx: Transaction, host_id: str) -> None:
-    """Forget a host and its token."""
+    """Delete a host and its token."""
     tx.connection.execute(hosts.delete().where(hosts.c.id == host_id))
 
 
@@ -86,13 +86,13 @@ def get(tx: Transaction, host_id: str) -> Host | None:
 
 
 def begin_session(tx: Transaction, host_id: str, session: str, **values: Any) -> None:
-    """A new agent process speaks for the host."""
+    """Begin the session of a new agent process."""
     statement = hosts.update().where(hosts.c.id == host_id)
     tx.connection.execute(statement.values(session=session, seen_us=tx.now_us, **values))
 
 
 def seen(tx: Transaction, host_id: str, session: str, taken: Sequence[str]) -> bool:
-    """Note that the host is there, and its taken addresses; False when another process speaks for it by now."""
+    """Record a sign of life and the taken addresses; False if another process has begun a session."""
     mine = hosts.update().where(hosts.c.id == host_id, hosts.c.session == session)
     if tx.connection.execute(mine.values(seen_us=tx.now_us)).rowcount != 1:
         return False
@@ -103,18 +103,18 @@ def seen(tx: Transaction, host_id: str, session: str, taken: Sequence[str]) -> b
 
 
 def ids_seen_since(tx: Transaction, since_us: int) -> set[str]:
-    """The ids of the hosts that are there."""
+    """The ids of the hosts that were heard from since then."""
     return set(tx.connection.execute(sa.select(hosts.c.id).where(hosts.c.seen_us >= since_us)).scalars())
 
 
 def last_seen(tx: Transaction) -> dict[str, tuple[str, int]]:
-    """By id, the name of each host that was ever heard from, and when it was last."""
+    """The name of each host that was ever heard from, and when it was last, by its id."""
     statement = sa.select(hosts.c.id, hosts.c.name, hosts.c.seen_us).where(hosts.c.seen_us.is_not(None))
     return {row.id: (row.name, row.seen_us) for row in tx.connection.execute(statement)}
 
 
 def seen_since(tx: Transaction, since_us: int) -> list[Host]:
-    """The hosts that are there."""
+    """The hosts that were heard from since then."""
     return [_host(row) for row in tx.connection.execute(hosts.select().where(hosts.c.seen_us >= since_us))]
 
 

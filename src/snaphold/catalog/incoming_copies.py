@@ -1,4 +1,4 @@
-"""The rows of copies that come from other regions and are no backups yet."""
+"""The rows of copies from other regions that are not backups yet."""
 
 from snaphold.catalog.database import Transaction, all_rows, one_row
 from snaphold.catalog.schema import incoming_copies
@@ -6,30 +6,30 @@ from snaphold.model import IncomingCopy
 
 
 def insert(tx: Transaction, incoming: IncomingCopy) -> None:
-    """Add an arrival whose id is no other's."""
+    """Add an incoming copy with a new id."""
     values = {column.name: getattr(incoming, column.name) for column in incoming_copies.columns}
     tx.connection.execute(incoming_copies.insert().values(values))
 
 
 def get(tx: Transaction, copy_id: str) -> IncomingCopy | None:
-    """What is known of it, also when it has ended."""
+    """An incoming copy, also one that has ended, or None."""
     row = one_row(tx.connection.execute(incoming_copies.select().where(incoming_copies.c.id == copy_id)))
     return None if row is None else IncomingCopy(**row)
 
 
 def note_seen(tx: Transaction, copy_id: str) -> None:
-    """Something of it came."""
+    """Record that an object of it has arrived."""
     tx.connection.execute(incoming_copies.update().where(incoming_copies.c.id == copy_id).values(seen_us=tx.now_us))
 
 
 def end(tx: Transaction, copy_id: str) -> None:
-    """Nothing of it may come any more; what came is to be removed."""
+    """End a copy: no more of its objects may be written, and those that were are to be removed."""
     still = incoming_copies.update().where(incoming_copies.c.id == copy_id, incoming_copies.c.ended_us.is_(None))
     tx.connection.execute(still.values(ended_us=tx.now_us))
 
 
 def end_silent(tx: Transaction, since_us: int) -> list[str]:
-    """End those of which nothing has come since then; their ids."""
+    """End the copies that have received nothing since then; their ids."""
     statement = incoming_copies.update().where(
         incoming_copies.c.ended_us.is_(None), incoming_copies.c.seen_us < since_us
     )
@@ -37,11 +37,11 @@ def end_silent(tx: Transaction, since_us: int) -> list[str]:
 
 
 def ended(tx: Transaction, until_us: int) -> list[IncomingCopy]:
-    """Those that ended before."""
+    """The copies that ended before."""
     rows = all_rows(tx.connection.execute(incoming_copies.select().where(incoming_copies.c.ended_us <= until_us)))
     return [IncomingCopy(**row) for row in rows]
 
 
 def remove(tx: Transaction, copy_id: str) -> None:
-    """It is a backup now, or nothing of it is left."""
+    """Delete the row of a copy that is a backup now, or of which no object is left."""
     tx.connection.execute(incoming_copies.delete().where(incoming_copies.c.id == copy_id))

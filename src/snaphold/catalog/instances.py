@@ -45,7 +45,7 @@ def get(tx: Transaction, instance_id: str) -> Instance | None:
 def move(
     tx: Transaction, instance_id: str, origins: Iterable[InstanceStatus], to: InstanceStatus, **values: Any
 ) -> bool:
-    """Compare-and-set along the table of moves; False when the instance is in none of ``origins``."""
+    """Compare-and-set the status, as INSTANCE_MOVES permits; False if the instance is in none of ``origins``."""
     allowed = [origin for origin in origins if to in INSTANCE_MOVES[origin]]
     statement = instances.update().where(
         instances.c.id == instance_id, instances.c.status.in_(allowed), instances.c.deleted_us.is_(None)
@@ -54,19 +54,19 @@ def move(
 
 
 def rename(tx: Transaction, instance_id: str, name: str) -> None:
-    """Give it another name."""
+    """Rename an instance."""
     statement = instances.update().where(instances.c.id == instance_id)
     tx.connection.execute(statement.values(name=name, updated_us=tx.now_us))
 
 
 def set_volume(tx: Transaction, instance_id: str, volume_gb: int) -> None:
-    """Give it a volume of another size."""
+    """Change the size of its volume."""
     statement = instances.update().where(instances.c.id == instance_id)
     tx.connection.execute(statement.values(volume_gb=volume_gb, updated_us=tx.now_us))
 
 
 def usage(tx: Transaction, account: str) -> tuple[int, int]:
-    """How many instances an account has, and the GB of their volumes."""
+    """The number of an account's instances, and the GB of their volumes together."""
     statement = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(instances.c.volume_gb), 0))
     count, volume_gb = tx.connection.execute(
         statement.where(instances.c.account == account, instances.c.deleted_us.is_(None))
@@ -75,20 +75,20 @@ def usage(tx: Transaction, account: str) -> tuple[int, int]:
 
 
 def addresses_on(tx: Transaction, host_id: str) -> set[str]:
-    """The addresses that the host's instances have, or are to have."""
+    """The addresses that the host's instances have or have reserved."""
     statement = sa.select(instances.c.address, instances.c.reserved_address)
     mine = statement.where(instances.c.host_id == host_id, instances.c.deleted_us.is_(None))
     return {address for row in tx.connection.execute(mine) for address in row if address is not None}
 
 
 def addresses(tx: Transaction) -> set[str]:
-    """The addresses that the region's instances have, or are to have."""
+    """The addresses that the region's instances have or have reserved."""
     statement = sa.select(instances.c.address, instances.c.reserved_address).where(instances.c.deleted_us.is_(None))
     return {address for row in tx.connection.execute(statement) for address in row if address is not None}
 
 
 def with_address(tx: Transaction, address: str, *, but: str) -> list[Instance]:
-    """The region's instances, without the instance ``but``, that have this address, or are to have it."""
+    """The region's instances that have or have reserved this address, without the instance ``but``."""
     statement = instances.select().where(
         sa.or_(instances.c.address == address, instances.c.reserved_address == address),
         instances.c.deleted_us.is_(None),
@@ -104,7 +104,7 @@ def reserve(tx: Transaction, instance_id: str, address: str | None, hostname: st
 
 
 def told_by_host(tx: Transaction, host_id: str, instance_ids: Sequence[str]) -> dict[str, Instance]:
-    """Those of these instances that are the host's, deleted ones too, by their ids. A few queries, however many."""
+    """The host's instances among these, also deleted ones, by id. It takes a few queries, however many there are."""
     found: dict[str, Instance] = {}
     for some in batched(instance_ids, _IDS_AT_ONCE):
         mine = instances.select().where(instances.c.id.in_(some), instances.c.host_id == host_id)
@@ -113,7 +113,7 @@ def told_by_host(tx: Transaction, host_id: str, instance_ids: Sequence[str]) -> 
 
 
 def note_all(tx: Transaction, observed: Mapping[str, Mapping[str, Any]]) -> None:
-    """Keep what was measured of each of these instances (``OBSERVED``, all of them), in one statement."""
+    """Record the OBSERVED columns of each of these instances, in one statement."""
     if observed:
         each = instances.update().where(instances.c.id == sa.bindparam("which"))
         values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in OBSERVED}
@@ -125,7 +125,7 @@ def note_all(tx: Transaction, observed: Mapping[str, Mapping[str, Any]]) -> None
 
 
 def note_state(tx: Transaction, host_id: str, instance_id: str, *, running: bool, used_bytes: int | None) -> None:
-    """Keep what its host measured (a None measure leaves the last one)."""
+    """Record what its host measured; None leaves the last value."""
     values: dict[str, Any] = {"running": running}
     if used_bytes is not None:
         values["used_bytes"] = used_bytes
@@ -134,17 +134,17 @@ def note_state(tx: Transaction, host_id: str, instance_id: str, *, running: bool
 
 
 def note_incarnation(tx: Transaction, instance: Instance, incarnation: str, max_lsn: int) -> bool:
-    """Keep which life its data directory is in, and how far; False when it was rolled back to an earlier time."""
+    """Record the incarnation of its data and its LSN; False if the data was rolled back to an earlier time."""
     sound, values = incarnation_values(instance, incarnation, max_lsn)
     tx.connection.execute(instances.update().where(instances.c.id == instance.id).values(values))
     return sound
 
 
 def incarnation_values(instance: Instance, incarnation: str, max_lsn: int) -> tuple[bool, dict[str, Any]]:
-    """Whether it goes on in its life, or in a new one, and the columns of what its host has told.
+    """Whether the data has not been rolled back, and the columns for the incarnation that its host has reported.
 
-    A lower LSN in the same life, or a life that was over, is a rollback that took the host's own notes along. Then it
-    is in no known life until its host tells another.
+    A lower LSN in the same incarnation, or an incarnation that had ended, is a rollback that included the host's own
+    records. The incarnation is then unknown until the host reports another one.
     """
     over = instance.ended_incarnation
     known = instance.incarnation
@@ -158,20 +158,20 @@ def incarnation_values(instance: Instance, incarnation: str, max_lsn: int) -> tu
 
 
 def note_progress(tx: Transaction, instance_id: str, **values: Any) -> None:
-    """Keep what the attempt that restores it has measured."""
+    """Record the progress of the attempt that restores it."""
     statement = instances.update().where(instances.c.id == instance_id, instances.c.status == InstanceStatus.BUILD)
     if values:
         tx.connection.execute(statement.values(values))
 
 
 def mark_deleted(tx: Transaction, instance_id: str) -> None:
-    """Its server is gone; the row stays for the lists of its backups."""
+    """Mark an instance as deleted, once its server is removed. The row stays for the lists of its backups."""
     statement = instances.update().where(instances.c.id == instance_id)
     tx.connection.execute(statement.values(deleted_us=tx.now_us, updated_us=tx.now_us, running=False))
 
 
 def page(tx: Transaction, account: str, *, limit: int, marker: str | None) -> tuple[list[Instance], bool] | None:
-    """Up to ``limit`` instances, newest first, and whether there are more; None when the marker never was one."""
+    """Up to ``limit`` instances, newest first, and whether there are more; None if the marker was never one."""
     return page_of(tx, instances, account, _instance, limit=limit, marker=marker)
 
 
@@ -182,7 +182,7 @@ def of_host(tx: Transaction, host_id: str) -> list[Instance]:
 
 
 def tenants(tx: Transaction) -> tuple[dict[str, int], dict[str, set[str]]]:
-    """For each host: how many instances it keeps, and of which accounts."""
+    """For each host: the number of its instances, and their accounts."""
     load: dict[str, int] = {}
     accounts: dict[str, set[str]] = {}
     statement = sa.select(instances.c.host_id, instances.c.account, sa.func.count())

@@ -1,4 +1,4 @@
-"""The rows of calls: which limited requests were accepted within the last minute, each a row of its own.
+"""The rows of calls: one for each limited request that was accepted within the last minute.
 
 So an account never gets more than its limit in any minute, whichever of several API processes it asks.
 """
@@ -13,7 +13,7 @@ from snaphold.model import MINUTE_US, Rate
 
 
 def count(tx: Transaction, caller: str, rate: Rate, limit: int) -> int:
-    """Note one more call, if it is not above the limit: 0, else the microseconds until one would not be."""
+    """Count a call and return 0, or, if it exceeds the limit, the microseconds until it would not."""
     return count_in(calls, tx, {"caller": caller, "rate": rate}, limit)
 
 
@@ -32,7 +32,7 @@ def count_in(table: sa.Table, tx: Transaction, whose: Mapping[str, str], limit: 
 
 
 def standing(tx: Transaction, caller: str, rate: Rate, limit: int) -> tuple[int, int]:
-    """How many more calls are allowed at this moment, and the microseconds until one is."""
+    """The number of calls that are allowed now, and the microseconds until one is."""
     recent = sa.select(sa.func.count()).where(
         calls.c.caller == caller, calls.c.rate == rate, calls.c.at_us > tx.now_us - MINUTE_US
     )

@@ -22,7 +22,7 @@ def page_of(
     marker: str | None,
     wanted: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[list[Item], bool] | None:
-    """Up to ``limit`` of an account's rows that are not deleted, each as ``made`` of it, and whether there are more.
+    """Up to ``limit`` of an account's rows that are not deleted, converted by ``made``, and whether there are more.
 
     ``marker``: an id that is or was a row of this account, behind which the page starts, or an offset in digits. None
     is returned for one that is neither. ``wanted``: the values that columns must have; None: any.
@@ -45,7 +45,7 @@ def page_of(
 
 @cache
 def _statement(table: sa.Table, columns: tuple[str, ...], *, behind: bool) -> sa.Select[Any]:
-    """The same object each time: to build it, and to find how it was compiled, takes longer than to run it."""
+    """The statement, the same object each time: building and compiling it takes longer than running it."""
     statement = table.select().where(table.c.account == sa.bindparam("of_account"), table.c.deleted_us.is_(None))
     for column in columns:
         statement = statement.where(table.c[column] == sa.bindparam(column))

@@ -1,6 +1,6 @@
-"""The rows that no manifest holds, as plain values by table and column: what outlives the loss of a database.
+"""Export and import of the rows that no manifest has, as plain values by table and column.
 
-They may come back into a later schema: a column that is gone by then is dropped, one that is new takes its default.
+They may be imported into a later schema: removed columns are dropped, and new ones take their defaults.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ from snaphold.model import BackupStatus
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
-# What means nothing to another process: work that was under way, questions that somebody waited for.
+# These mean nothing to another process: tasks under way, host calls, counted requests.
 _PASSING: Final = frozenset({"tasks", "questions", "calls"})
 _RECORDED_ONLY: Final = backups.c.deleted_us.is_(None) & (
     backups.c.status.in_([BackupStatus.FAILED, BackupStatus.DELETE_FAILED]) | backups.c.deleting
@@ -24,12 +24,12 @@ _RECORDED_ONLY: Final = backups.c.deleted_us.is_(None) & (
 
 
 def exported(tx: Transaction) -> Rows:
-    """Every row of a region's catalog that can come back; of backups those that have no manifest, or soon none."""
+    """The rows of a region's catalog to save; of backups those that have no manifest, or are being deleted."""
     return rows_of(tx, metadata, _PASSING, {backups.name: _RECORDED_ONLY})
 
 
 def imported(tx: Transaction, rows: Rows, deployment_id: str, region: str) -> int:
-    """Put rows that were exported into a catalog that has none of them; how many were missing.
+    """Insert exported rows into a catalog; the number of rows that were missing.
 
     What is recorded already stays as it is, so that this may run twice. The service may have been started before: a
     host of the same name gets its old id.
@@ -51,7 +51,7 @@ def imported(tx: Transaction, rows: Rows, deployment_id: str, region: str) -> in
 
 
 def adopt_deployment(tx: Transaction, deployment_id: str, region: str) -> None:
-    """Call this catalog's deployment so from now on: what other objects carry this id is its own.
+    """Change the id of this catalog's deployment: objects with this id in their names belong to it.
 
     Raises:
         SetupError: backups are recorded under another id; nothing was changed.
@@ -71,7 +71,7 @@ def rows_of(
     leave_out: Collection[str] = (),
     only: Mapping[str, sa.ColumnElement[bool]] | None = None,
 ) -> Rows:
-    """The rows of every table but some; ``only``: which of a table's."""
+    """The rows of every table that is not left out; ``only``: conditions by table."""
     wanted = only or {}
     return {
         table.name: all_rows(tx.connection.execute(table.select().where(wanted.get(table.name, sa.true()))))
@@ -81,7 +81,7 @@ def rows_of(
 
 
 def put_missing(tx: Transaction, tables: sa.MetaData, rows: Rows) -> int:
-    """Insert the rows whose key is not there; how many. Tables and columns that are unknown are left out.
+    """Insert the rows whose key is missing; their number. Unknown tables and columns are left out.
 
     Raises:
         SetupError: a row does not fit; nothing stands of what this transaction has put.

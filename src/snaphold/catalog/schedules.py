@@ -12,7 +12,7 @@ from snaphold.model import DAY_US, DueRun, InstanceStatus, Schedule
 
 
 def insert(tx: Transaction, schedule: Schedule) -> bool:
-    """Add a new schedule; False when its source has one already."""
+    """Add a new schedule; False if its source has one already."""
     values = {column.name: getattr(schedule, column.name) for column in schedules.columns}
     savepoint = tx.connection.begin_nested()
     try:
@@ -38,13 +38,13 @@ def get(tx: Transaction, schedule_id: str) -> Schedule | None:
 
 
 def change(tx: Transaction, schedule_id: str, **values: Any) -> None:
-    """Somebody wants it otherwise."""
+    """Change a schedule on request."""
     statement = schedules.update().where(schedules.c.id == schedule_id)
     tx.connection.execute(statement.values(updated_us=tx.now_us, **values))
 
 
 def advance(tx: Transaction, schedule: Schedule, next_run_us: int, **values: Any) -> bool:
-    """Compare-and-set of the next run; False when it is another one by now."""
+    """Compare-and-set the next run; False if it has changed meanwhile."""
     statement = schedules.update().where(
         schedules.c.id == schedule.id,
         schedules.c.next_run_us == schedule.next_run_us,
@@ -54,13 +54,13 @@ def advance(tx: Transaction, schedule: Schedule, next_run_us: int, **values: Any
 
 
 def mark_deleted(tx: Transaction, schedule_id: str) -> None:
-    """Nobody sees it any more, but lists keep its place for markers."""
+    """Mark a schedule as deleted. The row stays: a list may use it as a marker."""
     statement = schedules.update().where(schedules.c.id == schedule_id)
     tx.connection.execute(statement.values(deleted_us=tx.now_us))
 
 
 def delete_of_source(tx: Transaction, source_id: str) -> None:
-    """The same, of the schedule that this source has, if any."""
+    """Mark the schedule of this source as deleted, if it has one."""
     statement = schedules.update().where(schedules.c.source_id == source_id, schedules.c.deleted_us.is_(None))
     tx.connection.execute(statement.values(deleted_us=tx.now_us))
 
@@ -68,13 +68,13 @@ def delete_of_source(tx: Transaction, source_id: str) -> None:
 def page(
     tx: Transaction, account: str, *, limit: int, marker: str | None, source_type: str | None, source_id: str | None
 ) -> tuple[list[Schedule], bool] | None:
-    """Up to ``limit`` schedules, newest first, and whether there are more; None when the marker never was one."""
+    """Up to ``limit`` schedules, newest first, and whether there are more; None if the marker was never one."""
     wanted = {"source_type": source_type, "source_id": source_id}
     return page_of(tx, schedules, account, _schedule, limit=limit, marker=marker, wanted=wanted)
 
 
 def due(tx: Transaction) -> list[DueRun]:
-    """The schedules whose time has come, the one that waits longest first."""
+    """The schedules whose run is due, the one that waits longest first."""
     statement = (
         sa.select(schedules, instances.c.status.label("instance_status"), hosts.c.seen_us.label("host_seen_us"))
         .outerjoin(instances, sa.and_(instances.c.id == schedules.c.source_id, instances.c.deleted_us.is_(None)))
@@ -93,7 +93,7 @@ def due(tx: Transaction) -> list[DueRun]:
 
 
 def far_away(tx: Transaction) -> list[Schedule]:
-    """The schedules whose next run is more than a day away: it was set before the clock was put back."""
+    """The schedules whose next run is over a day away: it was set before the clock was put back."""
     statement = schedules.select().where(schedules.c.next_run_us > tx.now_us + DAY_US, schedules.c.deleted_us.is_(None))
     return [_schedule(row) for row in all_rows(tx.connection.execute(statement))]
 

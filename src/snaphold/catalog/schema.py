@@ -1,4 +1,4 @@
-"""The tables of one region's catalog. What can be a constraint is one."""
+"""The tables of one region's catalog, with a constraint for every rule that can be one."""
 
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ HAVING_FAILED = "status = 'FAILED'"
 
 
 def _where(words: str) -> dict[str, Any]:
-    """The keywords of an index that holds only the rows of which this is true, in every database."""
+    """The keywords of a partial index, in every database."""
     return {"sqlite_where": sa.text(words), "postgresql_where": sa.text(words)}
 
 

@@ -1,4 +1,4 @@
-"""The rows of tasks: what hosts are given to do, with attempt and lease."""
+"""The rows of hosts' tasks, with attempt and lease."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from snaphold.model import Attempt, TaskState
 from snaphold.task_kinds import ABANDONED_IN_SILENCE, MAKING_BACKUPS, TAKING_LONG, TASK_KINDS
 
 _IDS_AT_ONCE: Final = 500  # in one query
-_GIVEN_UP_AT_ONCE: Final = 100  # attempts of silent hosts, in one transaction
+_SILENT_AT_ONCE: Final = 100  # attempts of silent hosts, in one transaction
 
 
 def insert(
@@ -26,7 +26,7 @@ def insert(
     backup_id: str | None,
     payload: dict[str, Any],
 ) -> None:
-    """Give a host something to do."""
+    """Add a task for a host."""
     tx.connection.execute(
         tasks.insert().values(
             id=task_id,
@@ -45,15 +45,14 @@ def insert(
 
 
 def next_waiting(tx: Transaction, host_id: str, free_slots: int | None) -> dict[str, Any] | None:
-    """The waiting task that the host is to begin next, None where none may begin.
+    """The waiting task that the host is to begin next; None: none may begin.
 
     1. First the account with the fewest tasks under way on this host, then the one whose last task ended longest ago.
-    2. Of an account's own tasks first those that somebody waits for, backups among them, then restores, then what the
-       service does by itself; of equals the oldest.
+    2. Of an account's own tasks the most urgent (``TaskRules.urgency``), then the oldest.
     3. On a host with instances of several accounts, the last free slot is kept from long tasks of an account that has
        tasks under way: whatever one account asks for, another one's backup begins at once.
 
-    ``free_slots``: how many tasks more the host can work on; None: it has not told.
+    ``free_slots``: how many more tasks the host can work on; None: it has not reported that.
     """
     claimed = sa.select(tasks.c.account).where(tasks.c.host_id == host_id, tasks.c.state == TaskState.CLAIMED)
     under_way = Counter(tx.connection.execute(claimed).scalars())
@@ -81,11 +80,11 @@ def any_waiting(tx: Transaction, host_id: str) -> bool:
 
 
 def _last_ends(tx: Transaction, host_id: str, may_begin: Sequence[sa.ColumnElement[bool]]) -> dict[str, int]:
-    """When the host ended its last task of each account that has a task to begin; 0: it never has.
+    """When the host ended its last task of each account that has a task to begin; 0: never.
 
     It takes one look into an index for each account, however many tasks wait, or have ended.
     """
-    account = tasks.c.account.concat("").label("account")  # no column: the tasks are found by their state
+    account = tasks.c.account.concat("").label("account")  # not the bare column: SQLite must use the index on the state
     asking = sa.select(account).where(*may_begin).distinct().subquery()
     ended = tasks.alias("ended")
     latest = sa.select(sa.func.max(ended.c.ended_us)).where(
@@ -138,12 +137,12 @@ def current(tx: Transaction, host_id: str, task_id: str, session: str, number: i
 
 
 def is_known(tx: Transaction, task_id: str) -> bool:
-    """Whether the catalog has, or had, this task: it is not known when the catalog was lost and made anew since."""
+    """Whether the catalog has this task; it has not if it was rebuilt since."""
     return tx.connection.execute(sa.select(tasks.c.id).where(tasks.c.id == task_id)).first() is not None
 
 
 def has_reported(tx: Transaction, host_id: str, task_id: str, session: str, number: int) -> bool:
-    """Whether this very attempt ended the task by its report: then the same report may come again, and is heard."""
+    """Whether this very attempt has ended the task by its report, which may then arrive again."""
     statement = sa.select(tasks.c.id).where(
         tasks.c.id == task_id,
         tasks.c.host_id == host_id,
@@ -156,12 +155,12 @@ def has_reported(tx: Transaction, host_id: str, task_id: str, session: str, numb
 
 
 def renew(tx: Transaction, attempt: Attempt, lease_until_us: int) -> None:
-    """Prolong the lease."""
+    """Renew the lease of an attempt."""
     tx.connection.execute(tasks.update().where(tasks.c.id == attempt.task_id).values(lease_until_us=lease_until_us))
 
 
 def end(tx: Transaction, attempt: Attempt, *, reported: bool) -> None:
-    """The task is over, by its attempt's own report or because it was abandoned. Its payload is dropped."""
+    """End a task, because its attempt has reported or was abandoned. The payload is deleted."""
     statement = tasks.update().where(tasks.c.id == attempt.task_id)
     tx.connection.execute(
         statement.values(state=TaskState.ENDED, ended_us=tx.now_us, lease_until_us=None, payload={}, reported=reported)
@@ -175,13 +174,13 @@ def change_payload(tx: Transaction, attempt: Attempt, change: Mapping[str, Any])
 
 
 def put_back(tx: Transaction, attempt: Attempt) -> None:
-    """Let the task be claimed again, as its next attempt."""
+    """Put a task back, to be claimed as its next attempt."""
     statement = tasks.update().where(tasks.c.id == attempt.task_id)
     tx.connection.execute(statement.values(state=TaskState.WAITING, session=None, lease_until_us=None))
 
 
 def of_other_sessions(tx: Transaction, host_id: str, session: str) -> list[Attempt]:
-    """What earlier processes of this host had claimed."""
+    """The attempts that earlier processes of this host had claimed."""
     statement = tasks.select().where(
         tasks.c.host_id == host_id, tasks.c.state == TaskState.CLAIMED, tasks.c.session != session
     )
@@ -189,16 +188,15 @@ def of_other_sessions(tx: Transaction, host_id: str, session: str) -> list[Attem
 
 
 def open_of_host(tx: Transaction, host_id: str) -> list[Attempt]:
-    """What this host is to do, or is doing."""
+    """The tasks of this host that have not ended."""
     statement = tasks.select().where(tasks.c.host_id == host_id, tasks.c.state != TaskState.ENDED)
     return [_attempt(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
-    """Attempts whose lease has run out, and tasks that wait for a host which has been away for a lease's time.
+    """Attempts whose lease has expired, and tasks that wait for a host that has been silent for a lease's time.
 
-    A hundred of them at most. What may be done twice may wait for its host (a restart, a delete …): it is not among
-    the latter.
+    It returns a hundred at most. Tasks that may wait for their host (``OnSilence.REQUEUE``) are not among the latter.
     """
     expired = sa.and_(tasks.c.state == TaskState.CLAIMED, tasks.c.lease_until_us < tx.now_us)
     unheard = sa.and_(
@@ -210,14 +208,14 @@ def silent(tx: Transaction, lease_us: int) -> list[Attempt]:
     statement = (
         sa.select(tasks)
         .outerjoin(hosts, hosts.c.id == tasks.c.host_id)
-        .where(tasks.c.state != TaskState.ENDED, sa.or_(expired, unheard))  # the first in the words of an index
-        .limit(_GIVEN_UP_AT_ONCE)
+        .where(tasks.c.state != TaskState.ENDED, sa.or_(expired, unheard))  # the first condition is that of an index
+        .limit(_SILENT_AT_ONCE)
     )
     return [_attempt(row) for row in all_rows(tx.connection.execute(statement))]
 
 
 def forget_ended(tx: Transaction, before_us: int) -> None:
-    """Drop the tasks that ended before then: nobody asks for them any more."""
+    """Delete the tasks that ended before then."""
     tx.connection.execute(tasks.delete().where(tasks.c.state == TaskState.ENDED, tasks.c.ended_us < before_us))
 
 
@@ -229,7 +227,7 @@ def open_of_instance(tx: Transaction, instance_id: str) -> Attempt | None:
 
 
 def open_kinds(tx: Transaction, instance_ids: Sequence[str]) -> dict[str, str]:
-    """The kind of the open task of each of these instances that has one. A few queries, however many."""
+    """The kind of the open task of each of these instances that has one. It takes a few queries, however many."""
     found: dict[str, str] = {}
     for some in batched(instance_ids, _IDS_AT_ONCE):
         statement = sa.select(tasks.c.instance_id, tasks.c.kind)
@@ -239,7 +237,7 @@ def open_kinds(tx: Transaction, instance_ids: Sequence[str]) -> dict[str, str]:
 
 
 def given_up(tx: Transaction, host_id: str, session: str, at_work: Mapping[str, int]) -> list[str]:
-    """Those of a host's attempts (task id and number) that are no longer the current ones; unknown tasks are not."""
+    """The host's attempts (task id and number) that are no longer current; an unknown task counts as current."""
     over: list[str] = []
     for some in batched(list(at_work), _IDS_AT_ONCE):
         for row in tx.connection.execute(tasks.select().where(tasks.c.id.in_(some))):
@@ -250,7 +248,7 @@ def given_up(tx: Transaction, host_id: str, session: str, at_work: Mapping[str, 
 
 
 def taking(tx: Transaction, backup_id: str) -> Attempt | None:
-    """The task of a host that takes or makes this backup, while it has not ended."""
+    """The open task that makes this backup, or None."""
     making = tasks.c.kind.in_(MAKING_BACKUPS)
     open_one = tasks.select().where(tasks.c.backup_id == backup_id, tasks.c.state != TaskState.ENDED, making)
     row = one_row(tx.connection.execute(open_one))
@@ -258,7 +256,7 @@ def taking(tx: Transaction, backup_id: str) -> Attempt | None:
 
 
 def has_open_of_backup(tx: Transaction, backup_id: str) -> bool:
-    """Whether somebody is at work on, or is to begin with, this backup."""
+    """Whether an open task is about this backup."""
     statement = sa.select(tasks.c.id).where(tasks.c.backup_id == backup_id, tasks.c.state != TaskState.ENDED)
     return tx.connection.execute(statement.limit(1)).first() is not None
 

@@ -18,9 +18,9 @@ def refuse_broken_chain(tx: Transaction, backup: Backup) -> None:
     members = members_of(tx, backup)
     for member in members[1:]:
         if not member.usable:
-            raise Unprocessable(f"Backup {member.id}, which {backup.id} stands on, is not COMPLETED.")
+            raise Unprocessable(f"Backup {member.id}, which {backup.id} depends on, is not COMPLETED.")
     if members[-1].parent_id is not None:
-        raise Unprocessable(f"Backup {members[-1].parent_id}, which {backup.id} stands on, is not on record.")
+        raise Unprocessable(f"Backup {members[-1].parent_id}, which {backup.id} depends on, is not in the catalog.")
 
 
 def named_parent(tx: Transaction, instance: Instance, parent_id: str) -> Backup:

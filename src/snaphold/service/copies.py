@@ -171,7 +171,7 @@ def begin_ancestor(deployment: Deployment, copy: Copy, ancestor_id: str) -> Copy
             return found
         ancestor = backups.find(tx, copy.account, ancestor_id)
         if ancestor is None or not ancestor.usable:
-            raise Unprocessable(f"Backup {ancestor_id}, which it stands on, is not COMPLETED.")
+            raise Unprocessable(f"Backup {ancestor_id}, which it depends on, is not COMPLETED.")
         fresh = _new_copy(tx, ancestor, copy.region, None, None, asked_by=copy.asked_by, with_ancestors=True)
         copies.insert(tx, fresh)
     return fresh

@@ -54,7 +54,9 @@ def request_repair(deployment: Deployment, account: str, backup_id: str) -> None
     with deployment.catalog.reading() as tx:
         backup = _verifiable(tx, account, backup_id)
     if not counterparts_of(deployment, backup):
-        raise Unprocessable(f"Backup {backup_id} cannot be mended: neither its source nor a copy is in another region.")
+        raise Unprocessable(
+            f"Backup {backup_id} cannot be repaired: neither its source nor a copy is in another region."
+        )
     with deployment.catalog.writing() as tx:
         backup = _verifiable(tx, account, backup_id)
         _begin(tx, deployment, backup, VerificationLevel.OBJECTS, tx.now_us, mending=True)

@@ -1,4 +1,4 @@
-"""Running schedules: what is due is begun as soon as it can be, and what is too old goes."""
+"""Schedules: due runs begin as soon as they can, and fulls beyond the retention are deleted."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _log = structlog.get_logger()
 
 
 class Scheduler:
-    """One round after the other, in one thread. Any number of them may work on one catalog: a run happens once.
+    """Runs schedules in rounds, in one thread. Several may work on one catalog: a run happens once.
 
     A run that cannot begin stays due, is tried again in every round, and is told of once. However many were missed,
     by a stop of the service or by waiting, one makes up for them.
@@ -26,7 +26,7 @@ class Scheduler:
         self._told: set[tuple[str, int]] = set()  # (schedule, its next run) of those that wait
 
     def run(self) -> None:
-        """One round."""
+        """Begin the runs that are due, and delete the fulls that have expired."""
         self._find_lost_runs()
         self._run_due()
         self._expire()
@@ -71,7 +71,7 @@ class Scheduler:
             _log.info("schedule.waits", schedule=run.schedule.id, source=run.schedule.source_id, reason=reason)
 
     def _tell_waiting(self, waiting: Sequence[tuple[str, WaitingFull]]) -> None:
-        """Once of each full that waits for the backups of people that depend on it."""
+        """Log once for each full that must wait for backups of people that depend on it."""
         for schedule_id, full in waiting:
             if full.backup_id not in self._told_waiting:
                 _log.info(
@@ -80,7 +80,7 @@ class Scheduler:
         self._told_waiting = {full.backup_id for _, full in waiting}
 
     def _expire(self) -> None:
-        """Nothing goes after a rebuild, until a person says so (snaphold.worker.rebuild)."""
+        """Delete expired fulls; none after a rebuild, until an operator permits it (snaphold.worker.rebuild)."""
         with self._deployment.catalog.reading() as tx:
             held = hosts.sweep_held_since(tx) is not None
             excessive = [

@@ -1,8 +1,8 @@
-"""What the service saves of itself into a container of its own, and how that comes back when all else is lost.
+"""Backups of the service's own state, in a container of its own, and their restore.
 
-An object ``state/<deployment>/<time>.<SHA-256>.json.gz`` of the account ``snaphold-service`` holds the rows that are in
-no manifest: accounts and users, hosts, instances, failed backups. Secrets are in it as the hashes that the databases
-hold. Its name carries the hash of its bytes, so one atomic put makes it.
+An object ``state/<deployment>/<time>.<SHA-256>.json.gz`` of the account ``snaphold-service`` holds the rows that no
+manifest has: accounts and users, hosts, instances, failed backups. It has secrets only as the hashes in the databases.
+Its name contains the hash of its bytes, so that one atomic put writes it.
 """
 
 import gzip
@@ -38,7 +38,7 @@ _TIME: Final = "%Y%m%dT%H%M%S%fZ"
 
 
 class State(BaseModel):
-    """What is saved: the rows of both databases, by table and column."""
+    """A saved state: the rows of both databases, by table and column."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -57,7 +57,7 @@ class State(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Saver:
-    """Saves one region's state. ``keep``: how many saved states are kept; ``interval_s`` 0: none is saved by itself."""
+    """Saves one region's state. ``keep``: how many saved states to keep; ``interval_s`` 0: save on request only."""
 
     catalog: Catalog
     identity: IdentityDatabase
@@ -68,9 +68,9 @@ class Saver:
     interval_s: float
 
     def save(self) -> str:
-        """Save the state as it is now, then remove the oldest ones beyond ``keep``; the new one's name.
+        """Save the present state, then remove the oldest saved states beyond ``keep``; the name of the new one.
 
-        A crash leaves the new one, or one too many, which the next save removes.
+        After a crash there may be one too many, which the next save removes.
         """
         with self.catalog.reading() as tx:
             now_us, catalog = tx.now_us, saved.exported(tx)
@@ -93,7 +93,7 @@ class Saver:
         return name
 
     def save_when_due(self) -> None:
-        """Save where the newest saved state is older than the interval, or there is none."""
+        """Save the state if the newest saved one is older than the interval, or there is none."""
         if self.interval_s <= 0:
             return
         with self.catalog.reading() as tx:
@@ -112,10 +112,10 @@ class Saver:
 
 
 def saved_states(store: ObjectStore, deployment_id: str | None) -> list[str]:
-    """The names of the saved states of a deployment (None: of the only one there is), the oldest first.
+    """The names of the saved states of a deployment (None: of the only one), the oldest first.
 
     Raises:
-        SetupError: several deployments have saved their state here, and none was named.
+        SetupError: several deployments have saved states here, and none was named.
     """
     found = [match for info in store.list(_PREFIX) if (match := _NAME.fullmatch(info.name))]
     deployments = sorted({match["deployment"] for match in found})
@@ -125,11 +125,11 @@ def saved_states(store: ObjectStore, deployment_id: str | None) -> list[str]:
 
 
 def stored_state(stores: Stores, wanted: str, deployment_id: str | None) -> State:
-    """A saved state: ``latest``, the name of its object, or a file that one was copied to.
+    """Read a saved state: ``latest``, the name of an object, or a file with a copy of one.
 
     Raises:
         SetupError: there is none.
-        Damaged: it is not what was saved, or this release does not understand it.
+        Damaged: it differs from what was saved, or this release cannot read it.
     """
     store = stores.of(SERVICE_ACCOUNT)
     if Path(wanted).is_file():
@@ -147,12 +147,11 @@ def stored_state(stores: Stores, wanted: str, deployment_id: str | None) -> Stat
 
 
 def restore_state(catalog: Catalog, identity: IdentityDatabase, state: State) -> None:
-    """Bring accounts, users, hosts and instances back; what is recorded stays as it is, so this may run twice.
+    """Restore accounts, users, hosts and instances. Existing rows are kept as they are, so that this may run twice.
 
-    Instances come back as ERROR, for nobody knows of their servers; one whose server still runs on a host of its own
-    is ACTIVE again as soon as that host says so. One that was being built when the state was saved is left out: it may
-    have been finished since, and its host keeps what the catalog does not know. Backups are for ``rebuild`` to bring
-    back.
+    Instances are restored in ERROR, since their servers may be lost; one whose server still runs is ACTIVE again as
+    soon as its host reports it. An instance that was being built when the state was saved is left out: it may have been
+    finished since, and hosts keep instances that the catalog does not know. ``rebuild`` restores the backups.
 
     Raises:
         SetupError: the catalog is another deployment's, and in use.

@@ -169,7 +169,7 @@ class Verifier:
         with self._deployment.catalog.reading() as tx:
             _, *ancestors = members_of(tx, backup)
         if (lost := [backup, *ancestors][-1].parent_id) is not None:
-            raise Permanent(f"the backup {lost}, which it depends on, is not on record")
+            raise Permanent(f"the backup {lost}, which it depends on, is not in the catalog")
         verify_ancestors(
             store,
             [
