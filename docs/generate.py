@@ -1,6 +1,6 @@
-"""Makes the generated pages of docs/reference from the code: settings.md, snaphold.example.toml and api.md.
+"""Generates settings.md, snaphold.example.toml and api.md in docs/reference from the code.
 
-Run it after a change of snaphold.config or snaphold.api; tests/docs checks that the pages are up to date.
+Run it after a change of snaphold.config, snaphold.schemas or snaphold.api. tests/docs checks the pages.
 """
 
 import json
@@ -34,22 +34,23 @@ def settings_page() -> str:
     return "\n".join([
         "# Settings",
         "",
-        "A setting comes from a flag (`--lease-s 30`), else from the file named by `--config` (TOML), else from the",
-        "environment variable, else it has the default. Unknown settings are refused. Of a list: a flag may be given",
-        "several times, the environment separates by commas. The name's end is the unit: `_s` seconds, `_bytes` bytes.",
+        "The value of a setting comes from the first of these that has it: the flag (`--lease-s 30`), the TOML file of",
+        "`--config`, the environment variable, the default. Unknown settings are refused. For a list, repeat the flag, or",
+        "separate the values by commas in the environment variable. The end of a name is the unit: `_s` means seconds,",
+        "`_bytes` means bytes.",
         "",
         "| setting | default | environment | what it is |",
         "| --- | --- | --- | --- |",
         *rows,
         "",
-        "`peers` are regions of other deployments that copies may go to and come from, each a table `[peers.NAME]` of",
-        "the file: [join-regions.md](../how-to/join-regions.md) tells how two deployments are joined.",
+        "`peers` are regions of other deployments that can send or receive copies. Each is a table `[peers.NAME]` of",
+        "the settings file; see [join-regions.md](../how-to/join-regions.md).",
         "",
     ])  # fmt: skip
 
 
 def example_file() -> str:
-    """docs/reference/snaphold.example.toml: every setting with its default, commented out where it has none."""
+    """docs/reference/snaphold.example.toml: every setting with its default, or commented out if it has none."""
     lines = ["# Settings of snaphold, with their defaults. Use: snaphold serve --config snaphold.toml", ""]
     for name, field in Settings.model_fields.items():
         if name in FILE_ONLY:
