@@ -1,1 +1,1 @@
-"""Streams: a tool's output on its way to the store, and back."""
+"""Streams: the path of a tool's output to the store, and back."""

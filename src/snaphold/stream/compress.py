@@ -1,10 +1,10 @@
-"""Compresses a stream in independent members, and takes them apart again.
+"""Compresses a stream into independent members, and splits and decompresses them.
 
-Each block of BLOCK_SIZE bytes of input becomes a member of its own, so that blocks can be compressed and decompressed
-by several threads. Members in a row are one stream, which the standard tools read. So that they can be told apart
-without decompressing them, each says its own length at its start.
+Each block of BLOCK_SIZE bytes of input becomes one member, so that several threads can compress and decompress blocks.
+The concatenated members are one stream, which the standard tools can read. Each member begins with its own length, so
+that members can be split without decompressing them.
 
-``gzip`` (RFC 1952), for ``gzip -dc``: the length stands in an extra field of the header, ``SN``, u32:
+``gzip`` (RFC 1952), for ``gzip -dc``: the length is in an extra field of the header, ``SN``, u32:
 
     1f 8b 08 04  00 00 00 00  04 ff  08 00  'S' 'N'  04 00  u32 length of the whole member    header, 20 bytes
     deflate stream    u32 CRC-32 of the block    u32 length of the block
@@ -27,37 +27,37 @@ from isal import igzip_lib, isal_zlib
 from snaphold.errors import Damaged
 from snaphold.formats.manifest import CodecName
 
-Member = tuple[bytes, bytes]  # its header and the rest: to join them would be another copy
-BLOCK_SIZE: Final = 1 << 20  # bytes of input a member
+Member = tuple[bytes, bytes]  # its header and the rest; joining them would copy the bytes
+BLOCK_SIZE: Final = 1 << 20  # bytes of input for each member
 
-_ISAL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stub says that it is an instance
+_ISAL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its type stub declares an instance
 _HEADER = struct.Struct("<10sH2sHI")
 _START: Final = bytes([0x1F, 0x8B, 8, 4, 0, 0, 0, 0, 4, 0xFF])  # deflate, extra field, no time, fastest, any system
 _FIELD: Final = b"SN"
 _TRAILER = struct.Struct("<II")
 _SKIPPABLE = struct.Struct("<III")
 _SKIPPABLE_MAGIC: Final = 0x184D2A50
-_MAX_MEMBER: Final = 2 * BLOCK_SIZE  # bytes; a block that does not shrink grows by far less than this
+_MAX_MEMBER: Final = 2 * BLOCK_SIZE  # bytes; an incompressible block grows by far less
 
 
 class Codec(Protocol):
-    """A form of members. Every method but ``length`` runs without the interpreter lock, in any thread."""
+    """A format of members. All methods but ``length`` release the interpreter lock; all are thread-safe."""
 
     suffix: str  # of the data object's name
-    header_size: int  # bytes, at the start of a member, that ``length`` needs
+    header_size: int  # bytes at the start of a member that ``length`` needs
 
     def compress(self, block: memoryview, level: int) -> Member:
-        """Make a member of at most BLOCK_SIZE bytes."""
+        """Compress a block of at most BLOCK_SIZE bytes."""
 
     def decompress(self, member: memoryview) -> bytes:
-        """The block of a whole member. Raises ``Damaged`` when it is not the one that was compressed."""
+        """Decompress a member. Raises ``Damaged`` when the result is not the block that was compressed."""
 
     def length(self, header: memoryview) -> int:
-        """How many bytes the member has that starts like this. Raises ``Damaged`` when none does."""
+        """Return the length of the member with this header. Raises ``Damaged`` when it is no such header."""
 
 
 class _Gzip:
-    """Members of gzip, by isal."""
+    """The gzip format, implemented by isal."""
 
     suffix = "gz"
     header_size = _HEADER.size
@@ -70,7 +70,7 @@ class _Gzip:
         crc32, length = _TRAILER.unpack(member[-_TRAILER.size :])
         decompressor = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE, 15)
         try:
-            # One byte more than a block has: a member that expands to anything is known by it, at no more memory.
+            # One byte more than a block: this detects a member that expands further, without using more memory.
             block = decompressor.decompress(member[_HEADER.size : -_TRAILER.size], BLOCK_SIZE + 1)
         except (_ISAL_ERROR, EOFError, ValueError) as error:
             raise Damaged(f"a gzip member cannot be decompressed: {error}") from error
@@ -87,20 +87,20 @@ class _Gzip:
 
 
 class _Compressors(threading.local):
-    """Zstandard's compressors of one thread, by level."""
+    """The Zstandard compressors of one thread, by level."""
 
     def __init__(self) -> None:
         self._made: dict[int, zstandard.ZstdCompressor] = {}
 
     def of(self, level: int) -> zstandard.ZstdCompressor:
-        """The one of this level."""
+        """Return the compressor of this level."""
         if level not in self._made:
             self._made[level] = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
         return self._made[level]
 
 
 class _Zstd:
-    """Members of Zstandard."""
+    """The Zstandard format."""
 
     suffix = "zst"
     header_size = _SKIPPABLE.size
@@ -116,7 +116,7 @@ class _Zstd:
         frame = member[_SKIPPABLE.size :]
         try:
             facts = zstandard.get_frame_parameters(frame)
-            if not facts.has_checksum or facts.content_size > BLOCK_SIZE:  # an unknown size is as large as can be
+            if not facts.has_checksum or facts.content_size > BLOCK_SIZE:  # an unknown size is the largest number
                 raise Damaged("a zstd member is not of the form that it was given")
             return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
         except zstandard.ZstdError as error:
@@ -133,25 +133,25 @@ CODECS: Final[Mapping[CodecName, Codec]] = {"gzip": _Gzip(), "zstd": _Zstd()}
 
 
 def compress_block(block: memoryview, level: int, codec: CodecName = "gzip") -> Member:
-    """Make a member of at most BLOCK_SIZE bytes. Runs without the interpreter lock."""
+    """Compress a block of at most BLOCK_SIZE bytes. Releases the interpreter lock."""
     return CODECS[codec].compress(block, level)
 
 
 def decompress_member(member: bytes | memoryview) -> bytes:
-    """The block of a whole member, of either codec. Runs without the interpreter lock.
+    """Decompress a member of either codec. Releases the interpreter lock.
 
     Raises:
-        Damaged: the block is not the one that was compressed.
+        Damaged: the result is not the block that was compressed.
     """
     view = memoryview(member)
     return _codec_of(view[0]).decompress(view)
 
 
 def keep_block_memory() -> None:
-    """Let this process keep the memory of freed blocks for the next ones, up to 64 MiB.
+    """Make this process reuse the memory of freed blocks, up to 64 MiB.
 
-    By default glibc gives each back to the kernel and gets zeroed pages for the next: a tenth of all time. Source:
-    mallopt(3).
+    By default glibc returns each block to the kernel and gets zeroed pages for the next one, which takes a tenth of the
+    time. Source: mallopt(3).
     """
     libc = ctypes.CDLL(None)
     libc.mallopt(-3, 4 * BLOCK_SIZE)  # M_MMAP_THRESHOLD
@@ -159,19 +159,19 @@ def keep_block_memory() -> None:
 
 
 class MemberSplitter:
-    """Cuts a stream of members, which comes in pieces of any size, at their boundaries."""
+    """Splits a stream, which arrives in pieces of any size, into its members."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []  # the beginning of a member
-        self._have = 0  # bytes of it
-        self._need = 1  # bytes of it that must be there before anything more can be known
+        self._parts: list[bytes] = []  # the start of an incomplete member
+        self._have = 0  # bytes of it that have arrived
+        self._need = 1  # bytes of it that are needed for the next step
         self._whole = False  # whether _need is its whole length
 
     def feed(self, piece: bytes) -> Iterator[bytes | memoryview]:
-        """Hand on the members that this piece completes. Views are of ``piece``.
+        """Yield the members that this piece completes. Views refer to ``piece``.
 
         Raises:
-            Damaged: these are no members that ``compress_block`` made.
+            Damaged: the stream does not consist of members as ``compress_block`` makes them.
         """
         view = memoryview(piece)
         at = 0
@@ -196,22 +196,22 @@ class MemberSplitter:
                     self._need = _codec_of(start[0]).header_size if length is None else length
 
     def finish(self) -> None:
-        """The stream has ended.
+        """Check the end of the stream.
 
         Raises:
-            Damaged: inside a member.
+            Damaged: it is inside a member.
         """
         if self._have:
             raise Damaged("the compressed stream ends inside a member")
 
 
 def _codec_of(first: int) -> Codec:
-    """The codec of the member that starts with this byte; whether it is one, its ``length`` says."""
+    """Return the codec for the first byte of a member. ``length`` of that codec checks the rest of the header."""
     return CODECS["zstd" if first == _SKIPPABLE_MAGIC & 0xFF else "gzip"]
 
 
 def _length(start: memoryview) -> int | None:
-    """The length of the member that starts like this; None when too little is there to say. Raises ``Damaged``."""
+    """Return the length of the member that begins like this; None if more bytes are needed. Raises ``Damaged``."""
     codec = _codec_of(start[0])
     if len(start) < codec.header_size:
         return None

@@ -1,4 +1,4 @@
-"""Brings a backup's files back: verified segments on their way into a process that extracts them."""
+"""Extracts the files of a backup: verifies its segments, and passes them to the extracting process."""
 
 import fcntl
 import os
@@ -22,7 +22,7 @@ from snaphold.stream.extractor import DAMAGED, DISK_FULL, FAILED, Layer
 from snaphold.stream.process import EXIT_WAIT_S, Running, Tool
 from snaphold.stream.segments import read_backups
 
-_PIPE_SIZE: Final = 1 << 20  # bytes; the most that Linux allows everybody
+_PIPE_SIZE: Final = 1 << 20  # bytes; the most that Linux allows an unprivileged process
 _STOP_POLL_MS: Final = 100
 
 
@@ -37,19 +37,19 @@ def extract_backup(
     on_progress: Callable[[int], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Write the files of a backup into an empty directory that belongs to the user ``uid``; sync them afterwards.
+    """Write the files of a backup to an empty directory that belongs to the user ``uid``. The caller syncs them.
 
-    ``manifests``: of one backup, whose files are written as they are in its stream; or of a chain, the full backup
-    first, each increment behind its parent, from whose start checkpoint it was taken: then what is there are the
-    unprepared files of one full backup (:mod:`snaphold.formats.overlay`).
+    ``manifests``: either one backup, whose files are written as they are in its stream; or a chain, the full backup
+    first and each increment after its parent. Each increment must have been taken from its parent's start checkpoint.
+    The result then is the unprepared files of one full backup (:mod:`snaphold.formats.overlay`).
 
-    No byte leaves here before its segment's SHA-256 was verified. The files are written by a process that has given
-    up every other right (:mod:`snaphold.stream.extractor`). ``threads``: 0 means one a core. ``on_progress`` gets the
-    decompressed bytes of all streams so far, in the calling thread. A failure leaves files in the directory.
+    Each segment's SHA-256 is verified before its bytes are used. A process without any other rights writes the files
+    (:mod:`snaphold.stream.extractor`). ``threads``: 0 means one for each core. ``on_progress`` gets the number of
+    decompressed bytes of all streams so far, in the calling thread. After a failure, files remain in the directory.
 
     Raises:
-        ObjectMissing: a data object is not there.
-        Damaged: its bytes, or the stream in them, are not what a backup has; the message names what.
+        ObjectMissing: a data object does not exist.
+        Damaged: a data object, or the stream in it, is damaged; the message says which.
         Permanent: the files cannot be written.
         Superseded: ``stop`` was set.
     """
@@ -73,7 +73,7 @@ def extract_backup(
 
 
 def _send(segments: Iterator[memoryview], size_bytes: int, extractor: "_Extractor") -> None:
-    """Hand the extractor so many bytes of the next segments; what is behind them in the last of these is left out."""
+    """Send this many bytes of the next segments to the extractor, and skip the rest of the last segment."""
     while size_bytes:
         segment = next(segments)[:size_bytes]
         extractor.send(segment)
@@ -81,9 +81,11 @@ def _send(segments: Iterator[memoryview], size_bytes: int, extractor: "_Extracto
 
 
 def _layers(newest_first: Sequence[Manifest], store: ObjectStore) -> list[Layer]:
-    """What is wanted of each stream. Tables that are no InnoDB's come whole and last, and only the newest are wanted.
+    """Return how much of each stream is needed.
 
-    Raises ``ObjectMissing``, ``Damaged``: the index of one is not what was written.
+    Tables of engines other than InnoDB are stored whole, at the end of a stream; only the newest backup's are needed.
+
+    Raises ``ObjectMissing``, ``Damaged``: the index of a backup differs from what was written.
     """
     layers = [_whole(manifest) for manifest in newest_first]
     if len(layers) > 2:
@@ -94,7 +96,7 @@ def _layers(newest_first: Sequence[Manifest], store: ObjectStore) -> list[Layer]
 
 
 def _pages(manifest: Manifest, index: Index, listed: Collection[str]) -> Layer:
-    """Up to where all files of an older increment end that an overlay may read (``OverlayLayer``)."""
+    """Return the part of an older increment that contains all files that an overlay may read (``OverlayLayer``)."""
     ends = (file.end for file in index.files if file.path.endswith(INCREMENT_PAGES) or file.path in listed)
     wanted_bytes = max(ends, default=0)
     size_bytes = index.upto(wanted_bytes)
@@ -133,7 +135,9 @@ class _Extractor:
         stop: threading.Event | None,
     ) -> None:
         self._on_progress, self._stop = on_progress, stop
-        messages = directory.with_name(f"{directory.name}.log")  # goes with the attempt's files, whoever is killed
+        messages = directory.with_name(
+            f"{directory.name}.log"
+        )  # is removed with the attempt's files, whichever process is killed
         messages.unlink(missing_ok=True)
         argv = [sys.executable, "-P", "-m", "snaphold.stream.extractor", "--directory", str(directory)]
         argv += ["--threads", str(threads), *(f"--layer={layer}" for layer in layers)]
@@ -144,18 +148,18 @@ class _Extractor:
         assert self._running.stdin is not None  # noqa: S101 -- a pipe was asked for
         assert self._running.stdout is not None  # noqa: S101 -- the same
         self._input, self._output = self._running.stdin, self._running.stdout
-        with suppress(PermissionError):  # the user's pipes take too much memory already: slower, no worse
+        with suppress(PermissionError):  # the user's pipes use too much memory already; a small pipe is only slower
             fcntl.fcntl(self._input, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         os.set_blocking(self._input.fileno(), False)
         self._poll = select.poll()
         self._poll.register(self._input, select.POLLOUT)
         self._poll.register(self._output, select.POLLIN)
-        self._line = b""  # the beginning of what it says next
-        self._done = 0  # the last number that it said
+        self._line = b""  # the beginning of its next line
+        self._done = 0  # the last number that it printed
         self._silent = False  # whether it has closed its output
 
     def send(self, piece: memoryview) -> None:
-        """Hand it the next bytes."""
+        """Send it the next bytes."""
         rest = piece
         while rest:
             events = self._wait()
@@ -169,7 +173,7 @@ class _Extractor:
                     raise Permanent("the extraction ended before the backup did") from None
 
     def finish(self, name: str, stream_bytes: int) -> None:
-        """Wait for its end. Raises ``Damaged`` when it has seen another number of bytes than it should."""
+        """Wait until it ends. Raises ``Damaged`` when the streams have another length than they should."""
         self._poll.unregister(self._input)
         self._input.close()
         while not self._silent:
@@ -179,7 +183,7 @@ class _Extractor:
             raise Damaged(f"{name} holds a stream of {self._done} bytes instead of {stream_bytes}")
 
     def _wait(self) -> dict[int, int]:
-        """Wait for something to happen, and listen. Raises ``Superseded``."""
+        """Wait for an event, and read the progress. Raises ``Superseded``."""
         events = dict(self._poll.poll(_STOP_POLL_MS))
         if self._stop is not None and self._stop.is_set():
             raise Superseded("the extraction was stopped")
@@ -195,7 +199,7 @@ class _Extractor:
         return events
 
     def _verdict(self) -> None:
-        """Raise unless it has ended well."""
+        """Raise an error unless the process succeeded."""
         status = self._running.wait(EXIT_WAIT_S)
         if status == 0:
             return

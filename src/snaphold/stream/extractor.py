@@ -1,18 +1,18 @@
-"""The program that turns a compressed stream on its standard input into the files of a data directory.
+"""A program that extracts a compressed stream from its standard input to the files of a data directory.
 
     python -m snaphold.stream.extractor --directory DIR [--uid UID --gid GID] --threads N --layer BYTES ...
 
-It is a process of its own because a stream may be hostile: once everything is imported and the directory is open it
-abandons root, its groups, every file outside of the directory, and any way back, and dies with its parent. Names are
-checked, files are made anew (0600, directories 0700), links never followed, the CRC of every chunk is verified, and a
-stream that is not whole is refused.
+It is a separate process because a stream may be hostile. After it has imported its modules and opened the directory,
+it gives up root, its groups, and access to all files outside of the directory, irrevocably. It dies with its parent. It
+checks names, creates new files only (mode 0600, directories 0700), never follows links, verifies the CRC of every
+chunk, and refuses an incomplete stream.
 ``--layer`` describes the stream of one backup (:class:`Layer`). Given several times, the standard input is a chain: the
 streams of its backups in a row, the newest first. A stream that decompresses to more bytes than its layer states is
 refused before these are written. The directory must be empty; the caller removes what a failure leaves in it.
 
-Standard output: ``<bytes of the stream so far>`` a line, every PROGRESS_STEP; the last line counts them all. Standard
-error: one line, the reason. Exit status: 0 the files are written (not synced), FAILED they could not be, DISK_FULL for
-lack of room, DAMAGED the stream must not be trusted.
+Standard output: the number of bytes of the stream so far, one line for each PROGRESS_STEP and one at the end. Standard
+error: one line with the reason of a failure. Exit status: 0 the files were written (not synced), FAILED they could not
+be written, DISK_FULL the disk is full, DAMAGED the stream is damaged or unsafe.
 """
 
 import argparse
@@ -35,9 +35,9 @@ from snaphold.formats.xbstream import Sink, XbstreamReader
 from snaphold.sandbox import launcher
 from snaphold.stream.compress import MemberSplitter, decompress_member, keep_block_memory
 
-DAMAGED: Final = 3  # exit statuses; of 1 Python makes use too, with a traceback
+DAMAGED: Final = 3  # exit statuses; Python itself uses 1
 FAILED: Final = 4
-DISK_FULL: Final = 5  # then there may be no room for the line that says so either
+DISK_FULL: Final = 5  # there may be no space to print the reason
 PROGRESS_STEP: Final = 16 << 20  # bytes of the stream
 _READ_SIZE: Final = 1 << 20  # bytes
 
@@ -46,16 +46,16 @@ _READ_SIZE: Final = 1 << 20  # bytes
 class Layer:
     """One stream of a chain."""
 
-    size_bytes: int  # compressed, of what is read of it
+    size_bytes: int  # compressed, of the part that is read
     stream_bytes: int
-    wanted_bytes: int  # of the stream, from its start; stream_bytes: all, and it must be whole
+    wanted_bytes: int  # of the stream, from its start; if equal to stream_bytes, the stream must be complete
 
     def __str__(self) -> str:
         return f"{self.size_bytes}:{self.stream_bytes}:{self.wanted_bytes}"
 
     @classmethod
     def parse(cls, text: str) -> "Layer":
-        """Read what ``str`` has made."""
+        """Parse the result of ``str``."""
         size_bytes, stream_bytes, wanted_bytes = map(int, text.split(":"))
         return cls(size_bytes, stream_bytes, wanted_bytes)
 
@@ -107,11 +107,10 @@ def extract(source: int, directory: int, layer: Layer, threads: int, on_progress
 def materialize_chain(
     source: int, directory: int, layers: Sequence[Layer], threads: int, on_progress: Callable[[int], object]
 ) -> None:
-    """Lay a chain down: ``source`` yields the streams of its backups in a row, the newest first, the full one last.
+    """Materialize a chain: ``source`` yields the streams of its backups one after the other, newest first.
 
-    ``layers``: how many compressed bytes come of each, whole members, and where in its stream the last of what is
-    wanted of it ends. Raises as ``extract`` does, and ``Damaged`` when the layers do not make a whole
-    (:mod:`snaphold.formats.overlay`).
+    ``layers``: the length of each stream, in whole members, and how much of it is needed. Raises as ``extract`` does,
+    and ``Damaged`` when the chain is incomplete (:mod:`snaphold.formats.overlay`).
     """
     tree = Tree(directory)
     with closing(tree), ThreadPoolExecutor(threads) as pool:
@@ -142,9 +141,9 @@ def _read(
     limit: int,
     upto: int | None = None,
 ) -> int:
-    """Hand one compressed stream to a sink; returns its length.
+    """Send one compressed stream to a sink and return its length.
 
-    ``limit``: bytes that it has at most. ``upto``: the stream was cut somewhere behind this position.
+    ``limit``: the maximum length. ``upto``: the stream was cut after this position.
     """
     reader, reported = XbstreamReader(sink), 0
     with closing(_decompressed(pieces, pool, threads)) as blocks:
@@ -162,7 +161,7 @@ def _read(
 
 
 def _decompressed(pieces: Iterable[bytes], pool: ThreadPoolExecutor, threads: int) -> Generator[bytes, None, None]:
-    """The blocks of a compressed stream, in order; a bounded number of them is decompressed ahead."""
+    """Yield the blocks of a compressed stream in order, and decompress a bounded number of them ahead."""
     splitter = MemberSplitter()
     decompressing: deque[Future[bytes]] = deque()
     try:
@@ -180,7 +179,7 @@ def _decompressed(pieces: Iterable[bytes], pool: ThreadPoolExecutor, threads: in
 
 
 def _pieces(source: int, size_bytes: int) -> Iterator[bytes]:
-    """The next ``size_bytes`` bytes of a descriptor. Raises ``Damaged`` when it has fewer."""
+    """Yield the next ``size_bytes`` bytes of a descriptor. Raises ``Damaged`` when it has fewer."""
     rest = size_bytes
     while rest:
         piece = os.read(source, min(_READ_SIZE, rest))
@@ -196,9 +195,9 @@ def _insist_on_empty(directory: int) -> None:
 
 
 def _give_up_privileges(directory: int, uid: int | None, gid: int | None) -> None:
-    """Become the given user for good, reach nothing but the directory, and die with the parent.
+    """Become the given user irrevocably, lose access to everything but the directory, and die with the parent.
 
-    Nothing can be imported later.
+    No module can be imported afterwards.
     """
     parent = os.getppid()
     launcher.forbid_capabilities()

@@ -1,4 +1,4 @@
-"""Giving way: to whoever needs the processor or the disk more, and to a server that must not be read too fast."""
+"""Lowers the priority of background work, and limits how fast a server is read."""
 
 import os
 import subprocess
@@ -10,20 +10,20 @@ from typing import Final, Literal
 
 IoPriority = Literal["normal", "low", "idle"]
 _IONICE: Final = {"low": ("-c", "2", "-n", "7"), "idle": ("-c", "3")}  # ionice(1)
-_SAVED_S: Final = 0.25  # how much of a pause a stream may make up for afterwards
+_SAVED_S: Final = 0.25  # a stream that was late may catch up by at most this much
 
 
 @dataclass(frozen=True, kw_only=True)
 class Priority:
-    """The priority of a thread and of whatever it starts. ``niceness``: nice(2), 0 to 19."""
+    """The priority of a thread and of the processes that it starts. ``niceness``: nice(2), 0 to 19."""
 
     niceness: int = 10
     io_priority: IoPriority = "normal"
 
     def show(self) -> None:
-        """Give the calling thread this priority, or leave it a lower one. For good: only root could take it back.
+        """Give the calling thread this priority, or keep a lower one. Only root could raise it again.
 
-        Raises ``OSError`` and ``subprocess.CalledProcessError`` where the system does not let it.
+        Raises ``OSError`` and ``subprocess.CalledProcessError`` if the system refuses.
         """
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, max(self.niceness, os.getpriority(os.PRIO_PROCESS, thread)))
@@ -32,18 +32,18 @@ class Priority:
 
 
 class Throttle:
-    """Spreads bytes evenly over time: at most ``bytes_per_s`` of them, 0 meaning as many as come.
+    """Limits a stream to ``bytes_per_s``, spread evenly over time. 0: no limit.
 
-    ``now`` tells seconds that only grow.
+    ``now`` is a monotonic clock, in seconds.
     """
 
     def __init__(self, bytes_per_s: float, now: Callable[[], float] = time.monotonic) -> None:
         self._bytes_per_s = bytes_per_s
         self._now = now
-        self._due = now()  # when all that has passed would have taken its time
+        self._due = now()  # the time that the bytes so far should have taken
 
     def pause_s(self, count: int) -> float:
-        """How long to wait now that ``count`` bytes more have passed."""
+        """Count these bytes, and return how many seconds to wait."""
         if not self._bytes_per_s:
             return 0.0
         now = self._now()

@@ -1,9 +1,9 @@
-"""Runs the tools: as a checked source of bytes, or to their end.
+"""Runs external tools: reads a tool's output as a stream, or waits for its end.
 
-A tool runs in a session of its own, as the user and in the sandbox that it is given, with its messages in a file. Its
-exit status is the verdict; what it printed only explains. It dies with this process: the kernel kills it when the
-thread that started it ends (PR_SET_PDEATHSIG, prctl(2)), so all are started by one thread that never ends. Nothing
-secret stands in its arguments: they are visible to every user of the machine.
+A tool runs in its own session, as the given user, in the given sandbox, and writes its messages to a file. Its exit
+status decides about success; its messages only explain a failure. The kernel kills it when the thread that started it
+ends (PR_SET_PDEATHSIG, prctl(2)); therefore one thread that never ends starts all tools. The arguments of a tool must
+contain no secrets, because every user of the machine can see them.
 """
 
 import os
@@ -28,21 +28,22 @@ from snaphold.errors import Permanent, Superseded
 from snaphold.sandbox import Sandbox
 from snaphold.stream.priority import Priority
 
-MANY_FILES: Final = 1 << 20  # open at once by a tool: mariabackup holds one for each table of InnoDB
-EXIT_WAIT_S: Final = 60.0  # how long a tool may live on after it closed its output
-_UNREAD_SIZE: Final = 208 << 10  # bytes, of which Linux allows twice as many less its own; what everybody may ask for
-_TAIL: Final = 4096  # bytes at the end of its messages
-_MESSAGES: Final = 256 << 10  # bytes of them, at most, that a failure is looked for in
-_POLL_S: Final = 0.1  # how soon a stop is noticed
+MANY_FILES: Final = 1 << 20  # open at once in a tool: mariabackup keeps one open for each InnoDB table
+EXIT_WAIT_S: Final = 60.0  # within which a tool must end after it closed its output
+_UNREAD_SIZE: Final = 208 << 10  # bytes; the largest socket buffer that an unprivileged process may request
+_TAIL: Final = 4096  # bytes at the end of the messages
+_MESSAGES: Final = 256 << 10  # bytes at the end of the messages that are searched for a reason
+_POLL_S: Final = 0.1  # between two checks for a stop
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
     """How to start a tool. ``argv[0]`` names it in messages.
 
-    ``messages``: the file that its standard error is appended to (0600). ``explain``: what a failure's messages mean,
-    for people, and what of them the log keeps. ``uid`` and ``gid``: whom it runs as, with no other groups; None: as
-    ourselves. ``env``: its whole environment; None: ours. ``sandbox``: what it may reach; None: whatever its user may.
+    ``messages``: the file that its standard error is appended to (mode 0600). ``explain``: turns its messages after a
+    failure into a reason for people and a detail for the log. ``uid``, ``gid``: its user and its only group; None:
+    those of this process. ``env``: its whole environment; None: that of this process. ``sandbox``: None means no
+    sandbox.
     """
 
     argv: Sequence[str | Path]
@@ -56,11 +57,11 @@ class Tool:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name that messages use."""
         return Path(self.argv[0]).name
 
     def tail(self, size: int = _TAIL) -> str:
-        """The end of its messages; empty when there are none."""
+        """Return the end of its messages; empty if there are none."""
         try:
             with self.messages.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - size))
@@ -70,18 +71,18 @@ class Tool:
 
 
 class Running:
-    """A started tool. Every method may be called from any thread."""
+    """A running tool. All methods are thread-safe."""
 
     def __init__(self, tool: Tool, *, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> None:
         self.tool = tool
-        self._lock = threading.Lock()  # between looking whether it lives and signalling it
+        self._lock = threading.Lock()  # held from checking that it runs until it is signalled
         try:
             with os.fdopen(os.open(tool.messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as messages:
                 self._process = _spawn(tool, stdin, stdout, messages)
         except OSError as error:
             raise _not_started(tool, error) from error
         try:
-            self._pidfd = os.pidfd_open(self._process.pid)  # until it is reaped, its id is nobody else's
+            self._pidfd = os.pidfd_open(self._process.pid)  # its id cannot be reused before it is reaped
         except OSError as error:
             self.kill()
             self._process.wait()
@@ -89,30 +90,30 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is that of its session and group as well."""
+        """Its process id, which is also the id of its session and its process group."""
         return self._process.pid
 
     @property
     def stdin(self) -> BinaryIO | None:
-        """Its standard input, where that is a pipe; unbuffered."""
+        """Its standard input if that is a pipe; unbuffered."""
         return self._process.stdin  # type: ignore[return-value]
 
     @property
     def stdout(self) -> BinaryIO | None:
-        """Its standard output, where that is a pipe; unbuffered."""
+        """Its standard output if that is a pipe; unbuffered."""
         return self._process.stdout  # type: ignore[return-value]
 
     def kill(self) -> None:
-        """SIGKILL it and whatever it started (SIGTERM is ignored by some tools). Does not wait."""
+        """Send SIGKILL to its process group, because some tools ignore SIGTERM. Does not wait."""
         with self._lock:
             if self._process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait for its end: the exit status, negative for a signal; None when it still runs after ``timeout_s``.
+        """Wait until it ends. Return its exit status, negative for a signal; None if it still runs after ``timeout_s``.
 
-        What it may have left behind in its group is killed before its id can be given to another process.
+        The remaining processes of its group are killed before its id can be reused.
         """
         with self._lock:
             if self._process.returncode is not None:
@@ -124,7 +125,7 @@ class Running:
             return self._process.wait()
 
     def end(self) -> None:
-        """Kill it where it still runs, wait, and close our ends of its pipes. Once, and last."""
+        """Kill it if it still runs, wait, and close the pipes. Call it once, after everything else."""
         self.kill()
         self.wait()
         os.close(self._pidfd)
@@ -134,17 +135,17 @@ class Running:
                     pipe.close()
 
     def failure(self, status: int) -> Permanent:
-        """The reason of a failure, for people; its detail is the end of the tool's messages."""
+        """Return the error for a failed exit status, with the tool's explanation."""
         how = f"was ended by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
         words, detail = self.tool.explain(self.tool.tail(_MESSAGES))
         return Permanent(f"{self.tool.name} {how}: {words}", detail=detail)
 
 
 class ToolStream:
-    """A tool's standard output, read like a file: a stream read to its end is a good one.
+    """A tool's standard output, read like a file. The end of the stream is reported only if the tool succeeded.
 
-    It is a socket, which no tool can open by a name (``/dev/stdout``): through a pipe the same bytes take half as
-    much processor time again, for both ends take turns at the lock of its pages.
+    The output is a socket, because a pipe takes half as much processor time again: both ends compete for the lock of
+    its pages. A tool cannot open a socket by name (``/dev/stdout``).
 
     A context manager: leaving it ends the tool.
     """
@@ -164,10 +165,10 @@ class ToolStream:
         self._ended = False
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the buffer's start; 0 at the end, and only when the tool has ended with exit status 0.
+        """Fill the start of the buffer and return the number of bytes; 0 at the end, after exit status 0.
 
         Raises:
-            Permanent: the tool failed, was killed, or does not end though it closed its output.
+            Permanent: the tool failed, was killed, or did not end after it closed its output.
         """
         if self._ended:
             return 0
@@ -183,11 +184,11 @@ class ToolStream:
         return 0
 
     def readable(self, timeout_s: float) -> bool:
-        """Wait until ``readinto`` would return at once; False when it would not after ``timeout_s``."""
+        """Wait until ``readinto`` would return at once; return False after ``timeout_s``."""
         return _readable(self._socket.fileno(), timeout_s)
 
     def kill(self) -> None:
-        """End the tool now; a ``readinto`` that waits in another thread then raises ``Permanent``."""
+        """Kill the tool. A ``readinto`` that waits in another thread then raises ``Permanent``."""
         self.running.kill()
 
     def __enter__(self) -> Self:
@@ -201,10 +202,10 @@ class ToolStream:
 
 
 def run_tool(tool: Tool, *, timeout_s: float, stop: threading.Event | None = None) -> str:
-    """Run a tool that hands on no stream to its end; returns the end of its messages.
+    """Run a tool without an output stream until it ends; return the end of its messages.
 
     Raises:
-        Permanent: it failed, or ran longer than ``timeout_s``.
+        Permanent: the tool failed, or ran longer than ``timeout_s``.
         Superseded: ``stop`` was set.
     """
     running = Running(tool)
@@ -223,7 +224,7 @@ def run_tool(tool: Tool, *, timeout_s: float, stop: threading.Event | None = Non
 
 
 def _readable(descriptor: int, timeout_s: float | None) -> bool:
-    """Wait until there is something to read, or the process of a pidfd has exited."""
+    """Wait until a descriptor is readable; a pidfd is when its process has ended."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
@@ -237,7 +238,7 @@ def _signal_name(number: int) -> str:
 
 
 def _spawn(tool: Tool, stdin: int, stdout: int, messages: BinaryIO) -> subprocess.Popen[bytes]:
-    """Start a tool from the one thread that never ends. Raises ``Permanent``, ``OSError`` when it cannot be started."""
+    """Start a tool from the spawner thread. Raises ``Permanent`` or ``OSError`` when it cannot be started."""
     name, *arguments = (os.fspath(part) for part in tool.argv)
     program = shutil.which(name, path=(tool.env or os.environ).get("PATH"))
     if program is None:
@@ -272,14 +273,14 @@ def _not_started(tool: Tool, error: OSError) -> Permanent:
 
 
 def set_priority(priority: Priority) -> None:
-    """The priority of every tool that this process will start. Once, before the first one."""
+    """Set the priority of all tools that this process starts. Call it once, before the first one starts."""
     _Spawner.priority = priority
 
 
 class _Spawner:
-    """The thread that starts every child. It is made by the first one, anew in a forked process, and never ends.
+    """The thread that starts all child processes, which inherit its priority.
 
-    Children inherit its priority.
+    It starts with the first child, and again in a forked process, and never ends.
     """
 
     priority = Priority(niceness=0)
@@ -289,7 +290,7 @@ class _Spawner:
 
     @classmethod
     def run(cls, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        """Call ``start`` in that thread, and hand on what it returns or raises."""
+        """Call ``start`` in that thread, and return its result or raise its exception."""
         result: Future[subprocess.Popen[bytes]] = Future()
         with cls._lock:
             if cls._pid != os.getpid():
@@ -303,14 +304,14 @@ class _Spawner:
     def _serve(
         work: "queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]]",
     ) -> None:
-        courteous = False
+        has_priority = False
         while True:
             start, result = work.get()
             try:
-                if not courteous:
+                if not has_priority:
                     _Spawner.priority.show()
-                    courteous = True
+                    has_priority = True
                 result.set_result(start())
-            except Exception as error:  # noqa: BLE001 -- whoever asked gets it
+            except Exception as error:  # noqa: BLE001 -- raised by ``run``
                 result.set_exception(error)
             del start, result

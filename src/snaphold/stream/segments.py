@@ -1,10 +1,10 @@
-"""The road between a stream and the store: compressed and cut in segments on the way in, verified on the way out.
+"""Moves streams to and from the store: compresses and splits them on the way in, and verifies them on the way out.
 
-    read → 1 MiB blocks → compress (``threads`` at once) → in order → segments → put (``IN_FLIGHT`` at most)
+    read → 1 MiB blocks → compress (``threads`` at once) → in order → segments → put (at most ``IN_FLIGHT`` at once)
 
-A segment is put while it is filled, and kept until it is put: a store may have to begin again. Memory is bounded by the
-segments and blocks under way, whatever the size of the stream. The first failure anywhere ends everything; when a
-function here returns or raises, no thread of its own is left.
+A segment is stored while it is being filled, and stays in memory until it is stored, because the store may have to
+start over. The blocks and segments in progress bound the memory, whatever the length of the stream. The first failure
+ends all work. When a function of this module returns or raises, its threads have ended.
 """
 
 import functools
@@ -30,43 +30,43 @@ from snaphold.store.direct import WRITE_SIZE, block_memory
 from snaphold.stream.compress import BLOCK_SIZE, Member, compress_block, keep_block_memory
 from snaphold.stream.priority import Throttle
 
-IN_FLIGHT: Final = 3  # segments in memory at once, the one that is being filled included
-_AHEAD: Final = 12  # blocks read before they are compressed: a tool writes 10 MiB, and reads 10 before it writes again
-_SPARE: Final = 24  # blocks; what a tool still has in its buffers when it keeps clients from committing
-_REST_S: Final = 0.03  # what a tool that keeps clients from committing has for itself: about what it needs
-_PROGRESS_S: Final = 0.1  # between two calls of on_progress, at least
+IN_FLIGHT: Final = 3  # segments in memory, including the one that is being filled
+_AHEAD: Final = 12  # blocks read ahead of the compression: a tool alternates between reading and writing 10 MiB
+_SPARE: Final = 24  # blocks; what a tool has in its buffers when it blocks commits
+_REST_S: Final = 0.03  # of processor time for a tool that blocks commits; about what it needs
+_PROGRESS_S: Final = 0.1  # minimum time between two calls of on_progress
 _STOP_POLL_S: Final = 0.05
 
 
 class StreamWatch(Protocol):
-    """Looks at a stream as it goes by: :class:`snaphold.formats.xbstream.Watch`."""
+    """Observes a stream: :class:`snaphold.formats.xbstream.Watch`."""
 
     files: list[File]
     chunks: list[Chunk]
 
     @property
     def writers_wait(self) -> bool:
-        """Whether some of the source's clients wait until the rest of the stream has been taken."""
+        """Whether some clients of the source are blocked until the rest of the stream is read."""
 
     @property
     def commits_wait(self) -> bool:
-        """Whether all of them wait."""
+        """Whether all clients that commit are blocked."""
 
     def feed(self, data: memoryview) -> None:
-        """The next bytes. Raises ``Damaged``."""
+        """Observe the next bytes. Raises ``Damaged``."""
 
     def finish(self) -> None:
-        """The end. Raises ``Damaged`` when the stream is not whole."""
+        """Observe the end. Raises ``Damaged`` when the stream is incomplete."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What was put under the prefix, for ``publish`` and for the manifest."""
+    """Describes the stored segments, for ``publish`` and for the manifest."""
 
     segments: list[Segment]
     segment_size: int  # bytes, of all segments but the last
     size_bytes: int  # of all segments
-    stream_bytes: int  # read
+    stream_bytes: int  # uncompressed
     index: bytes  # the index object (:mod:`snaphold.formats.index`)
 
 
@@ -85,20 +85,20 @@ def write_backup(
     stop: threading.Event | None = None,
     segment_size: int = SEGMENT_SIZE,
 ) -> Written:
-    """Compress a stream and put it under the prefix as segments. Publishing them is the caller's next step.
+    """Compress a stream and store it under the prefix as segments. The caller publishes them.
 
-    ``read`` fills the start of a buffer and returns the count, 0 at the end of a good stream; it is called by the
-    calling thread only. ``kill`` makes a ``read`` that waits return or raise soon; it is called at most once, by
-    another thread, when something else has failed or ``stop`` is set. ``threads``: 0 means one a core.
-    ``max_bytes_per_s``: of the stream that are read; 0: no limit. What is read while clients wait for it (``watch``)
-    is not held up by it; nor by the compression, up to _SPARE blocks, while all of them wait: it begins no further
-    block for a moment then.
-    ``on_progress`` gets the bytes that ``watch`` was fed so far, now and then and at the end, in the calling thread.
+    ``read`` fills the start of a buffer and returns the number of bytes, 0 at the end of a good stream; only the
+    calling thread calls it. ``kill`` makes a waiting ``read`` return or raise soon; another thread calls it, at most
+    once, after a failure elsewhere or when ``stop`` is set. ``threads``: 0 means one for each core.
+    ``max_bytes_per_s``: limits how fast the stream is read; 0: no limit. There is no limit while ``watch`` reports
+    that clients of the source are blocked. While all of them are, up to _SPARE blocks more are read ahead of the
+    compression, which pauses for a moment. ``on_progress`` gets the number of bytes read so far, now and then and at
+    the end, in the calling thread.
 
     Raises:
         Superseded: ``stop`` was set.
-        Damaged: the stream is not whole, says ``watch``.
-        SnapholdError: whatever ``read`` or the store raised first. Segments may be left under the prefix.
+        Damaged: ``watch`` found the stream incomplete.
+        SnapholdError: the first error of ``read`` or of the store. Segments may remain under the prefix.
     """
     keep_block_memory()
     put = functools.partial(store.put_segment, prefix, segment_size=segment_size)
@@ -150,15 +150,16 @@ def read_backups(
     threads: int = 0,
     stop: threading.Event | None = None,
 ) -> Generator[memoryview, None, None]:
-    """The segments of backups in a row, each handed on once its SHA-256 was verified, and good until the next one is.
+    """Yield the segments of several backups, one after the other, each after its SHA-256 was verified.
 
-    ``wanted``: how many bytes of each data object, from its start; the segments behind these are not read. At most
-    IN_FLIGHT segments are in memory, the one that was handed on last included. Close the iterator early to give up.
-    ``threads``: 0 means as many as that allows.
+    A segment is valid until the next one is requested. ``wanted``: the number of bytes to read from the start of each
+    data object, rounded up to whole segments. At most IN_FLIGHT segments are in memory, including the one that was
+    yielded last. Close the iterator to stop early. ``threads``: 0 means as many as that allows.
 
     Raises:
-        ObjectMissing: a data object is not there.
-        Damaged: it is shorter or longer than its manifest says, or a segment differs; the message names both.
+        ObjectMissing: a data object does not exist.
+        Damaged: a data object has another length than its manifest states, or a segment differs; the message names
+            both.
         Superseded: ``stop`` was set.
     """
     for manifest, _ in wanted:
@@ -198,7 +199,7 @@ def read_backups(
 
 
 def _fill_with(buffer: memoryview, pieces: Iterable[bytes]) -> int:
-    """Put the pieces into a buffer in a row; how many bytes they have."""
+    """Copy the pieces into a buffer, one after the other; return their total length."""
     size = 0
     for piece in pieces:
         buffer[size : size + len(piece)] = piece
@@ -207,14 +208,14 @@ def _fill_with(buffer: memoryview, pieces: Iterable[bytes]) -> int:
 
 
 def _segments_of(wanted: Sequence[tuple[Manifest, int]]) -> Iterator[tuple[Manifest, int]]:
-    """Which segments hold so many bytes of each backup, in order."""
+    """Yield the segments that contain this many bytes of each backup, in order."""
     for manifest, size_bytes in wanted:
         for number in range(-(-size_bytes // manifest.segment_size_bytes)):
             yield manifest, number
 
 
 def check_length(manifest: Manifest, store: ObjectStore) -> None:
-    """Look whether the data object is as long as its segments together. Raises ``ObjectMissing``, ``Damaged``."""
+    """Compare the data object's length with that of its segments. Raises ``ObjectMissing``, ``Damaged``."""
     name, sizes = manifest.data.name, [segment.size_bytes for segment in manifest.segments]
     full = manifest.segment_size_bytes
     whole = all(size == full for size in sizes[:-1]) and all(0 < size <= full for size in sizes[-1:])
@@ -227,10 +228,12 @@ def check_length(manifest: Manifest, store: ObjectStore) -> None:
 def segment_pieces(
     manifest: Manifest, store: ObjectStore, number: int, check: Callable[[], None]
 ) -> Generator[bytes, None, None]:
-    """The pieces of one segment, which are good only when the iterator has ended. ``check``: called before each.
+    """Yield the pieces of one segment. They are verified only when the iterator has ended.
+
+    ``check``: called before each piece.
 
     Raises:
-        Damaged: at the end; the segment differs from what was written.
+        Damaged: at the end, if the segment differs from what was written.
     """
     name, expected = manifest.data.name, manifest.segments[number]
     sha256, size = hashlib.sha256(), 0
@@ -248,24 +251,24 @@ def segment_pieces(
 
 
 def discard(store: ObjectStore, prefix: str) -> None:
-    """Delete whatever is under an attempt's prefix."""
+    """Delete all objects under an attempt's prefix."""
     for info in list(store.list(prefix)):
         store.delete(info.name)
 
 
 def _read(rest: memoryview, read: Callable[[memoryview], int], check: Callable[[], None]) -> int:
-    """The next bytes of the stream; how many, 0 at its end. Raises the first failure, whatever it was."""
+    """Read the next bytes of the stream; return their number, 0 at its end. Raises the first failure of all."""
     try:
         count = read(rest)
     except SnapholdError:
-        check()  # a read that failed because of kill() is not the first cause
+        check()  # if kill() made the read fail, there was an earlier failure
         raise
     check()
     return count
 
 
 class _Intake:
-    """Compresses blocks, puts segments. One thread gives it blocks; leaving its context ends its threads."""
+    """Compresses blocks and stores segments. One thread submits blocks. Leaving the context ends all other threads."""
 
     def __init__(
         self,
@@ -279,15 +282,19 @@ class _Intake:
         stop: threading.Event | None,
     ) -> None:
         self.segments: list[Segment] = []
-        self.members: list[int] = []  # the length of each
+        self.members: list[int] = []  # the length of each member
         self._put_segment, self._codec, self._level, self._kill = put, codec, level, kill
-        self._free: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in the caches yet
+        self._free: queue.LifoQueue[memoryview | None] = (
+            queue.LifoQueue()
+        )  # last in, first out: the newest is still in the processor's caches
         self._blocks, self._most_blocks = 0, 2 * threads + _AHEAD
         self._compressed: queue.SimpleQueue[tuple[Future[Member], memoryview] | None] = queue.SimpleQueue()
         self._filling: _Segment | None = None
-        self._rested_s = 0.0  # when a rest is over, unless it is ended before
+        self._rested_s = 0.0  # end of the pause, unless it is ended before
         self._awake = threading.Event()
-        self._buffers: queue.LifoQueue[memoryview | None] = queue.LifoQueue()  # the one used last is in memory already
+        self._buffers: queue.LifoQueue[memoryview | None] = (
+            queue.LifoQueue()
+        )  # last in, first out: the newest is in memory already
         for _ in range(IN_FLIGHT):
             self._buffers.put(block_memory(segment_size))
         self._lock = threading.Lock()
@@ -317,35 +324,35 @@ class _Intake:
         self._putting.shutdown(cancel_futures=True)
 
     def check(self) -> None:
-        """Raise the first failure, if there is one."""
+        """Raise the first failure, if there was one."""
         if self._failure is not None:
             raise self._failure
 
     def pause(self, seconds: float) -> None:
-        """Wait, unless something fails. Raises like ``check``."""
+        """Wait, but not after a failure. Raises like ``check``."""
         if seconds:
             self._ended.wait(min(seconds, threading.TIMEOUT_MAX))
         self.check()
 
     def free_block(self, *, at_once: bool) -> memoryview:
-        """A buffer of BLOCK_SIZE bytes to fill; waits for one, unless wanted at once: then there are _SPARE more."""
+        """Return a buffer of BLOCK_SIZE bytes; wait for a free one, with ``at_once`` only after _SPARE more."""
         if self._free.empty():
             if self._blocks < self._most_blocks + (_SPARE if at_once else 0):
                 self._blocks += 1
                 return memoryview(bytearray(BLOCK_SIZE))
-            self._awake.set()  # there is nothing more that could be read meanwhile
+            self._awake.set()  # nothing more can be read meanwhile
         block = self._free.get()
         self.check()
         assert block is not None  # noqa: S101 -- None is put after a failure only
         return block
 
     def rest(self) -> None:
-        """Compress nothing more for a moment: the processor is wanted by those who are waited for."""
+        """Pause the compression for a moment, because a tool that blocks clients needs the processor."""
         self._rested_s = time.monotonic() + _REST_S
         self._awake.clear()
 
     def submit(self, block: memoryview, filled: int) -> None:
-        """Compress the start of a block; it becomes free when its member has found its place in a segment."""
+        """Compress the start of a block. The block becomes free after its member was copied to a segment."""
         self._compressed.put((self._compressing.submit(self._compress, block[:filled]), block))
 
     def _compress(self, block: memoryview) -> Member:
@@ -354,7 +361,7 @@ class _Intake:
         return compress_block(block, self._level, self._codec)
 
     def finish(self) -> None:
-        """Wait until every block that was submitted is in the store."""
+        """Wait until all submitted blocks are in the store."""
         self._awake.set()
         self._compressed.put(None)
         self._threads[0].join()
@@ -363,7 +370,7 @@ class _Intake:
         self.check()
 
     def _cut(self) -> None:
-        """Cut the members, in order, in segments, which are put while they are filled. A thread's body."""
+        """Split the members, in order, into segments, which are stored while being filled. Runs in a thread."""
         try:
             while (item := self._compressed.get()) is not None:
                 member, block = item[0].result(), item[1]
@@ -381,10 +388,10 @@ class _Intake:
                 self._filling.end(whole=False)
 
     def _append(self, rest: memoryview) -> bool:
-        """Put bytes behind those before, in one segment or in several. False: it has all ended meanwhile."""
+        """Append bytes to the current segment, and to new ones. Returns False if all work has ended meanwhile."""
         while rest:
             if self._filling is None:
-                buffer = self._buffers.get()  # here a slow store holds up everything before
+                buffer = self._buffers.get()  # a slow store blocks all earlier steps here
                 if buffer is None or self._ended.is_set():
                     return False
                 self._filling = _Segment(buffer)
@@ -395,7 +402,7 @@ class _Intake:
         return True
 
     def _begin_put(self, segment: "_Segment") -> None:
-        """Have a segment put from now on, while it is filled."""
+        """Start to store a segment, while it is being filled."""
         number = len(self._puts)
 
         def put() -> None:
@@ -421,7 +428,7 @@ class _Intake:
                 self._fail(Superseded("the backup was stopped"))
 
     def _fail(self, error: BaseException) -> None:
-        """Keep the first failure, and wake whoever waits."""
+        """Record the first failure, and wake all waiting threads."""
         with self._lock:
             if self._failure is not None:
                 return
@@ -435,26 +442,26 @@ class _Intake:
 
 
 class _Segment:
-    """A segment that is being filled by one thread. Others iterate over its bytes as they come, from the first on.
+    """A segment that one thread fills, while others iterate over its bytes from the start.
 
-    They get it in pieces of WRITE_SIZE bytes, whatever it is filled with: a disk takes these from where they are.
+    They get pieces of WRITE_SIZE bytes, however the segment is filled, because such pieces are written without a copy.
     """
 
     def __init__(self, buffer: memoryview) -> None:
         self.buffer = buffer
-        self.size = 0  # handed on, and hashed
+        self.size = 0  # bytes that are available to readers, and hashed
         self.sha256 = hashlib.sha256()
         self._filled = 0
-        self._whole: bool | None = None  # None: it is still being filled
+        self._whole: bool | None = None  # None: still being filled
         self._changed = threading.Condition()
 
     @property
     def full(self) -> bool:
-        """Whether nothing more fits in."""
+        """Whether the segment is full."""
         return self._filled == len(self.buffer)
 
     def add(self, data: memoryview) -> memoryview:
-        """Take what fits of these bytes; returns the rest."""
+        """Append the bytes that fit; return the rest."""
         part = data[: len(self.buffer) - self._filled]
         self.buffer[self._filled : self._filled + len(part)] = part
         self._filled += len(part)
@@ -462,7 +469,7 @@ class _Segment:
         return data[len(part) :]
 
     def end(self, *, whole: bool) -> None:
-        """There is no more, or will never be all."""
+        """End the segment. ``whole``: all of it was filled; otherwise readers get an error."""
         if whole:
             self._hand_on(self._filled)
         with self._changed:
@@ -477,14 +484,14 @@ class _Segment:
                 self._changed.notify_all()
 
     def __iter__(self) -> Iterator[memoryview]:
-        """Its pieces; waits for those that are still to come. Raises ``Superseded`` when they never will."""
+        """Yield the pieces, and wait for more until the end. Raises ``Superseded`` if the end will never come."""
         position = 0
         while True:
             with self._changed:
                 while position == self.size and self._whole is None:
                     self._changed.wait()
                 if self._whole is False:
-                    raise Superseded("the backup was given up")
+                    raise Superseded("the backup was abandoned")
                 if position == self.size:
                     return
                 piece = self.buffer[position : min(position + WRITE_SIZE, self.size)]

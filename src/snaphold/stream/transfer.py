@@ -1,7 +1,7 @@
-"""Bringing a data object from store to store: each segment counts only when its hash was found right on the way.
+"""Copies a data object from one store to another, and checks the hash of each segment on the way.
 
-The bytes pass once, a piece at a time. May run any number of times: what an earlier try has put is used again once its
-hash was checked.
+The bytes are transferred once, one piece at a time. The copy can be repeated any number of times: segments that an
+earlier attempt stored are used after their hashes were checked.
 """
 
 import threading
@@ -24,14 +24,15 @@ def bring_data(
     manifest: Manifest, source: ObjectStore, target: ObjectStore, name: str, prefix: str, *, stop: threading.Event,
     on_segments: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
-    """Make the manifest's data object in ``source`` one of this name in ``target``; its segments go under ``prefix``.
+    """Copy the manifest's data object from ``source`` to the object ``name`` in ``target``.
 
-    ``on_segments``: called when all of them are there, before the object is.
+    ``prefix``: of the segments in ``target``. ``on_segments``: called after all segments were stored, before the object
+    is published.
 
     Raises:
-        ObjectMissing, Damaged: it is not what the manifest says; the message names the segment.
+        ObjectMissing, Damaged: the object differs from its manifest; the message names the segment.
         Superseded: ``stop`` was set.
-        Transient, Permanent: a store does not answer, or refuses. Segments are left under the prefix.
+        Transient, Permanent: a store does not answer, or refuses. Segments remain under the prefix.
     """
     keep_block_memory()
     ended, segment_size = threading.Event(), manifest.segment_size_bytes
@@ -63,7 +64,7 @@ def bring_data(
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The pieces of one segment, read anew each time they are iterated; ``Damaged`` at the end where they differ."""
+    """The pieces of one segment, read again for each iteration. Raises ``Damaged`` at the end if they differ."""
 
     manifest: Manifest
     source: ObjectStore
@@ -75,7 +76,7 @@ class _Pieces:
 
 
 def _is_there(target: ObjectStore, prefix: str, number: int, manifest: Manifest) -> bool:
-    """Whether an earlier try has put this very segment."""
+    """Whether an earlier attempt stored this segment."""
     expected = manifest.segments[number]
     with suppress(ObjectMissing):
         segment_size = manifest.segment_size_bytes
@@ -85,7 +86,7 @@ def _is_there(target: ObjectStore, prefix: str, number: int, manifest: Manifest)
 
 
 def _is_published(target: ObjectStore, name: str, manifest: Manifest, check: Callable[[], None]) -> bool:
-    """Whether an earlier try has published the object; one that is not what it must be is removed."""
+    """Whether an earlier attempt published the object. An object that differs is removed."""
     as_there = manifest.model_copy(update={"data": manifest.data.model_copy(update={"name": name})})
     try:
         check_length(as_there, target)

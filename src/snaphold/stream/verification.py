@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 def read_verification_record(store: ObjectStore, backup_id: str, manifest_sha256: str) -> VerificationRecord | None:
-    """The record of the newest verification of this very backup; None if there is none that can be read.
+    """Return the record of the newest verification of this backup; None if there is none, or none that is readable.
 
     Raises:
         Transient, Permanent: the store does not answer, or refuses.
@@ -43,7 +43,7 @@ def read_verification_record(store: ObjectStore, backup_id: str, manifest_sha256
 
 
 def object_facts(store: ObjectStore, backup_id: str) -> dict[str, ObjectFacts]:
-    """What the store says of the objects of a backup, without reading them; the verification record is none.
+    """Return the facts that the store lists of a backup's objects, except the verification record.
 
     Raises:
         Transient, Permanent: the store does not answer, or refuses.
@@ -56,7 +56,7 @@ def object_facts(store: ObjectStore, backup_id: str) -> dict[str, ObjectFacts]:
 
 
 def still_proven(store: ObjectStore, backup_id: str, manifest_sha256: str) -> bool:
-    """Whether a backup has passed a verification, and its objects have not changed since, as far as the store says.
+    """Whether the newest verification passed, and the store lists the objects as unchanged since.
 
     Raises:
         Transient, Permanent: the store does not answer, or refuses.
@@ -168,12 +168,12 @@ def _note_passed(
 
 
 def verdict_on(error: SnapholdError) -> VerificationStatus:
-    """The status that an error in a verification means: only bytes that differ or are missing fail it."""
+    """Return the status for an error in a verification: it fails only if bytes differ or are missing."""
     return VerificationStatus.FAILED if isinstance(error, Damaged | ObjectMissing) else VerificationStatus.UNKNOWN
 
 
 def write_verification_record(store: ObjectStore, verification_record: VerificationRecord) -> None:
-    """Keep the verification record in the place of an earlier one, whose checksums go on to hold where it brings none.
+    """Write the verification record, replacing an earlier one. If it has no checksums, it keeps the earlier ones.
 
     Raises:
         Transient, Permanent: the store does not answer, or refuses.
@@ -195,14 +195,14 @@ def verify_objects(
     on_progress: Callable[[int], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> Manifest:
-    """Read the objects of one backup back, not those of the ones that it depends on; returns its manifest.
+    """Read back the objects of one backup, without those of its ancestors; return its manifest.
 
-    Memory is a piece of the store a thread (``threads``: 0 means one a core), whatever the size. ``priority``: of the
-    threads that read; None: the caller's own. ``on_progress`` gets the bytes of segments that were good so far, in the
-    calling thread.
+    Each thread holds one piece in memory, whatever the size of the backup. ``threads``: 0 means one for each core.
+    ``priority``: of the threads; None: that of the caller. ``on_progress`` gets the total length of the segments
+    verified so far, in the calling thread.
 
     Raises:
-        ObjectMissing, Damaged: an object is gone, or is not what was recorded; the message names it.
+        ObjectMissing, Damaged: an object is missing, or differs from what was recorded; the message names it.
         Transient, Permanent: the store does not answer, or refuses.
         Superseded: ``stop`` was set.
     """
@@ -232,10 +232,10 @@ def damaged_segments(
     priority: Priority | None = None,
     stop: threading.Event | None = None,
 ) -> list[int]:
-    """The numbers of all segments that are not what was recorded, in order. The arguments of ``verify_objects``.
+    """Return the numbers of all damaged segments, in order. The arguments are those of ``verify_objects``.
 
     Raises:
-        ObjectMissing: the data object is gone.
+        ObjectMissing: the data object does not exist.
         Transient, Permanent: the store does not answer, or refuses.
         Superseded: ``stop`` was set.
     """
@@ -259,7 +259,7 @@ def _each_segment(
     manifest: Manifest, work: Callable[[int, Callable[[], None]], Result], *,
     threads: int, priority: Priority | None, stop: threading.Event | None,
 ) -> Iterator[Result]:  # fmt: skip
-    """What ``work`` returns for each segment's number, as they end; it also gets what it must call now and then."""
+    """Yield the results of ``work`` as they arrive. It gets a segment's number and a function to call now and then."""
     ended = threading.Event()
 
     def check() -> None:
@@ -270,7 +270,7 @@ def _each_segment(
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="prove", initializer=show)
     try:
         for segment in as_completed([pool.submit(work, number, check) for number in range(len(manifest.segments))]):
-            check()  # those that are read already need not ask any more
+            check()  # work that has ended does not check any more
             yield segment.result()
     finally:
         ended.set()
@@ -278,7 +278,7 @@ def _each_segment(
 
 
 def verify_index(store: ObjectStore, index: IndexFacts) -> None:
-    """Read an index back. Raises as ``verify_objects`` does."""
+    """Read an index back. Raises the errors of ``verify_objects``."""
 
     def read() -> None:
         if sha256_of(b"".join(store.get(index.name))) != index.sha256:
@@ -288,7 +288,7 @@ def verify_index(store: ObjectStore, index: IndexFacts) -> None:
 
 
 def _confirmed(read: Callable[[], Result]) -> Result:
-    """Bytes that differ are read once more: one bad read must not condemn a backup."""
+    """Read again if the bytes differ: one bad read does not prove damage."""
     with suppress(Damaged):
         return read()
     return read()
