@@ -1,4 +1,4 @@
-"""The page of the API, docs/reference/api.md, made from its OpenAPI document."""
+"""Generates docs/reference/api.md from the OpenAPI document."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -7,22 +7,21 @@ _Schema = Mapping[str, Any]
 _HEAD: Final = """\
 # The API
 
-Made from the code, as `/openapi.json` is, which every region serves along with a page to read it, `/docs`.
-[differences.md](differences.md) tells where this API differs from OpenStack Trove's and from Rackspace's.
+This page is generated from the code. Every region serves the same description as `/openapi.json`, and as a page at
+`/docs`. [differences.md](differences.md) describes how this API differs from those of Rackspace and OpenStack Trove.
 
-Bodies and answers are JSON. Times are `YYYY-MM-DDTHH:MM:SSZ`, in UTC. Unknown keys of a body are ignored, but one
-that is nearly a known key gets 400, which names the right one. Paths may end
-in `.json`. Every answer carries its request's id in `X-Compute-Request-Id`. Below `/v1.0/{account}` every request needs
-`X-Auth-Token`; what it may do is told by the user's roles. The faults of a route are those that its parts can have:
-each route of a part lists all of them.
+Bodies and answers are JSON. Times are `YYYY-MM-DDTHH:MM:SSZ`, in UTC. Unknown keys of a body are ignored, but a key
+that resembles a known one gets 400 with the right key. Paths may end in `.json`. Every answer has the id of its request
+in `X-Compute-Request-Id`. Every request below `/v1.0/{account}` needs `X-Auth-Token`; the roles of its user determine
+what it may do. All routes of a section list the same faults: those that at least one of them can return.
 
-A refusal is `{"<fault>": {"code": 404, "message": "…"}}`; `overLimit` has `retryAfter` too, in seconds, where waiting
-helps, and the header `Retry-After`.
+A refusal is `{"<fault>": {"code": 404, "message": "…"}}`. `overLimit` also has `retryAfter`, in seconds, and the header
+`Retry-After`, if waiting helps.
 """
 
 
 class ApiPage:
-    """Writes the page of one document."""
+    """The page for one OpenAPI document."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._paths: Mapping[str, Mapping[str, Any]] = document["paths"]
@@ -30,7 +29,7 @@ class ApiPage:
         self._shown: dict[str, None] = {}
 
     def text(self) -> str:
-        """The page."""
+        """Return the page."""
         parts: dict[str, list[str]] = {}
         for path, operations in self._paths.items():
             for method, operation in operations.items():
