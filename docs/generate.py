@@ -36,7 +36,7 @@ def settings_page() -> str:
         "",
         "The value of a setting comes from the first of these that has it: the flag (`--lease-s 30`), the TOML file of",
         "`--config`, the environment variable, the default. Unknown settings are refused. For a list, repeat the flag,",
-        "or separate the values by commas in the variable. The end of a name is the unit: `_s` seconds, `_bytes` bytes.",
+        "or separate values by commas in the variable. The end of a name is the unit: `_s` seconds, `_bytes` bytes.",
         "",
         "| setting | default | environment | what it is |",
         "| --- | --- | --- | --- |",
