@@ -239,7 +239,7 @@ def test_a_clients_lock_ends_the_wait_in_time(asked: Asked) -> None:
     query(asked.result, "CREATE TABLE shop.t (id INT)")
     with closing(connect(asked.result)) as client, client.cursor() as cursor:
         cursor.execute("LOCK TABLES shop.t WRITE")
-        with pytest.raises(Unprocessable):
+        with pytest.raises(Unprocessable, match="A client's lock is in the way"):
             asked.ask(HostCallKind.DELETE_DATABASE, deadline_s=2, name="shop")
     assert asked.databases() == ["shop"]
 

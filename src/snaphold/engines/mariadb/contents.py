@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 import structlog
 
 from snaphold.engines.mariadb.accounts import INTERNAL_PREFIX, RESERVED_USERS, root_rights
-from snaphold.engines.mariadb.session import Session, TooMuch
+from snaphold.engines.mariadb.session import NotATable, Session, TooMuch
 from snaphold.errors import BadRequest, NotFound, Refused, SnapholdError, Unprocessable, in_full
 from snaphold.protocol import DatabaseSpec, HostCallKind, UserChange, UserSpec
 
@@ -395,9 +395,11 @@ def _base_table(
     Raises:
         Unprocessable: a client has replaced the table, or it has too many rows.
     """
-    session.run(f"HANDLER mysql.{name} OPEN AS snaphold_handler")
     try:
+        session.run(f"HANDLER mysql.{name} OPEN AS snaphold_handler")
         found, rows = session.table(f"HANDLER snaphold_handler READ FIRST LIMIT {most_rows + 1:d}", most_rows=most_rows)
+    except NotATable as error:
+        raise Unprocessable(f"The table mysql.{name} of the instance is not the system's own.") from error
     except TooMuch as error:
         raise Unprocessable(f"The table mysql.{name} of the instance is too large: {error}.") from error
     session.run("HANDLER snaphold_handler CLOSE")

@@ -27,7 +27,6 @@ MOST_BYTES: Final = 64 << 20  # that one connection reads
 MOST_ROWS: Final = 500_000  # of one answer; no server has so many tables
 _MOST_TEXT: Final = 500  # characters of a server's message
 _KILL_TIMEOUT_S: Final = 2.0
-_INIT_CONNECT: Final = "init_connect command failed"
 _STATEMENT_TIMEOUT: Final = 1969  # ER_STATEMENT_TIMEOUT, of MariaDB only
 _WRONG_STRING_LENGTH: Final = 1470  # ER_WRONG_STRING_LENGTH of MariaDB
 _REFUSALS: Final[dict[int, type[SnapholdError]]] = {
@@ -41,13 +40,13 @@ _REFUSALS: Final[dict[int, type[SnapholdError]]] = {
     ER.TOO_LONG_IDENT: BadRequest,
     ER.WRONG_STRING_LENGTH: BadRequest,
     _WRONG_STRING_LENGTH: BadRequest,
-    ER.LOCK_WAIT_TIMEOUT: Unprocessable,
-    ER.OPTION_PREVENTS_STATEMENT: Unprocessable,  # a client has made the server read-only
-    # A client has replaced one of the system tables.
-    ER.NO_SUCH_TABLE: Unprocessable,
-    ER.WRONG_OBJECT: Unprocessable,
-    ER.ILLEGAL_HA: Unprocessable,
 }
+_OWN_WORDS: Final = {  # what clients have done, for which the server's message would be no help
+    ER.LOCK_WAIT_TIMEOUT: "A client's lock is in the way: let it end its transaction or statement, and try again.",
+    ER.NEW_ABORTING_CONNECTION: "The instance's init_connect fails, which the service's connections run too.",
+    ER.OPTION_PREVENTS_STATEMENT: "The instance's server is read-only: set read_only to OFF, and try again.",
+}
+_NOT_A_TABLE: Final = frozenset({ER.NO_SUCH_TABLE, ER.WRONG_OBJECT, ER.ILLEGAL_HA})
 _LOST: Final = frozenset({CR.CR_SERVER_LOST, CR.CR_SERVER_GONE_ERROR, CR.CR_CONN_HOST_ERROR, CR.CR_CONNECTION_ERROR})
 # PyMySQL raises these for bytes that are not a packet, or not the packet that it expects.
 _NO_PACKET: Final = (AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
@@ -89,6 +88,10 @@ class Session:
         if len(rows) > most_rows:
             raise TooMuch(f"the database server's answer has more than {most_rows} rows")
         return names, rows
+
+
+class NotATable(Unprocessable):
+    """A table does not exist, or a client has put something else in its place."""
 
 
 class TooMuch(Unprocessable):
@@ -227,8 +230,10 @@ def _short_path(socket: Path) -> Iterator[str]:
 def _meaning(error: pymysql.MySQLError) -> SnapholdError:
     number, text = (*error.args, "", "")[:2]
     said = str(text or error)[:_MOST_TEXT]
-    if number == ER.NEW_ABORTING_CONNECTION and _INIT_CONNECT in said:
-        return Unprocessable("The instance's init_connect fails, which the service's connections run too: correct it.")
+    if number in _OWN_WORDS:
+        return Unprocessable(_OWN_WORDS[number], detail=said)
+    if number in _NOT_A_TABLE:
+        return NotATable("A table of the instance is missing, or is not a table any more.", detail=said)
     if number in _REFUSALS:
         return _REFUSALS[number](said)
     if number in _LOST or number == _STATEMENT_TIMEOUT:
