@@ -76,7 +76,7 @@ _ENABLED = users.c.disabled_us.is_(None) & accounts.c.disabled_us.is_(None)
 
 @dataclass(frozen=True, kw_only=True)
 class UserRow:
-    """A user of an account who may log in. ``password_hash`` None: not by password.
+    """A user of an account who may log in. ``password_hash`` None: the user has no password.
 
     ``api_keys``: the SHA-256 of each API key, by the key's id.
     """
@@ -90,7 +90,7 @@ class UserRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRow:
-    """A token that is not expired, and whose it is."""
+    """A token that has not expired, and its user."""
 
     user: str
     account: str
@@ -123,7 +123,7 @@ class ApiKeyListing:
 
 
 class IdentityDatabase:
-    """Its statements, one transaction each. Every method may raise ``Unavailable``.
+    """The identity database. Each method is one transaction, and may raise ``Unavailable``.
 
     Methods that name an account, and a user of it or None for all of them, raise ``SetupError`` where there is none.
     """
@@ -146,7 +146,7 @@ class IdentityDatabase:
         return count
 
     def add_user(self, user: UserRow) -> None:
-        """Keep a new user, and its account if that is new.
+        """Add a user, and its account if that is new.
 
         Raises:
             SetupError: there is a user of this name already, in whatever account.
@@ -169,7 +169,7 @@ class IdentityDatabase:
                 _insert_key(tx, user.name, key_id, sha256)
 
     def find_user(self, name: str) -> UserRow | None:
-        """The user of this name; None: there is none, or the user or the account is disabled."""
+        """The user of this name; None: no such user, or the user or the account is disabled."""
         with self._catalog.reading() as tx:
             found = users.join(accounts, accounts.c.id == users.c.account)
             row = tx.connection.execute(sa.select(users).select_from(found).where(users.c.name == name, _ENABLED))
@@ -219,7 +219,7 @@ class IdentityDatabase:
             ]
 
     def disable(self, account: str, user: str | None) -> int:
-        """Let nobody of these log in, and end their tokens; how many tokens. Disabled already: since then."""
+        """Disable a user or an account and end its tokens; their number. An older time of disabling stays."""
         with self._catalog.writing() as tx:
             _require(tx, account, user)
             table, mine = _row_of(account, user)
@@ -228,14 +228,14 @@ class IdentityDatabase:
             return _end_tokens(tx, account, user)
 
     def enable(self, account: str, user: str | None) -> None:
-        """Let them log in again; a user who was disabled alone stays so when its account is enabled."""
+        """Enable a user or an account. A user who was disabled alone stays disabled when the account is enabled."""
         with self._catalog.writing() as tx:
             _require(tx, account, user)
             table, mine = _row_of(account, user)
             tx.connection.execute(table.update().where(mine).values(disabled_us=None))
 
     def remove(self, account: str, user: str | None) -> list[str]:
-        """Forget a user, or an account with all its users, whose names are returned; keys and tokens go with them."""
+        """Delete a user, or an account with all its users, with their keys and tokens; the names of the users."""
         with self._catalog.writing() as tx:
             _require(tx, account, user)
             names = list(tx.connection.execute(sa.select(users.c.name).where(_users(account, user))).scalars())
@@ -248,14 +248,14 @@ class IdentityDatabase:
             return names
 
     def change_password(self, account: str, user: str, password_hash: str) -> int:
-        """Give a user another password, and end the tokens that it has; how many."""
+        """Change the password of a user and end its tokens; their number."""
         with self._catalog.writing() as tx:
             _require(tx, account, user)
             tx.connection.execute(users.update().where(users.c.name == user).values(password_hash=password_hash))
             return _end_tokens(tx, account, user)
 
     def add_api_key(self, account: str, user: str, key_id: str, sha256: str) -> None:
-        """Give a user one more API key."""
+        """Add an API key to a user."""
         with self._catalog.writing() as tx:
             _require(tx, account, user)
             _insert_key(tx, user, key_id, sha256)
@@ -269,7 +269,7 @@ class IdentityDatabase:
             return [ApiKeyListing(id=row.id, created_us=row.created_us) for row in rows]
 
     def remove_api_key(self, account: str, user: str, key_id: str) -> int:
-        """Forget an API key, and end the tokens that were issued for it; how many.
+        """Delete an API key and end the tokens that were issued for it; their number.
 
         Raises:
             SetupError: this user has no such key.
@@ -284,24 +284,24 @@ class IdentityDatabase:
             return tx.connection.execute(issued).rowcount
 
     def end_tokens(self, account: str, user: str | None) -> int:
-        """End the tokens of a user, or of all users of an account; how many there were."""
+        """End the tokens of a user, or of all users of an account; their number."""
         with self._catalog.writing() as tx:
             _require(tx, account, user)
             return _end_tokens(tx, account, user)
 
     def end_token(self, sha256: str) -> None:
-        """End one token; one that is unknown is ended already."""
+        """End a token. An unknown token has ended already."""
         with self._catalog.writing() as tx:
             if tx.connection.execute(tokens.delete().where(tokens.c.sha256 == sha256)).rowcount:
                 _count_revocation(tx)
 
     def count_login(self, user_sha256: str, limit: int) -> int:
-        """Note an attempt to log in, if it is not above so many a minute: 0, else the microseconds to wait."""
+        """Count a login and return 0, or, if it exceeds the limit, the microseconds to wait."""
         with self._catalog.writing() as tx:
             return count_in(logins, tx, {"user_sha256": user_sha256}, limit)
 
     def add_token(self, sha256: str, user: UserRow, api_key: str | None, lifetime_us: int) -> tuple[int, int] | None:
-        """Keep a token from now on, and forget the expired ones. Returns when it was issued and when it expires.
+        """Add a token and delete the expired ones. Returns when it was issued and when it expires.
 
         None: the user was disabled or removed since it was read, or what it logged in with (the API key of this id;
         None: the password) was taken back. Nothing is kept then.
@@ -342,12 +342,12 @@ class IdentityDatabase:
         )
 
     def exported(self) -> Rows:
-        """Accounts and users, with the hashes of their secrets; nothing that passes."""
+        """Accounts and users, with the hashes of their secrets; no tokens or logins."""
         with self._catalog.reading() as tx:
             return rows_of(tx, metadata, {tokens.name, logins.name, revocations.name})
 
     def imported(self, rows: Rows) -> None:
-        """Put accounts and users that were exported; a user who is there already stays as it is. May run twice.
+        """Import accounts and users that were exported. Existing users are kept as they are. It may run twice.
 
         Raises:
             SetupError: a row does not fit; nothing was changed.
@@ -364,7 +364,7 @@ class IdentityDatabase:
 
 
 def _require(tx: Transaction, account: str, user: str | None) -> None:
-    """Raise ``SetupError`` where there is no such account, or no such user in it."""
+    """Raise ``SetupError`` if the account, or the user in it, does not exist."""
     if tx.connection.execute(sa.select(accounts.c.id).where(accounts.c.id == account)).first() is None:
         raise SetupError(f"there is no account {account}")
     mine = (users.c.account == account) & (users.c.name == user)
@@ -382,7 +382,7 @@ def _users(account: str, user: str | None) -> sa.ColumnElement[bool]:
 
 
 def _end_tokens(tx: Transaction, account: str, user: str | None) -> int:
-    """How many ended that had not expired."""
+    """End tokens; the number of those that had not expired."""
     mine = tokens.c.user.in_(sa.select(users.c.name).where(_users(account, user)))
     live = sa.select(sa.func.count()).where(mine, tokens.c.expires_us > tx.now_us)
     count = int(tx.connection.execute(live).scalar_one())
@@ -414,12 +414,12 @@ def _keys_of_old_users(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def new_key_id() -> str:
-    """What an API key is called in lists: nothing that tells of the key."""
+    """The name of an API key in lists, which reveals nothing of the key."""
     return secrets.token_hex(6)
 
 
 def open_identity_database(path: Path, clock: Callable[[], int] | None = None) -> IdentityDatabase:
-    """Open (and make, and bring up to date) the identity database at ``path``, which only its owner may read.
+    """Open the identity database at ``path``, which only its owner may read; create or upgrade it first if needed.
 
     ``clock`` replaces the database's clock in tests of time.
 
