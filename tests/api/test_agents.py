@@ -271,7 +271,10 @@ def test_a_backup_whose_store_is_silent_is_not_completed_yet(site: Site) -> None
         ({"id": str(uuid.uuid4())}, "The manifest of backup .* does not say what was reported."),
         ({"account": "9999"}, "The manifest of backup .* does not say what was reported."),
         ({"parent_id": str(uuid.uuid4())}, "The backup was not taken from the parent that was asked for."),
-        ({"index": IndexFacts(name="x", size_bytes=9, sha256="")}, "The index of backup .* another name or length."),
+        (
+            {"index": IndexFacts(name=f"{uuid.uuid4()}.index", size_bytes=9, sha256="0" * 64)},
+            "The index of backup .* another name or length.",
+        ),
         ({"created": "yesterday"}, "The manifest of backup .* cannot be understood."),
         (None, "The manifest of backup .* cannot be understood."),
     ],
