@@ -57,7 +57,7 @@ def _what_helps(found: RebuiltRegion) -> str:
     most = next(iter(rebuilt.others))
     return (
         f"nothing was taken: this is deployment {found.deployment_id}, and the backups in the store of {region} were "
-        f"written by another one ({written}). If it is this service whose catalog was lost, stop the service and say "
+        f"written by another one ({written}). If it is this service whose catalog was lost, stop the service and run "
         f"`snaphold catalog rebuild --region {region} --deployment {most}`; `snaphold state restore --region {region}` "
         "brings hosts and instances back too, where a state was saved"
     )
