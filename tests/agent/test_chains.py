@@ -130,7 +130,7 @@ def test_a_chain_of_other_making_is_applied_in_turn(bench: tuple[ChainBench, Ins
 
     assert not Chain.opened(chain.context.stores, chain.links).overlays
     assert tables_of(chain.restore()) == tables_of(source)
-    with pytest.raises(Permanent, match="cannot be merged"):
+    with pytest.raises(Permanent, match="can only be restored, not merged"):
         chain.consolidate()
 
 
