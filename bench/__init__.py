@@ -1,1 +1,1 @@
-"""Measurements beside the plain tools, in one run, as ratios: these figures depend on the machine."""
+"""Benchmarks. They compare with the plain tools in the same run, because figures depend on the machine."""

@@ -1,11 +1,10 @@
-"""make bench: what snaphold takes, beside the plain tools and beside the machine's limit, in one run.
+"""make bench: measures snaphold, the plain tools and the machine's limit in one run.
 
     mariabackup --backup --stream=xbstream | gzip > file          what OpenStack Trove runs
     gzip -dc file | mbstream -x -C directory; mariabackup --prepare --target-dir=directory; and a server on it
 
-Same server, same data (fixed seed), same disk, in turn, while the service that is not measured is paused. The best of
-each is compared; the worst is shown behind it.
-``bench/results.md`` gets the figures and what machine it was.
+All use the same server, data (fixed seed) and disk, in turn, while the service that is not measured is paused. The best
+results are compared; the worst are shown in brackets. ``bench/results.md`` has the figures and describes the machine.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from bench.service import ACCOUNT, Service
 from bench.writers import Writer
 from snaphold.engines.mariadb.installation import find_installation
 
-Origin = TypeVar("Origin")
+Result = TypeVar("Result")
 DEPTH: Final = 10  # increments of the chain
 RESULTS: Final = Path(__file__).parent / "results.md"
 MEGABYTE: Final = 1 << 20
@@ -37,7 +36,7 @@ MEGABYTE: Final = 1 << 20
 
 @dataclass
 class Row:
-    """One thing measured, and what it is compared with: two lists of seconds, or of other figures of one unit."""
+    """A measurement and what it is compared with: two lists of seconds, or of other figures of one unit."""
 
     name: str
     beside: str
@@ -61,12 +60,12 @@ class Row:
 
 
 def times_faster(ours: float, theirs: float) -> float:
-    """The ratio of rows whose target is «times faster»."""
+    """The ratio for targets of the form "n times faster"."""
     return theirs / ours
 
 
 def main() -> None:
-    """Measure, print, write the results down."""
+    """Measure, print the results, and write them to ``bench/results.md``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the large instance")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each")
@@ -92,7 +91,7 @@ def main() -> None:
 
 
 def beside(other: Service, rows: Iterator[Row]) -> Iterator[Row]:
-    """The same rows, while the other service is paused: one is measured, and the plain tools, as if it were alone."""
+    """Yield the rows while the other service is paused, so that it does not disturb the measurement."""
     with other.paused():
         yield from rows
 
@@ -117,7 +116,7 @@ def api(service: Service, count: int, rounds: int) -> Iterator[Row]:
 
 
 def empty_instance(service: Service, rounds: int) -> Iterator[Row]:
-    """How long the smallest backup and restore take."""
+    """Measure the smallest backup and restore."""
     instance = service.create(1)
     backup, restore = Row("backup of an empty instance, s", "-", "≤ 1.0 s"), Row("its restore, s", "-", "≤ 2.0 s")
     for _ in range(rounds):
@@ -288,8 +287,8 @@ def chain(service: Service, gigabytes: float, rounds: int) -> Iterator[Row]:
     yield from (taken, stored, deep, in_turn)
 
 
-def timed(action: Callable[[], Origin]) -> tuple[float, Origin]:
-    """The seconds that something took, and what came of it."""
+def timed(action: Callable[[], Result]) -> tuple[float, Result]:
+    """Return the seconds that an action took, and its result."""
     began = time.monotonic()
     result = action()
     return time.monotonic() - began, result

@@ -1,4 +1,4 @@
-"""How many requests a second one API process answers, asked over kept connections by another process."""
+"""Measures the requests per second that one API process answers over persistent connections."""
 
 import json
 import multiprocessing

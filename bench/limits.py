@@ -1,4 +1,4 @@
-"""The machine's limit: the same bytes through the same library on all cores, and nothing else.
+"""Measures the machine's limit: it only compresses the same bytes with the same library on all cores.
 
 python -m bench.limits compress LEVEL < stream        python -m bench.limits decompress < members
 """

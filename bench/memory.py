@@ -1,4 +1,4 @@
-"""How much memory the processes of a service take at most."""
+"""Measures the peak memory of the processes of a service."""
 
 import threading
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""The plain tools on the same server, as one would type them."""
+"""Runs the plain tools on the same server, as a user would."""
 
 import os
 import re

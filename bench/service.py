@@ -1,4 +1,4 @@
-"""A service of its own for a measurement, and its API."""
+"""Starts a service for a measurement, and calls its API."""
 
 import contextlib
 import json

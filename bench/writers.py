@@ -1,4 +1,4 @@
-"""What a client that writes feels while a backup is taken."""
+"""Measures how a backup affects clients that write."""
 
 import threading
 import time

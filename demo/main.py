@@ -1,12 +1,12 @@
-"""The demonstration: real flights of a year, backed up while more take off, damaged, and brought back, here and afar.
+"""The demonstration: a database of real flights is backed up under load, damaged, and restored in two regions.
 
-It starts the service in a directory of its own, does everything over its HTTP API as a client would, compares what
-came back with what was there, and leaves nothing behind. The exit status is 0 only when every comparison holds.
+It starts the service in a temporary directory, does everything over the HTTP API as a client would, compares the
+restored data with the original, and leaves nothing behind. The exit status is 0 only if every comparison succeeds.
 
-How the comparison can be exact although rows are written all the time: one writer books flights, one transaction
-after the other. Transaction n puts a row with the entry n into `flights`, into `weather` and into `bookings`, and
-rows of the year 2013 have the entry 0. So the highest entry that came back says at which moment the backup stands,
-and all tables must then be what they were after exactly that many transactions: no row more, none less.
+The comparison is exact although rows are written all the time. A single writer books flights, one transaction after
+the other. Transaction n inserts a row with the entry n into `flights`, `weather` and `bookings`; rows of the data set
+have the entry 0. So the highest restored entry is the moment of the backup, and every table must have exactly the rows
+that it had after that many transactions.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ ACCOUNT: Final = "1234"
 USER: Final = "clerk"
 PASSWORD: Final = "take-off-1903"  # noqa: S105 - of a database that lives for a minute
 DATABASE: Final = "nyc"
-REFERENCE: Final = "reference"  # what the tables of DATABASE were, kept for the comparison
+REFERENCE: Final = "reference"  # a copy of the tables of DATABASE, kept for the comparison
 
 # Column types; every table of the data set gets a primary key and the entry, see above.
 TABLES: Final = {
@@ -60,7 +60,7 @@ WRITTEN: Final = ("flights", "weather", "bookings")  # the tables that the write
 
 
 def main() -> int:
-    """The whole story; the exit status."""
+    """Run the demonstration, and return the exit status."""
     begun = time.monotonic()
     say("starting the service")
     with service() as (api, far):
@@ -75,21 +75,21 @@ def main() -> int:
         restored = api.restore(backup)
         moment = compare(instance, restored, acknowledged_before, acknowledged_after)
         copy = api.copy(backup, far)
-        say("deleting the backup in DFW: its copy in IAD stands alone")
+        say("deleting the backup in DFW, so that only its copy in IAD is left")
         api.call("DELETE", f"/backups/{backup['id']}")
         again = far.restore(copy)
         compare(instance, again, acknowledged_before, acknowledged_after)
-    say("all that was compared is equal")
+    say("all compared tables are equal")
     figures = {
         "rows of the data set": f"{rows:,}",
         "bookings while the backup ran": f"{acknowledged_after - acknowledged_before:,}",
-        "the backup stands after booking": f"{moment:,}",
+        "last booking in the backup": f"{moment:,}",
         "data in the database": f"{backup['size']} GB",
-        "backup, asked to COMPLETED": f"{api.seconds['backup']:.2f} s",
-        "restore, asked to ACTIVE": f"{api.seconds['restore']:.2f} s",
-        "copy to IAD, asked to COMPLETED": f"{api.seconds['copy']:.2f} s",
-        "restore in IAD, asked to ACTIVE": f"{far.seconds['restore']:.2f} s",
-        "everything": f"{time.monotonic() - begun:.1f} s",
+        "backup, from request to COMPLETED": f"{api.seconds['backup']:.2f} s",
+        "restore, from request to ACTIVE": f"{api.seconds['restore']:.2f} s",
+        "copy to IAD, to COMPLETED": f"{api.seconds['copy']:.2f} s",
+        "restore in IAD, to ACTIVE": f"{far.seconds['restore']:.2f} s",
+        "total time": f"{time.monotonic() - begun:.1f} s",
     }
     for name, figure in figures.items():
         print(f"  {name:<34} {figure:>14}")
@@ -97,17 +97,17 @@ def main() -> int:
 
 
 class Failed(Exception):
-    """Something is not as it has to be; the message is for whoever watches."""
+    """The demonstration failed; the message says why."""
 
 
 def say(what: str) -> None:
-    """One line of the story."""
+    """Print what is done next."""
     print(f"* {what}", flush=True)
 
 
 @dataclass
 class Api:
-    """The HTTP API of one of the service's regions, seen by a client that prints what it does."""
+    """A client of the HTTP API of one region, which prints its requests."""
 
     region: str
     base: str
@@ -115,11 +115,11 @@ class Api:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """One request of the account; the decoded answer."""
+        """Send a request for the account, and return the decoded answer."""
         return self.raw(method, f"/v1.0/{ACCOUNT}{path}", body)
 
     def raw(self, method: str, path: str, body: object = None, *, quiet: bool = False) -> Any:
-        """One request. Raises ``Failed`` when it is refused."""
+        """Send a request. Raises ``Failed`` when it is refused."""
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         if self.token is not None:
             headers["X-Auth-Token"] = self.token
@@ -141,7 +141,7 @@ class Api:
         self.token = self.raw("POST", "/v2.0/tokens", {"auth": auth}, quiet=True)["access"]["token"]["id"]
 
     def create_instance(self) -> Any:
-        """A new, empty instance with a database user."""
+        """Create an empty instance with a database user."""
         say("creating an instance")
         databases = [{"name": DATABASE}, {"name": REFERENCE}]
         user = {"name": USER, "password": PASSWORD, "databases": databases}
@@ -152,7 +152,7 @@ class Api:
         return self.wait(f"/instances/{made['id']}", "instance", "ACTIVE")
 
     def back_up(self, instance: Any) -> Any:
-        """A full backup, watched until it is complete."""
+        """Take a full backup, and wait until it is complete."""
         say("taking a full backup while flights are being booked")
         begun = time.monotonic()
         wanted = {"name": "flights-2013", "description": "while bookings go on", "instance": instance["id"]}
@@ -162,8 +162,8 @@ class Api:
         return backup
 
     def copy(self, backup: Any, far: "Api") -> Any:
-        """The backup's copy in another region, once it is there."""
-        say(f"copying the backup to the region {far.region}, which has a record and a store of its own")
+        """Copy the backup to another region, and return the copy when it is complete."""
+        say(f"copying the backup to the region {far.region}, which has its own catalog and store")
         begun = time.monotonic()
         path = f"/backups/{backup['id']}"
         wanted = {"target_backup_region": far.region, "name": "flights-2013-afar"}
@@ -179,7 +179,7 @@ class Api:
         return far.call("GET", f"/backups/{copy['id']}")["backup"]
 
     def restore(self, backup: Any) -> Any:
-        """A new instance from the backup."""
+        """Restore the backup to a new instance."""
         say(f"restoring {backup['name']} as a new instance in {self.region}")
         begun = time.monotonic()
         wanted = {
@@ -191,7 +191,7 @@ class Api:
         return restored
 
     def wait(self, path: str, root: str, wanted: str) -> Any:
-        """Watch a thing until it has the wanted status, and show its progress."""
+        """Wait until a resource has the wanted status, and print its progress."""
         deadline = time.monotonic() + 120
         shown: str | None = None
         while True:
@@ -252,7 +252,7 @@ def service() -> Iterator[tuple[Api, Api]]:
         finally:
             stop = [str(SNAPHOLD), "stop", "--state-dir", str(state)]
             if subprocess.run(stop, stdout=subprocess.DEVNULL, check=False).returncode != 0:
-                say("the service could not be stopped as it should be, and is killed")
+                say("the service did not stop, and is killed")
                 server.kill()
             server.wait()
     finally:
@@ -286,7 +286,7 @@ def connected(instance: Any) -> Iterator[pymysql.cursors.Cursor]:
 
 
 def load(instance: Any) -> int:
-    """Put the data set into the instance; the number of rows."""
+    """Load the data set into the instance, and return the number of rows."""
     say("loading the flights, weather, planes, airports and airlines of New York City in 2013")
     count = 0
     with connected(instance) as cursor:
@@ -317,7 +317,7 @@ def read(table: str) -> Iterator[list[str | None]]:
 
 
 def insert(cursor: pymysql.cursors.Cursor, table: str, rows: Iterable[Sequence[str | None]]) -> int:
-    """Insert rows in batches; their number."""
+    """Insert rows in batches, and return their number."""
     names = [part.split()[0] for part in TABLES[table].split(", ")]
     statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))})"
     count = 0
@@ -382,7 +382,7 @@ class Writer:
 
 
 def keep_reference(instance: Any) -> None:
-    """Keep a copy of every table as it is now, on the source, in a database of its own."""
+    """Copy every table into the database REFERENCE of the source."""
     with connected(instance) as cursor:
         for table in TABLES:
             cursor.execute(f"CREATE TABLE {REFERENCE}.{table} LIKE {table}")
@@ -390,7 +390,7 @@ def keep_reference(instance: Any) -> None:
 
 
 def damage(instance: Any) -> None:
-    """What one does not want to happen."""
+    """Delete, change and drop data, as an accident would."""
     say("deleting and changing rows, dropping a table")
     with connected(instance) as cursor:
         for statement in (
@@ -403,10 +403,10 @@ def damage(instance: Any) -> None:
 
 
 def compare(instance: Any, restored: Any, acknowledged_before: int, acknowledged_after: int) -> int:
-    """Compare every table with what it was at the backup's moment; the moment, in bookings.
+    """Compare every table with its state at the moment of the backup; return the moment as a number of bookings.
 
     Raises:
-        Failed: a table differs, or the moment is none while the backup ran.
+        Failed: a table differs, or the moment is outside of the time of the backup.
     """
     say(f"logging in to {restored['ip'][0]} with the old password, comparing every table")
     with connected(restored) as cursor:
@@ -414,9 +414,9 @@ def compare(instance: Any, restored: Any, acknowledged_before: int, acknowledged
         found = {table: _one(cursor, f"CHECKSUM TABLE {table}", column=1) for table in TABLES}
     moment = moments["bookings"]
     if set(moments.values()) != {moment}:
-        raise Failed(f"a transaction came back in part: {moments}")
+        raise Failed(f"a transaction was restored in part: {moments}")
     if not acknowledged_before <= moment <= acknowledged_after + 1:
-        raise Failed(f"booking {moment} is none of {acknowledged_before} to {acknowledged_after + 1}")
+        raise Failed(f"booking {moment} is not in {acknowledged_before} to {acknowledged_after + 1}")
     with connected(instance) as cursor:
         for table in WRITTEN:
             cursor.execute(f"DELETE FROM {REFERENCE}.{table} WHERE entry > {moment}")
