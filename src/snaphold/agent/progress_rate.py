@@ -11,7 +11,7 @@ _WINDOW_S: Final = 10.0  # a rate is the mean of this time
 _PARTS: Final = 16  # when more is done than was expected, this fraction of it is expected to follow
 _LOGGED_S: Final = 30.0  # least time between two log lines of a step; a shorter step has none
 _LOGGED_PERCENT: Final = 5  # least progress between two log lines
-_SILENT_S: Final = 600.0  # after this time there is a line whatever the progress
+_LONGEST_GAP_S: Final = 600.0  # after this time there is a line whatever the progress
 
 _log = structlog.get_logger(__name__)
 
@@ -43,9 +43,9 @@ class ProgressRate:
         self._counts.append((now, done_bytes))
         while len(self._counts) > 2 and self._counts[1][0] <= now - _WINDOW_S:
             self._counts.popleft()
-        if self._expected_bytes and (silent_s := now - self._logged_s) >= _LOGGED_S:
+        if self._expected_bytes and (since_log_s := now - self._logged_s) >= _LOGGED_S:
             percent = min(100, 100 * done_bytes // self._expected_bytes)
-            if percent - self._logged_percent >= _LOGGED_PERCENT or silent_s >= _SILENT_S:
+            if percent - self._logged_percent >= _LOGGED_PERCENT or since_log_s >= _LONGEST_GAP_S:
                 self._logged_s, self._logged_percent = now, percent
                 _log.info(
                     "task.progress",

@@ -73,7 +73,7 @@ class HostReporter:
         """The state of an instance. An error is a fault of this instance, and does not affect the others."""
         try:
             return self._servers.state(instance_id)
-        except Exception as error:  # noqa: BLE001 - one instance that cannot be observed must not silence its host
+        except Exception as error:  # noqa: BLE001 - one instance that cannot be observed must not stop the heartbeats of its host
             _log.warning("instance.not_observed", instance=instance_id, exc_info=True)
             return InstanceState(id=instance_id, running=False, fault=reason_of(error))
 
@@ -81,7 +81,7 @@ class HostReporter:
 class Session:
     """The session with one region. Its threads share it.
 
-    ``id``: the same for all regions, new with each process: an API that hears of another one supersedes this one.
+    ``id``: the same for all regions, new with each process: a newer one supersedes it.
     ``fault_pause_s``: the pause after an error that nobody foresaw.
     """
 
@@ -115,7 +115,7 @@ class Session:
                 if refusals == (1 if self._was_known else _REFUSALS_AT_START):
                     _log.warning("host.refused", region=self.region.name, cause="it was removed or has another token")
                 self.note_refusal(error)
-                _log.debug("region.silent", region=self.region.name, error=str(error))
+                _log.debug("region.no_answer", region=self.region.name, error=str(error))
                 self._stopping.wait(next(waits))
             except Exception:  # noqa: BLE001 - if this thread ended, the host would seem dead although it works
                 self.back_off("session.failed")

@@ -84,21 +84,21 @@ def verify_new(
         Permanent: the verification failed, or the store did not answer for ``verify_wait_s``.
         Superseded: the attempt was abandoned.
     """
-    silent_since: float | None = None
+    unanswered_since: float | None = None
 
-    def heard(_done_bytes: int) -> None:
-        nonlocal silent_since
-        silent_since = None
+    def note_answer(_done_bytes: int) -> None:
+        nonlocal unanswered_since
+        unanswered_since = None
 
     lease.tell(step="verifying", done_bytes=0, expected_bytes=expected_bytes)
     while True:
         try:
-            return verify(context, links, level, lease, on_progress=heard, source=source, new=True)
+            return verify(context, links, level, lease, on_progress=note_answer, source=source, new=True)
         except Transient as error:
             now = time.monotonic()
-            silent_since = now if silent_since is None else silent_since
+            unanswered_since = now if unanswered_since is None else unanswered_since
             patience_s = context.settings.verify_wait_s
-            if now - silent_since >= patience_s:
+            if now - unanswered_since >= patience_s:
                 raise Permanent(f"the backup could not be read back within {patience_s:g} s: {error}") from error
             _log.warning("backup.not_readable_yet", reason=in_full(error))
             lease.stop.wait(min(_ASK_AGAIN_S, patience_s))
