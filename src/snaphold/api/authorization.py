@@ -91,4 +91,4 @@ def check_right(caller: Caller, method: str) -> None:
     """Raise ``Forbidden`` if the caller's roles do not give the right that the method needs."""
     right = _RIGHTS.get(method, Right.WRITE)
     if not caller.may(right):
-        raise Forbidden(f"The roles of user {caller.user} do not allow to {_VERBS[right]}.")
+        raise Forbidden(f"The roles of user {caller.user} do not give the right to {_VERBS[right]}.")

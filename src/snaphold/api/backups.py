@@ -48,7 +48,7 @@ router = router_of(
 def create_backup(call: Authorized, body: Annotated[BackupCreate, Depends(BodyOf(BackupCreate))]) -> BackupCreated:
     """Back up an instance or an HA group."""
     if body.backup.restore_from is not None:
-        raise NotOffered("Backups cannot be made of what lies elsewhere.")
+        raise NotOffered("Backups of data outside of the service are not offered.")
     backup = service.request_backup(call.deployment, call.account, backup_request(body, call.caller.user))
     return created_backup(call.links, backup)
 
