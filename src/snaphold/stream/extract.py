@@ -22,6 +22,7 @@ from snaphold.stream.extractor import DAMAGED, DISK_FULL, FAILED, Layer
 from snaphold.stream.process import EXIT_WAIT_S, Running, Tool
 from snaphold.stream.segments import read_backups
 
+_ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ")  # all else may be secret, or of no use in there
 _PIPE_SIZE: Final = 1 << 20  # bytes; the most that Linux allows an unprivileged process
 _STOP_POLL_MS: Final = 100
 
@@ -143,7 +144,8 @@ class _Extractor:
         argv += ["--threads", str(threads), *(f"--layer={layer}" for layer in layers)]
         if uid is not None and gid is not None:
             argv += ["--uid", str(uid), "--gid", str(gid)]
-        tool = Tool(argv=argv, messages=messages)
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        tool = Tool(argv=argv, messages=messages, env=environment)
         self._running = Running(tool, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._running.stdin is not None  # noqa: S101 -- a pipe was asked for
         assert self._running.stdout is not None  # noqa: S101 -- the same
