@@ -16,6 +16,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from snaphold.protocol import TaskKind
+from snaphold.task_kinds import TASK_KINDS
 from snaphold.worker.deletion import Remover
 from tests.api.site import FAULTS, Site, opened_site
 
@@ -178,8 +180,9 @@ class Account(RuleBasedStateMachine):
     @precondition(lambda self: any(task.given is None for task in self.tasks))
     @rule()
     def claim(self) -> None:
-        """The host takes the task that has waited longest."""
-        task = next(task for task in self.tasks if task.given is None)
+        """The host takes the most urgent task, and of these the one that has waited longest."""
+        waiting = [task for task in self.tasks if task.given is None]
+        task = min(waiting, key=lambda task: TASK_KINDS[TaskKind(task.kind)].urgency)
         given = self.site.claim()["task"]
         assert (given["kind"], given["instance_id"]) == (task.kind, task.instance.id)
         task.given = given
