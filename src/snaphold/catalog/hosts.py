@@ -2,13 +2,15 @@
 
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from snaphold.catalog.database import Transaction
 from snaphold.catalog.schema import deployment, hosts
 from snaphold.model import Host
+
+_SEEN_SINCE: Final = sa.select(hosts.c.id).where(hosts.c.seen_us >= sa.bindparam("since_us"))
 
 
 def deployment_id(tx: Transaction, region: str) -> str:
@@ -104,7 +106,7 @@ def seen(tx: Transaction, host_id: str, session: str, taken: Sequence[str]) -> b
 
 def ids_seen_since(tx: Transaction, since_us: int) -> set[str]:
     """The ids of the hosts that were heard from since then."""
-    return set(tx.connection.execute(sa.select(hosts.c.id).where(hosts.c.seen_us >= since_us)).scalars())
+    return set(tx.connection.execute(_SEEN_SINCE, {"since_us": since_us}).scalars())
 
 
 def last_seen(tx: Transaction) -> dict[str, tuple[str, int]]:

@@ -12,6 +12,7 @@ from snaphold.model import INSTANCE_MOVES, Instance, InstanceStatus
 
 OBSERVED: Final = ("running", "used_bytes", "incarnation", "max_lsn", "ended_incarnation", "reason")  # by heartbeats
 _IDS_AT_ONCE: Final = 500  # in one query
+_BY_ID: Final = instances.select().where(instances.c.id == sa.bindparam("instance_id"))
 NO_PROGRESS: Final = {"step": None, "done_bytes": None, "expected_bytes": None, "bytes_per_s": None}
 
 
@@ -38,7 +39,7 @@ def was_known(tx: Transaction, account: str, instance_id: str) -> bool:
 
 def get(tx: Transaction, instance_id: str) -> Instance | None:
     """The instance of any account, deleted ones too."""
-    row = one_row(tx.connection.execute(instances.select().where(instances.c.id == instance_id)))
+    row = one_row(tx.connection.execute(_BY_ID, {"instance_id": instance_id}))
     return None if row is None else _instance(row)
 
 
